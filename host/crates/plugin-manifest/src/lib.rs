@@ -1,1 +1,37 @@
-//! Placeholder
+//! What a plugin says of itself: its manifest, and the custom section that carries it.
+//!
+//! An author writes `plugin.toml` beside the plugin's source. Building the plugin embeds it, as canonical JSON, in a
+//! custom section of the component, so that the `.wasm` file alone tells which parameters it takes and which
+//! capabilities it asks for. All of it is read without compiling, and nothing here runs WebAssembly.
+//!
+//! - [`Manifest`] is the parsed and checked document; [`Manifest::resolve`] checks a run's parameters against it.
+//! - [`kind`], [`imports`] and [`exports`] look at the outside of a WebAssembly file.
+//! - `componentize` (cargo feature of the same name) turns a core module into a component.
+//!
+//! What a plugin is *granted* is the host's business: a manifest only asks.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod capability;
+#[cfg(feature = "componentize")]
+mod componentize;
+mod document;
+mod error;
+mod manifest;
+mod parameter;
+mod resolve;
+mod suggest;
+mod wasm;
+
+#[cfg(test)]
+mod fixture;
+
+pub use capability::{Capability, UnknownCapability};
+#[cfg(feature = "componentize")]
+pub use componentize::componentize;
+pub use error::Error;
+pub use manifest::{ContractVersion, Manifest, NAME_BYTES_MAX, ResultDeclaration};
+pub use parameter::{Parameter, ParameterType, ParameterValue, Pattern};
+pub use resolve::{ParameterProblem, environment_name};
+pub use suggest::nearest;
+pub use wasm::{MANIFEST_BYTES_MAX, MANIFEST_SECTION, WasmKind, exports, imports, kind};

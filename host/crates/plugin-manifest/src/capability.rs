@@ -1,0 +1,134 @@
+//! What a plugin may ask for.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::suggest::{did_you_mean, nearest};
+
+/// A power of the host that a plugin can ask for.
+///
+/// Asking is one key of two: the operator's grants are the other, and what holds is the intersection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Capability {
+    /// `cluster.read`: see facts about the cluster and its VM configs.
+    ClusterRead,
+    /// `cluster.deploy`: make VM configs and VMs, and delete those.
+    ClusterDeploy,
+    /// `ssh.exec`: run commands on VMs of this run.
+    SshExec,
+    /// `ssh.transfer`: copy files between the workspace and VMs of this run.
+    SshTransfer,
+    /// `workspace.read`: list, hash and read files of the workspace.
+    WorkspaceRead,
+    /// `workspace.write`: create, change and remove files of the workspace.
+    WorkspaceWrite,
+    /// `handoff.read`: read what an earlier Task of the pipeline left for this one.
+    HandoffRead,
+    /// `handoff.write`: leave something for a later Task of the pipeline.
+    HandoffWrite,
+    /// `keep`: leave a VM running, on purpose, after the run.
+    Keep,
+}
+
+impl Capability {
+    /// Every capability, in the order of the documentation.
+    pub const ALL: [Self; 9] = [
+        Self::ClusterRead,
+        Self::ClusterDeploy,
+        Self::SshExec,
+        Self::SshTransfer,
+        Self::WorkspaceRead,
+        Self::WorkspaceWrite,
+        Self::HandoffRead,
+        Self::HandoffWrite,
+        Self::Keep,
+    ];
+
+    /// The name used in manifests and grants, such as `cluster.read`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ClusterRead => "cluster.read",
+            Self::ClusterDeploy => "cluster.deploy",
+            Self::SshExec => "ssh.exec",
+            Self::SshTransfer => "ssh.transfer",
+            Self::WorkspaceRead => "workspace.read",
+            Self::WorkspaceWrite => "workspace.write",
+            Self::HandoffRead => "handoff.read",
+            Self::HandoffWrite => "handoff.write",
+            Self::Keep => "keep",
+        }
+    }
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Capability {
+    type Err = UnknownCapability;
+
+    fn from_str(name: &str) -> Result<Self, UnknownCapability> {
+        let found = Self::ALL
+            .into_iter()
+            .find(|capability| capability.as_str() == name);
+        found.ok_or_else(|| UnknownCapability {
+            name: name.to_owned(),
+        })
+    }
+}
+
+/// A name that is no capability. Its `Display` lists the valid ones and suggests the nearest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{name}` is no capability, expected one of {}{}",
+    valid_names(),
+    did_you_mean(nearest(name, names()))
+)]
+pub struct UnknownCapability {
+    /// The name that was given.
+    pub name: String,
+}
+
+fn names() -> impl Iterator<Item = &'static str> {
+    Capability::ALL.into_iter().map(Capability::as_str)
+}
+
+fn valid_names() -> String {
+    names()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Capability;
+
+    #[test]
+    fn every_name_parses_back_to_its_capability() {
+        for capability in Capability::ALL {
+            assert_eq!(capability.to_string().parse(), Ok(capability));
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_the_valid_ones_and_the_nearest() {
+        let message = "cluster.deplyo"
+            .parse::<Capability>()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message
+                .starts_with("`cluster.deplyo` is no capability, expected one of `cluster.read`, "),
+            "{message}"
+        );
+        assert!(
+            message.ends_with("`keep`; did you mean `cluster.deploy`?"),
+            "{message}"
+        );
+        let far = "network".parse::<Capability>().unwrap_err().to_string();
+        assert!(far.ends_with("`keep`"), "{far}");
+    }
+}

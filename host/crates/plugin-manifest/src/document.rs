@@ -1,0 +1,198 @@
+//! The manifest as it is written down: the shape shared by `plugin.toml` and the embedded JSON.
+//!
+//! Serde checks names and types of members here; what the values mean is checked in `manifest`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::parameter::ParameterValue;
+use crate::suggest::teach;
+use crate::{Error, Manifest, Parameter, ParameterType};
+
+/// The schema that this version writes and the newest it reads.
+pub(crate) const SCHEMA: u32 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Document {
+    /// Present in the embedded form only; authors need not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) schema: Option<u32>,
+    pub(crate) plugin: PluginTable,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) parameters: BTreeMap<String, ParameterTable>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) results: BTreeMap<String, ResultTable>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct PluginTable {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) contract: String,
+    pub(crate) description: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) minimum_host: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) capabilities: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) secrets: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ParameterTable {
+    #[serde(rename = "type")]
+    pub(crate) kind: TypeName,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) required: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) default: Option<ParameterValue>,
+    pub(crate) description: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) choices: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pattern: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) minimum: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) maximum: Option<i64>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum TypeName {
+    String,
+    Boolean,
+    Integer,
+    Choice,
+    List,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ResultTable {
+    pub(crate) description: String,
+}
+
+impl Document {
+    pub(crate) fn parse_toml(text: &str) -> Result<Self, Error> {
+        let document: Self = toml::from_str(text).map_err(|error| {
+            let before = error
+                .span()
+                .and_then(|span| text.get(..span.start))
+                .unwrap_or_default();
+            Error::Toml {
+                line: before.matches('\n').count() + 1,
+                message: teach(error.message()),
+            }
+        })?;
+        document.check_schema()?;
+        Ok(document)
+    }
+
+    pub(crate) fn parse_json(bytes: &[u8]) -> Result<Self, Error> {
+        #[derive(Deserialize)]
+        struct SchemaAlone {
+            schema: u32,
+        }
+        let unreadable = |error: serde_json::Error| Error::Json {
+            message: teach(&error.to_string()),
+        };
+        // Read first and alone: a newer schema may have members that this version would call unknown.
+        let SchemaAlone { schema } = serde_json::from_slice(bytes).map_err(unreadable)?;
+        if schema > SCHEMA {
+            return Err(Error::NewerSchema { found: schema });
+        }
+        let document: Self = serde_json::from_slice(bytes).map_err(unreadable)?;
+        document.check_schema()?;
+        Ok(document)
+    }
+
+    /// The embedded form: members in the order of the types above, maps sorted by name, no white space.
+    pub(crate) fn to_json(&self) -> Result<Vec<u8>, Error> {
+        serde_json::to_vec(self).map_err(|error| Error::Json {
+            message: error.to_string(),
+        })
+    }
+
+    fn check_schema(&self) -> Result<(), Error> {
+        match self.schema {
+            None | Some(SCHEMA) => Ok(()),
+            Some(found) if found > SCHEMA => Err(Error::NewerSchema { found }),
+            Some(found) => Err(Error::Invalid {
+                problems: vec![format!("there is no schema {found}")],
+            }),
+        }
+    }
+}
+
+impl From<&Manifest> for Document {
+    fn from(manifest: &Manifest) -> Self {
+        Self {
+            schema: Some(SCHEMA),
+            plugin: PluginTable {
+                name: manifest.name.clone(),
+                version: manifest.version.to_string(),
+                contract: manifest.contract.to_string(),
+                description: manifest.description.clone(),
+                minimum_host: manifest.minimum_host.as_ref().map(ToString::to_string),
+                capabilities: manifest
+                    .capabilities
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+                secrets: manifest.secrets.iter().cloned().collect(),
+            },
+            parameters: manifest
+                .parameters
+                .iter()
+                .map(|(name, it)| (name.clone(), it.into()))
+                .collect(),
+            results: manifest
+                .results
+                .iter()
+                .map(|(name, it)| {
+                    (
+                        name.clone(),
+                        ResultTable {
+                            description: it.description.clone(),
+                        },
+                    )
+                })
+                .collect(),
+        }
+    }
+}
+
+impl From<&Parameter> for ParameterTable {
+    fn from(parameter: &Parameter) -> Self {
+        let mut table = Self {
+            kind: TypeName::String,
+            required: parameter.required,
+            default: parameter.default.clone(),
+            description: parameter.description.clone(),
+            choices: None,
+            pattern: None,
+            minimum: None,
+            maximum: None,
+        };
+        match &parameter.kind {
+            ParameterType::Text { pattern } => {
+                table.pattern = pattern.as_ref().map(|it| it.as_str().to_owned())
+            }
+            ParameterType::Boolean => table.kind = TypeName::Boolean,
+            ParameterType::Integer { minimum, maximum } => {
+                (table.kind, table.minimum, table.maximum) =
+                    (TypeName::Integer, *minimum, *maximum);
+            }
+            ParameterType::Choice { choices } => {
+                (table.kind, table.choices) = (TypeName::Choice, Some(choices.clone()));
+            }
+            ParameterType::List => table.kind = TypeName::List,
+        }
+        table
+    }
+}

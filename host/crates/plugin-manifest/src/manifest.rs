@@ -1,0 +1,376 @@
+//! The manifest: parsed, checked, embedded and read back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+
+use semver::Version;
+
+use crate::document::{Document, ParameterTable, PluginTable, TypeName};
+use crate::parameter::Pattern;
+use crate::resolve::check_value;
+use crate::{Capability, Error, Parameter, ParameterProblem, ParameterType, ParameterValue, wasm};
+
+/// The longest name of a plugin, parameter or result, in bytes: that of a DNS label, so that names fit into the names
+/// of Kubernetes objects.
+pub const NAME_BYTES_MAX: usize = 63;
+
+/// The longest name of a secret, in bytes: that of a key of a Kubernetes Secret.
+const SECRET_NAME_BYTES_MAX: usize = 253;
+
+/// What a plugin says of itself. One that exists has been checked: its defaults fit its types, its names are names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    /// The plugin's name: `[a-z][a-z0-9-]*`, at most [`NAME_BYTES_MAX`] bytes.
+    pub name: String,
+    /// The plugin's own version.
+    pub version: Version,
+    /// The version of `orka:plugin` it was written for.
+    pub contract: ContractVersion,
+    /// What it does, in a sentence for people.
+    pub description: String,
+    /// The oldest host it works with, where it matters.
+    pub minimum_host: Option<Version>,
+    /// What it asks for.
+    pub capabilities: BTreeSet<Capability>,
+    /// The secrets it asks for, by name.
+    pub secrets: BTreeSet<String>,
+    /// Its parameters by name.
+    pub parameters: BTreeMap<String, Parameter>,
+    /// Its results by name.
+    pub results: BTreeMap<String, ResultDeclaration>,
+}
+
+/// A result that a plugin may write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResultDeclaration {
+    /// What it holds, in a sentence for people.
+    pub description: String,
+}
+
+/// A version of the contract `orka:plugin`: major and minor, since patches do not change what fits what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContractVersion {
+    /// Changes when old plugins stop fitting.
+    pub major: u64,
+    /// Changes when something is added.
+    pub minor: u64,
+}
+
+impl fmt::Display for ContractVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+impl FromStr for ContractVersion {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A patch number is added so that semver, with its rules about leading zeros, judges both numbers.
+        match Version::parse(&format!("{text}.0")) {
+            Ok(Version {
+                major,
+                minor,
+                pre,
+                build,
+                ..
+            }) if pre.is_empty() && build.is_empty() => Ok(Self { major, minor }),
+            _ => Err(format!(
+                "`{text}` is no contract version, expected two numbers such as `0.1`"
+            )),
+        }
+    }
+}
+
+impl Manifest {
+    /// Parses a `plugin.toml`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Toml`] names the line; [`Error::Invalid`] lists every problem at once.
+    pub fn parse_toml(text: &str) -> Result<Self, Error> {
+        Self::check(Document::parse_toml(text)?)
+    }
+
+    /// Reads the manifest that a component carries, without compiling it; `None` if it carries none.
+    ///
+    /// Only a custom section at the component's top level counts.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAComponent`], [`Error::Malformed`], [`Error::Duplicate`], or what is wrong with the manifest.
+    pub fn from_component(component: &[u8]) -> Result<Option<Self>, Error> {
+        let Some(bytes) = wasm::manifest_section(component)? else {
+            return Ok(None);
+        };
+        Self::check(Document::parse_json(bytes)?).map(Some)
+    }
+
+    /// Copies a component with this manifest in it, in place of any it had. Everything else stays byte for byte.
+    ///
+    /// The same component and manifest always give the same bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAComponent`], [`Error::Malformed`] or [`Error::TooLong`].
+    pub fn embed(&self, component: &[u8]) -> Result<Vec<u8>, Error> {
+        wasm::with_manifest_section(component, &self.to_json()?)
+    }
+
+    /// The embedded form: JSON with `"schema":1`, fixed order of members and no white space.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Json`] if it cannot be written, which no checked manifest brings about.
+    pub fn to_json(&self) -> Result<Vec<u8>, Error> {
+        Document::from(self).to_json()
+    }
+
+    fn check(document: Document) -> Result<Self, Error> {
+        let mut check = Check::default();
+        let manifest = check.manifest(document);
+        match manifest {
+            Some(manifest) if check.problems.is_empty() => Ok(manifest),
+            _ => Err(Error::Invalid {
+                problems: check.problems,
+            }),
+        }
+    }
+}
+
+/// Gathers every problem of a document; a part with a problem is `None`.
+#[derive(Default)]
+struct Check {
+    problems: Vec<String>,
+}
+
+impl Check {
+    fn manifest(&mut self, document: Document) -> Option<Manifest> {
+        let PluginTable {
+            name,
+            version,
+            contract,
+            description,
+            minimum_host,
+            capabilities,
+            secrets,
+        } = document.plugin;
+        self.name("plugin", &name);
+        let version = self.version("version", &version);
+        let contract = self.parsed("contract", contract.parse::<ContractVersion>());
+        let minimum_host = minimum_host.map(|text| self.version("minimum-host", &text));
+        let capabilities = capabilities
+            .iter()
+            .filter_map(|it| self.parsed("capabilities", it.parse()))
+            .collect();
+        secrets.iter().for_each(|secret| self.secret_name(secret));
+        let parameters = document.parameters.into_iter().filter_map(|(name, table)| {
+            self.name("parameter", &name);
+            Some((name.clone(), self.parameter(&name, table)?))
+        });
+        let parameters = parameters.collect();
+        document
+            .results
+            .keys()
+            .for_each(|name| self.name("result", name));
+        let results = document.results.into_iter();
+        Some(Manifest {
+            name,
+            version: version?,
+            contract: contract?,
+            description,
+            minimum_host: minimum_host.flatten(),
+            capabilities,
+            secrets: secrets.into_iter().collect(),
+            parameters,
+            results: results
+                .map(|(name, it)| {
+                    (
+                        name,
+                        ResultDeclaration {
+                            description: it.description,
+                        },
+                    )
+                })
+                .collect(),
+        })
+    }
+
+    fn name(&mut self, what: &str, name: &str) {
+        let mut bytes = name.bytes();
+        let good = bytes.next().is_some_and(|first| first.is_ascii_lowercase())
+            && bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && name.len() <= NAME_BYTES_MAX;
+        if !good {
+            self.problem(format!(
+                "`{name}` is no {what} name: it has to start with a lower-case letter, go on with lower-case letters, \
+                 digits and `-`, and have at most {NAME_BYTES_MAX} characters"
+            ));
+        }
+    }
+
+    fn secret_name(&mut self, name: &str) {
+        let good = name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        // `.` and `..` would be directories where secrets are files.
+        if name.trim_matches('.').is_empty() || !good || name.len() > SECRET_NAME_BYTES_MAX {
+            self.problem(format!(
+                "`{name}` is no secret name: it has to consist of letters, digits, `-`, `_` and `.`, and have at most \
+                 {SECRET_NAME_BYTES_MAX} characters"
+            ));
+        }
+    }
+
+    fn version(&mut self, member: &str, text: &str) -> Option<Version> {
+        let parsed = Version::parse(text);
+        self.parsed(
+            member,
+            parsed.map_err(|error| format!("`{text}` is no version such as `1.2.3`: {error}")),
+        )
+    }
+
+    fn parsed<T, E: fmt::Display>(&mut self, member: &str, parsed: Result<T, E>) -> Option<T> {
+        parsed
+            .map_err(|error| self.problem(format!("`{member}`: {error}")))
+            .ok()
+    }
+
+    fn parameter(&mut self, name: &str, table: ParameterTable) -> Option<Parameter> {
+        self.only_members_of_its_type(name, &table);
+        if table.required && table.default.is_some() {
+            self.problem(format!(
+                "parameter `{name}` is required and has a default; only one of them can be"
+            ));
+        }
+        let kind = self.parameter_type(name, &table)?;
+        if let Some(default) = &table.default
+            && let Err(problem) = check_value(name, &kind, default)
+        {
+            self.problem(format!("the default does not fit: {problem}"));
+        }
+        Some(Parameter {
+            description: table.description,
+            kind,
+            default: table.default,
+            required: table.required,
+        })
+    }
+
+    fn parameter_type(&mut self, name: &str, table: &ParameterTable) -> Option<ParameterType> {
+        Some(match table.kind {
+            TypeName::String => ParameterType::Text {
+                pattern: self.pattern(name, table.pattern.as_deref())?,
+            },
+            TypeName::Boolean => ParameterType::Boolean,
+            TypeName::Integer => {
+                if matches!((table.minimum, table.maximum), (Some(minimum), Some(maximum)) if minimum > maximum)
+                {
+                    self.problem(format!(
+                        "parameter `{name}` has a minimum above its maximum"
+                    ));
+                }
+                ParameterType::Integer {
+                    minimum: table.minimum,
+                    maximum: table.maximum,
+                }
+            }
+            TypeName::Choice => ParameterType::Choice {
+                choices: self.choices(name, table.choices.as_deref())?,
+            },
+            TypeName::List => ParameterType::List,
+        })
+    }
+
+    fn pattern(&mut self, name: &str, source: Option<&str>) -> Option<Option<Pattern>> {
+        let Some(source) = source else {
+            return Some(None);
+        };
+        let parsed = Pattern::parse(source);
+        parsed
+            .map_err(|error| self.problem(format!("the pattern of parameter `{name}` {error}")))
+            .ok()
+            .map(Some)
+    }
+
+    fn choices(&mut self, name: &str, choices: Option<&[String]>) -> Option<Vec<String>> {
+        let choices = choices.unwrap_or_default();
+        if choices.is_empty() {
+            self.problem(format!(
+                "parameter `{name}` is a choice and needs `choices` with at least one text"
+            ));
+            return None;
+        }
+        if choices.iter().collect::<BTreeSet<_>>().len() < choices.len() {
+            self.problem(format!("parameter `{name}` has a choice twice"));
+        }
+        Some(choices.to_vec())
+    }
+
+    /// Refuses, say, a `minimum` on a text: silently ignored, it would look as if it were checked.
+    fn only_members_of_its_type(&mut self, name: &str, table: &ParameterTable) {
+        let members = [
+            (
+                "choices",
+                table.choices.is_some(),
+                matches!(table.kind, TypeName::Choice),
+                "choice",
+            ),
+            (
+                "pattern",
+                table.pattern.is_some(),
+                matches!(table.kind, TypeName::String),
+                "string",
+            ),
+            (
+                "minimum",
+                table.minimum.is_some(),
+                matches!(table.kind, TypeName::Integer),
+                "integer",
+            ),
+            (
+                "maximum",
+                table.maximum.is_some(),
+                matches!(table.kind, TypeName::Integer),
+                "integer",
+            ),
+        ];
+        for (member, present, allowed, kind) in members {
+            if present && !allowed {
+                self.problem(format!(
+                    "parameter `{name}` has `{member}`, which only type `{kind}` can have"
+                ));
+            }
+        }
+    }
+
+    fn problem(&mut self, problem: String) {
+        self.problems.push(problem);
+    }
+}
+
+impl Manifest {
+    /// Checks the values given to a run and fills in the defaults.
+    ///
+    /// Values are text, as command lines, environments and Tekton hold them. A boolean is `true` or `false`. A list is
+    /// a JSON array of strings, or one item a line (blank lines are skipped). An empty text stands for "not given"
+    /// where the parameter is required or its type cannot hold it: a Tekton Task can leave a param empty, but not out.
+    /// Everything else arrives as it was given, not a character altered.
+    ///
+    /// A parameter that is optional, has no default and was not given is absent from the answer.
+    ///
+    /// # Errors
+    ///
+    /// Every problem at once, in the order of the parameters' names.
+    pub fn resolve(
+        &self,
+        given: &BTreeMap<String, String>,
+    ) -> Result<BTreeMap<String, ParameterValue>, Vec<ParameterProblem>> {
+        crate::resolve::resolve(&self.parameters, given)
+    }
+}
+
+#[cfg(test)]
+#[path = "manifest_tests.rs"]
+mod tests;

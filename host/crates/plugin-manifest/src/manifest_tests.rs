@@ -1,0 +1,288 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::{ContractVersion, Manifest};
+use crate::fixture::FULL;
+use crate::{Capability, Error, ParameterType, ParameterValue};
+
+const MINIMAL: &str = r#"
+[plugin]
+name = "spin"
+version = "1.2.3"
+contract = "0.1"
+description = "Turns"
+"#;
+
+/// The minimal manifest with more of it, or with a line of it replaced.
+fn with(more: &str) -> Result<Manifest, Error> {
+    Manifest::parse_toml(&format!("{MINIMAL}{more}"))
+}
+
+fn replaced(line: &str, by: &str) -> Result<Manifest, Error> {
+    assert!(MINIMAL.contains(line));
+    Manifest::parse_toml(&MINIMAL.replace(line, by))
+}
+
+fn refusal(result: Result<Manifest, Error>) -> String {
+    result.unwrap_err().to_string()
+}
+
+#[test]
+fn reads_every_member() {
+    let manifest = Manifest::parse_toml(FULL).unwrap();
+    assert_eq!(
+        (manifest.name.as_str(), manifest.description.as_str()),
+        ("build", "Builds on a VM")
+    );
+    assert_eq!(manifest.version.to_string(), "0.1.0");
+    assert_eq!(manifest.contract, ContractVersion { major: 0, minor: 1 });
+    assert_eq!(manifest.minimum_host.as_ref().unwrap().to_string(), "0.1.0");
+    let capabilities = [
+        Capability::ClusterDeploy,
+        Capability::SshExec,
+        Capability::Keep,
+    ];
+    assert_eq!(manifest.capabilities, BTreeSet::from(capabilities));
+    assert_eq!(manifest.secrets, BTreeSet::from(["SIGNING_KEY".to_owned()]));
+    assert_eq!(
+        manifest.results["artifact-count"].description,
+        "how many files came back"
+    );
+    let cpu = &manifest.parameters["cpu-count"];
+    assert_eq!(
+        cpu.kind,
+        ParameterType::Integer {
+            minimum: Some(1),
+            maximum: Some(24)
+        }
+    );
+    assert_eq!(
+        (cpu.required, &cpu.default),
+        (false, &Some(ParameterValue::Integer(3)))
+    );
+    assert!(manifest.parameters["base-image"].required);
+    assert_eq!(
+        manifest.parameters["artifacts"].default,
+        Some(ParameterValue::List(vec!["build/*.ipa".to_owned()]))
+    );
+    let ParameterType::Text {
+        pattern: Some(pattern),
+    } = &manifest.parameters["memory"].kind
+    else {
+        panic!()
+    };
+    assert_eq!(pattern.as_str(), r"^\d+[MG]$");
+}
+
+#[test]
+fn asks_for_nothing_unless_it_says_so() {
+    let manifest = Manifest::parse_toml(MINIMAL).unwrap();
+    assert!(manifest.capabilities.is_empty() && manifest.secrets.is_empty());
+    assert!(manifest.parameters.is_empty() && manifest.results.is_empty());
+    assert_eq!(manifest.minimum_host, None);
+}
+
+#[test]
+fn the_embedded_form_is_canonical_json() {
+    let json =
+        String::from_utf8(Manifest::parse_toml(MINIMAL).unwrap().to_json().unwrap()).unwrap();
+    let expected = r#"{"schema":1,"plugin":{"name":"spin","version":"1.2.3","contract":"0.1","description":"Turns"}}"#;
+    assert_eq!(json, expected);
+}
+
+#[test]
+fn an_unknown_member_is_refused_with_its_line_and_the_nearest_name() {
+    let message = refusal(with(
+        "[parameters.cpu]\ntype = \"integer\"\nminimun = 1\ndescription = \"\"\n",
+    ));
+    assert!(
+        message.starts_with("line 9: unknown field `minimun`"),
+        "{message}"
+    );
+    assert!(message.ends_with("did you mean `minimum`?"), "{message}");
+    let message = refusal(with("[parameter.cpu]\n"));
+    assert!(message.ends_with("did you mean `parameters`?"), "{message}");
+    let message = refusal(with(
+        "[parameters.cpu]\ntype = \"interger\"\ndescription = \"\"\n",
+    ));
+    assert!(
+        message.starts_with("line 8: unknown variant `interger`"),
+        "{message}"
+    );
+    assert!(message.ends_with("did you mean `integer`?"), "{message}");
+}
+
+#[test]
+fn a_missing_or_misplaced_member_is_named() {
+    assert!(refusal(replaced("version = \"1.2.3\"\n", "")).contains("missing field `version`"));
+    assert!(refusal(Manifest::parse_toml("")).contains("missing field `plugin`"));
+    assert!(
+        refusal(with(
+            "[parameters.a]\ntype = \"list\"\ndefault = [1]\ndescription = \"\"\n"
+        ))
+        .contains("expected a string, a boolean, an integer or a list of strings")
+    );
+    assert!(matches!(
+        Manifest::parse_toml("[plugin"),
+        Err(Error::Toml { line: 1, .. })
+    ));
+}
+
+#[test]
+fn names_are_checked() {
+    for name in [
+        "",
+        "Build",
+        "1build",
+        "-build",
+        "build_it",
+        "bü",
+        "a b",
+        &"a".repeat(64),
+    ] {
+        let message = refusal(replaced("name = \"spin\"", &format!("name = \"{name}\"")));
+        assert!(
+            message.starts_with(&format!("`{name}` is no plugin name")),
+            "{message}"
+        );
+    }
+    for name in ["b", "b2", "build-it", &"a".repeat(63)] {
+        replaced("name = \"spin\"", &format!("name = \"{name}\"")).unwrap();
+    }
+    assert!(
+        refusal(with("[results.Bad]\ndescription = \"\"\n")).starts_with("`Bad` is no result name")
+    );
+}
+
+#[test]
+fn a_secret_cannot_be_named_like_a_path() {
+    for name in ["", ".", "..", "a/b", "a b"] {
+        let message = refusal(with(&format!("secrets = [\"{name}\"]\n")));
+        assert!(
+            message.starts_with(&format!("`{name}` is no secret name")),
+            "{message}"
+        );
+    }
+    with("secrets = [\"SIGNING_KEY\", \"key.p12\"]\n").unwrap();
+}
+
+#[test]
+fn versions_are_checked() {
+    assert!(
+        refusal(replaced("1.2.3", "1.2"))
+            .contains("`version`: `1.2` is no version such as `1.2.3`")
+    );
+    for contract in ["1", "0.1.0", "0.01", "0.1-rc", "", "x.y", "0.1+a"] {
+        let message = refusal(replaced(
+            "contract = \"0.1\"",
+            &format!("contract = \"{contract}\""),
+        ));
+        assert!(
+            message.contains("is no contract version, expected two numbers such as `0.1`"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_default_has_to_fit_its_type() {
+    let cases = [
+        (
+            "type = \"integer\"\ndefault = \"3\"",
+            "has to be an integer, not `3`",
+        ),
+        (
+            "type = \"integer\"\ndefault = 0\nminimum = 1",
+            "has to be at least 1, not 0",
+        ),
+        (
+            "type = \"choice\"\nchoices = [\"a\"]\ndefault = \"b\"",
+            "has to be one of `a`, not `b`",
+        ),
+        (
+            "type = \"string\"\npattern = \"^a$\"\ndefault = \"b\"",
+            "has to match `^a$`, and `b` does not",
+        ),
+        (
+            "type = \"boolean\"\ndefault = 1",
+            "has to be `true` or `false`, not `1`",
+        ),
+    ];
+    for (table, expected) in cases {
+        let message = refusal(with(&format!(
+            "[parameters.p]\ndescription = \"\"\n{table}\n"
+        )));
+        assert!(
+            message.starts_with("the default does not fit: parameter `p` ")
+                && message.contains(expected),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn impossible_parameters_are_refused() {
+    let cases = [
+        (
+            "type = \"choice\"",
+            "needs `choices` with at least one text",
+        ),
+        (
+            "type = \"choice\"\nchoices = [\"a\", \"a\"]",
+            "has a choice twice",
+        ),
+        (
+            "type = \"integer\"\nminimum = 2\nmaximum = 1",
+            "has a minimum above its maximum",
+        ),
+        (
+            "type = \"string\"\npattern = \"(\"",
+            "the pattern of parameter `p` cannot be used",
+        ),
+        (
+            "type = \"string\"\nminimum = 1",
+            "has `minimum`, which only type `integer` can have",
+        ),
+        (
+            "type = \"list\"\nchoices = [\"a\"]",
+            "has `choices`, which only type `choice` can have",
+        ),
+        (
+            "type = \"string\"\nrequired = true\ndefault = \"a\"",
+            "only one of them can be",
+        ),
+    ];
+    for (table, expected) in cases {
+        let message = refusal(with(&format!(
+            "[parameters.p]\ndescription = \"\"\n{table}\n"
+        )));
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn reports_every_problem_at_once() {
+    let text = MINIMAL
+        .replace("1.2.3", "one")
+        .replace("0.1", "zero")
+        .replace("spin", "Spin");
+    let error = Manifest::parse_toml(&format!("{text}capabilities = [\"ssh.exce\", \"net\"]\n"))
+        .unwrap_err();
+    let Error::Invalid { problems } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(problems.len(), 5, "{problems:?}");
+    assert!(
+        problems[3].ends_with("did you mean `ssh.exec`?"),
+        "{problems:?}"
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_text_brings_the_parser_down(text: String) {
+        let _ = Manifest::parse_toml(&text);
+        let _ = Manifest::parse_toml(&format!("{MINIMAL}\n{text}"));
+    }
+}

@@ -1,0 +1,163 @@
+//! Parameters: what a plugin declares, and the typed values a run gives.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A parameter that a plugin declares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameter {
+    /// What it is for, in a sentence for people.
+    pub description: String,
+    /// Which values it takes.
+    pub kind: ParameterType,
+    /// The value when none is given. A parameter that is neither required nor has a default may stay without a value.
+    pub default: Option<ParameterValue>,
+    /// Whether a run must give a value. Never together with a default.
+    pub required: bool,
+}
+
+/// Which values a parameter takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ParameterType {
+    /// `string`: any text, or text that matches the pattern.
+    Text {
+        /// What the text has to match.
+        pattern: Option<Pattern>,
+    },
+    /// `boolean`: `true` or `false`.
+    Boolean,
+    /// `integer`: a whole number of 64 bits.
+    Integer {
+        /// The smallest value allowed.
+        minimum: Option<i64>,
+        /// The largest value allowed.
+        maximum: Option<i64>,
+    },
+    /// `choice`: one of some texts.
+    Choice {
+        /// The texts; never empty.
+        choices: Vec<String>,
+    },
+    /// `list`: any number of texts.
+    List,
+}
+
+impl ParameterType {
+    /// The name used in `plugin.toml`, such as `string`.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Text { .. } => "string",
+            Self::Boolean => "boolean",
+            Self::Integer { .. } => "integer",
+            Self::Choice { .. } => "choice",
+            Self::List => "list",
+        }
+    }
+}
+
+/// A value of a parameter.
+///
+/// `Display` writes it so that giving that text to [`Manifest::resolve`](crate::Manifest::resolve) yields it again: a
+/// list becomes a JSON array.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a string, a boolean, an integer or a list of strings"
+)]
+pub enum ParameterValue {
+    /// Of type `boolean`.
+    Boolean(bool),
+    /// Of type `integer`.
+    Integer(i64),
+    /// Of type `string` or `choice`.
+    Text(String),
+    /// Of type `list`.
+    List(Vec<String>),
+}
+
+impl ParameterValue {
+    /// The text, if it is one.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The boolean, if it is one.
+    pub const fn as_boolean(&self) -> Option<bool> {
+        match self {
+            Self::Boolean(boolean) => Some(*boolean),
+            _ => None,
+        }
+    }
+
+    /// The integer, if it is one.
+    pub const fn as_integer(&self) -> Option<i64> {
+        match self {
+            Self::Integer(integer) => Some(*integer),
+            _ => None,
+        }
+    }
+
+    /// The list, if it is one.
+    pub fn as_list(&self) -> Option<&[String]> {
+        match self {
+            Self::List(items) => Some(items),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ParameterValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Boolean(boolean) => write!(f, "{boolean}"),
+            Self::Integer(integer) => write!(f, "{integer}"),
+            Self::Text(text) => f.write_str(text),
+            Self::List(items) => {
+                f.write_str(&serde_json::to_string(items).map_err(|_| fmt::Error)?)
+            }
+        }
+    }
+}
+
+/// A regular expression that a text has to match somewhere; anchor it with `^` and `$` to match the whole.
+///
+/// The syntax is that of the `regex-lite` crate: no look-around, no back-references, so matching takes linear time.
+#[derive(Debug, Clone)]
+pub struct Pattern(regex_lite::Regex);
+
+impl Pattern {
+    /// The longest pattern that is accepted, in bytes.
+    pub const BYTES_MAX: usize = 1024;
+
+    /// Compiles a pattern; an error is a phrase that says what is wrong with it.
+    pub(crate) fn parse(source: &str) -> Result<Self, String> {
+        if source.len() > Self::BYTES_MAX {
+            return Err(format!("is longer than {} bytes", Self::BYTES_MAX));
+        }
+        regex_lite::Regex::new(source)
+            .map(Self)
+            .map_err(|error| format!("cannot be used: {error}"))
+    }
+
+    /// The expression as it was written.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// Whether `text` matches.
+    pub fn matches(&self, text: &str) -> bool {
+        self.0.is_match(text)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Pattern {}
