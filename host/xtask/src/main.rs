@@ -1,2 +1,146 @@
-//! placeholder
-fn main() {}
+//! Developer commands: `cargo xtask setup`, `plugins`, `demo` and `test`.
+//!
+//! Each command sets up what it needs first, so that a fresh clone needs no other steps. The commands only run other
+//! programs and write into cargo's target directory.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+// This is a program for a terminal: its output is what it is for.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod build;
+mod demo;
+mod packages;
+mod plugins;
+mod process;
+mod setup;
+mod summary;
+mod test;
+mod wasm_toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Developer commands of this repository.
+///
+/// On a fresh clone `cargo xtask demo` shows the whole job at work and `cargo xtask test` passes every test. Both set
+/// up what is missing first.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is missing: the Wasm target, and the programs that the tests drive
+    ///
+    /// The Wasm target comes from rustup; where rustup is absent or cannot download, from Debian's own toolchain.
+    /// The programs come from apt-get where this may install packages (as root or by passwordless sudo); elsewhere
+    /// the command says what to install and why. Does nothing, quickly, when nothing is missing.
+    #[command(
+        after_help = "Environment:\n  ORKA_XTASK_WASM  `rustup` or `distribution`: use only this toolchain for \
+                            plugins (default `auto`)"
+    )]
+    Setup {
+        /// Change nothing; list what is missing and exit with 1 if anything is
+        #[arg(long)]
+        check: bool,
+    },
+    /// Build every plugin and test guest to a component
+    ///
+    /// A plugin is a workspace member under `plugins/` or `tests/guests/` with a `plugin.toml` beside its Cargo.toml.
+    /// The components go to `plugins/` and `guests/` in cargo's target directory, where the host and the tests find
+    /// them. A file is written only when its bytes change.
+    #[command(after_help = "Examples:\n  cargo xtask plugins\n  cargo xtask plugins build spin")]
+    Plugins {
+        /// Build only these, named by their directory
+        names: Vec<String>,
+    },
+    /// Run the main job against a simulated cluster in this machine
+    ///
+    /// Sets up what is missing, builds the plugins and programs, then runs `orka-step demo` and exits as it does.
+    #[command(
+        after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --plugin ./my-plugin.wasm"
+    )]
+    Demo {
+        /// Arguments for `orka-step demo`
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "ARGUMENTS"
+        )]
+        arguments: Vec<String>,
+    },
+    /// Pass every test: unit, integration, end to end and documentation
+    ///
+    /// Sets up what is missing, builds the plugins and programs, then runs all tests, with cargo-nextest where it is
+    /// installed. The last line is `N passed, N failed` (and `, N skipped` if any were). Fails if nothing ran.
+    #[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test -- deletes_the_vm")]
+    Test {
+        /// Run only tests whose names contain this
+        #[arg(last = true, value_name = "FILTER")]
+        filter: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            error
+                .chain()
+                .skip(1)
+                .for_each(|cause| eprintln!("  caused by: {cause}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let workspace = workspace::Workspace::load()?;
+    match command {
+        Command::Setup { check: true } => return Ok(setup::check(&workspace)),
+        Command::Setup { check: false } => setup::everything(&workspace)?,
+        Command::Plugins { names } => {
+            plugins::run(&workspace, &setup::wasm_toolchain(&workspace)?, &names)?
+        }
+        Command::Demo { arguments } => return demo::run(&workspace, &arguments),
+        Command::Test { filter } => return test::run(&workspace, filter.as_deref()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::{Cli, Command};
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn demo_passes_on_every_argument_with_or_without_dashes() {
+        for line in [
+            &["xtask", "demo", "--plugin", "a.wasm", "-v"][..],
+            &["xtask", "demo", "--", "--plugin", "a.wasm", "-v"],
+        ] {
+            let Command::Demo { arguments } = Cli::parse_from(line).command else {
+                panic!()
+            };
+            assert_eq!(arguments, ["--plugin", "a.wasm", "-v"]);
+        }
+    }
+}

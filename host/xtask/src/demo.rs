@@ -1,0 +1,39 @@
+//! The main job against a simulated cluster.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, anyhow};
+
+use crate::workspace::Workspace;
+use crate::{build, plugins, process, setup};
+
+/// The two programs of this repository.
+const PROGRAMS: [&str; 2] = ["orka-step", "orka-sim"];
+
+/// Builds plugins and programs and becomes `orka-step demo`; returns only if that cannot be started.
+pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<ExitCode> {
+    let toolchain = setup::wasm_toolchain(workspace)?;
+    plugins::run(workspace, &toolchain, &[])?;
+    let orka_step = build_programs(workspace)?;
+    // In our place rather than beneath us: signals reach it directly, and its exit code is ours.
+    let error = Command::new(&orka_step).arg("demo").args(arguments).exec();
+    Err(error).with_context(|| format!("cannot start `{}`", orka_step.display()))
+}
+
+/// Builds the programs and returns the path of `orka-step`.
+pub(crate) fn build_programs(workspace: &Workspace) -> Result<PathBuf> {
+    let mut command = process::cargo();
+    command.arg("build").current_dir(&workspace.root);
+    PROGRAMS.iter().for_each(|package| {
+        command.args(["--package", package]);
+    });
+    let built = build::build(&mut command)?
+        .into_iter()
+        .filter_map(|artifact| artifact.executable);
+    let mut found = built.filter(|path| path.file_stem().is_some_and(|name| name == PROGRAMS[0]));
+    found
+        .next()
+        .ok_or_else(|| anyhow!("cargo built no program `{}`", PROGRAMS[0]))
+}

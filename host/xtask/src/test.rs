@@ -1,0 +1,189 @@
+//! Every test, and one line that says how it went.
+
+use std::io::{BufRead as _, BufReader, IsTerminal as _, Read, Write};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context as _, Result};
+
+use crate::summary::Summary;
+use crate::workspace::Workspace;
+use crate::{demo, plugins, process, setup};
+
+/// Sets up, builds, runs every test and prints the summary as the last line.
+pub(crate) fn run(workspace: &Workspace, filter: Option<&str>) -> Result<ExitCode> {
+    setup::everything(workspace)?;
+    plugins::run(workspace, &setup::wasm_toolchain(workspace)?, &[])?;
+    demo::build_programs(workspace)?;
+    let mut outcome = Outcome::default();
+    if process::succeeds(process::cargo().args(["nextest", "--version"])) {
+        outcome.add(nextest(workspace, filter), Stream::Error)?;
+        outcome.add(doc_tests(workspace, filter), Stream::Output)?;
+    } else {
+        outcome.add(cargo_test(workspace, filter), Stream::Output)?;
+    }
+    if !outcome.summary.ran() {
+        eprintln!("error: no test ran");
+    }
+    println!("{}", outcome.summary);
+    Ok(outcome.exit_code())
+}
+
+/// What the runners so far have reported.
+#[derive(Default)]
+struct Outcome {
+    summary: Summary,
+    a_runner_failed: bool,
+}
+
+/// Where a runner prints its counts.
+enum Stream {
+    Output,
+    Error,
+}
+
+impl Outcome {
+    /// Runs some tests, shows what they print and counts them in.
+    fn add(&mut self, mut command: Command, counts: Stream) -> Result<()> {
+        let shown = process::shown(&command);
+        let cannot = || format!("cannot run {shown}");
+        let mut child = match counts {
+            Stream::Output => command.stdout(Stdio::piped()),
+            Stream::Error => command.stderr(Stdio::piped()),
+        }
+        .spawn()
+        .with_context(cannot)?;
+        match (child.stdout.take(), child.stderr.take()) {
+            (Some(stdout), _) => self.copy(stdout, std::io::stdout()),
+            (_, Some(stderr)) => self.copy(stderr, std::io::stderr()),
+            (None, None) => Ok(()),
+        }
+        .with_context(cannot)?;
+        let status = child.wait().with_context(cannot)?;
+        if !status.success() {
+            eprintln!("error: {shown} failed ({status})");
+        }
+        self.a_runner_failed |= !status.success();
+        Ok(())
+    }
+
+    fn copy(&mut self, from: impl Read, mut to: impl Write) -> std::io::Result<()> {
+        let mut from = BufReader::new(from);
+        let mut line = Vec::new();
+        while from.read_until(b'\n', &mut line)? > 0 {
+            to.write_all(&line)?;
+            self.summary.count_line(&String::from_utf8_lossy(&line));
+            line.clear();
+        }
+        to.flush()
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        let good = !self.a_runner_failed && self.summary.ran() && self.summary.failed == 0;
+        if good {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything but documentation tests, which cargo-nextest does not run.
+fn nextest(workspace: &Workspace, filter: Option<&str>) -> Command {
+    let mut command = cargo(
+        workspace,
+        &["nextest", "run", "--no-fail-fast", "--no-tests=pass"],
+    );
+    command
+        .arg("--config-file")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/nextest.toml"));
+    command.args([
+        "--color",
+        if std::io::stderr().is_terminal() {
+            "always"
+        } else {
+            "never"
+        },
+    ]);
+    for_this_machine(&mut command, workspace);
+    command.args(filter);
+    command
+}
+
+fn doc_tests(workspace: &Workspace, filter: Option<&str>) -> Command {
+    let mut command = cargo(workspace, &["test", "--quiet", "--doc", "--no-fail-fast"]);
+    for_this_machine(&mut command, workspace);
+    command.args(filter);
+    command
+}
+
+/// Everything, documentation tests too.
+fn cargo_test(workspace: &Workspace, filter: Option<&str>) -> Command {
+    let mut command = cargo(workspace, &["test", "--no-fail-fast"]);
+    for_this_machine(&mut command, workspace);
+    command.args(filter);
+    command
+}
+
+fn cargo(workspace: &Workspace, arguments: &[&str]) -> Command {
+    let mut command = process::cargo();
+    command.args(arguments).current_dir(&workspace.root);
+    command
+}
+
+/// Every package but the guests: they are Wasm through and through and are tested by those who run them.
+fn for_this_machine(command: &mut Command, workspace: &Workspace) {
+    command.arg("--workspace");
+    workspace.guests().for_each(|guest| {
+        command.args(["--exclude", &guest.name]);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::{Outcome, Stream};
+
+    /// The outcome of runners that print `script`'s output and exit as it does.
+    fn outcome(scripts: &[&str]) -> Outcome {
+        let mut outcome = Outcome::default();
+        for script in scripts {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", script]);
+            outcome.add(command, Stream::Output).unwrap();
+        }
+        outcome
+    }
+
+    /// Whether the outcome exits with 0, and its last line.
+    fn judged(scripts: &[&str]) -> (bool, String) {
+        let outcome = outcome(scripts);
+        let succeeded = outcome.exit_code() == std::process::ExitCode::SUCCESS;
+        (succeeded, outcome.summary.to_string())
+    }
+
+    const GOOD: &str =
+        "echo 'test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out'";
+
+    #[test]
+    fn all_runners_are_added_up() {
+        assert_eq!(
+            judged(&[GOOD, GOOD]),
+            (true, "4 passed, 0 failed".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_runner_that_fails_fails_the_whole_even_when_every_test_it_counted_passed() {
+        assert_eq!(
+            judged(&[GOOD, "exit 101"]),
+            (false, "2 passed, 0 failed".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_run_without_tests_is_a_failure() {
+        assert_eq!(judged(&["true"]), (false, "0 passed, 0 failed".to_owned()));
+        assert!(!judged(&[]).0);
+    }
+}
