@@ -14,7 +14,7 @@ const PROGRAMS: [&str; 2] = ["orka-step", "orka-sim"];
 
 /// Builds plugins and programs and becomes `orka-step demo`; returns only if that cannot be started.
 pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<ExitCode> {
-    let toolchain = setup::wasm_toolchain(workspace)?;
+    let toolchain = setup::wasm_toolchain()?;
     plugins::run(workspace, &toolchain, &[])?;
     let orka_step = build_programs(workspace)?;
     // In our place rather than beneath us: signals reach it directly, and its exit code is ours.

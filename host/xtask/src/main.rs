@@ -23,6 +23,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::workspace::Workspace;
+
 /// Developer commands of this repository.
 ///
 /// On a fresh clone `cargo xtask demo` shows the whole job at work and `cargo xtask test` passes every test. Both set
@@ -107,17 +109,16 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode> {
-    let workspace = workspace::Workspace::load()?;
     match command {
-        Command::Setup { check: true } => return Ok(setup::check(&workspace)),
-        Command::Setup { check: false } => setup::everything(&workspace)?,
+        Command::Setup { check: true } => setup::check(),
+        Command::Setup { check: false } => setup::everything().map(|()| ExitCode::SUCCESS),
         Command::Plugins { names } => {
-            plugins::run(&workspace, &setup::wasm_toolchain(&workspace)?, &names)?
+            plugins::run(&Workspace::load()?, &setup::wasm_toolchain()?, &names)
+                .map(|()| ExitCode::SUCCESS)
         }
-        Command::Demo { arguments } => return demo::run(&workspace, &arguments),
-        Command::Test { filter } => return test::run(&workspace, filter.as_deref()),
+        Command::Demo { arguments } => demo::run(&Workspace::load()?, &arguments),
+        Command::Test { filter } => test::run(&Workspace::load()?, filter.as_deref()),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

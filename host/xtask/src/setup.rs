@@ -5,7 +5,6 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, anyhow};
 
 use crate::wasm_toolchain::{Choice, TARGET, WasmToolchain, rustup};
-use crate::workspace::Workspace;
 use crate::{packages, process};
 
 /// What of Debian builds plugins. The compiler packages for web browsers' builds are the ones kept current in stable
@@ -13,32 +12,25 @@ use crate::{packages, process};
 const DISTRIBUTION_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld-22"];
 
 /// Lists what is missing. Changes nothing.
-pub(crate) fn check(_workspace: &Workspace) -> ExitCode {
+pub(crate) fn check() -> Result<ExitCode> {
     let mut missing = Vec::new();
-    match Choice::from_environment() {
-        Ok(choice) if WasmToolchain::find(choice).is_none() => {
-            missing.push(format!("`{TARGET}`: plugins are compiled for it"));
-        }
-        Ok(_) => {}
-        Err(error) => missing.push(error.to_string()),
+    if WasmToolchain::find(Choice::from_environment()?).is_none() {
+        missing.push(format!("`{TARGET}`: plugins are compiled for it"));
     }
-    missing.extend(
-        packages::missing()
-            .iter()
-            .map(|needed| format!("`{}`: {}", needed.program, needed.reason)),
-    );
+    let programs = packages::missing().into_iter();
+    missing.extend(programs.map(|needed| format!("`{}`: {}", needed.program, needed.reason)));
     if missing.is_empty() {
         println!("nothing is missing");
-        return ExitCode::SUCCESS;
+        return Ok(ExitCode::SUCCESS);
     }
     missing.iter().for_each(|line| println!("missing: {line}"));
     println!("hint: `cargo xtask setup` installs it");
-    ExitCode::FAILURE
+    Ok(ExitCode::FAILURE)
 }
 
 /// Sets up everything that any command needs.
-pub(crate) fn everything(workspace: &Workspace) -> Result<()> {
-    wasm_toolchain(workspace)?;
+pub(crate) fn everything() -> Result<()> {
+    wasm_toolchain()?;
     let missing = packages::missing();
     if missing.is_empty() {
         Ok(())
@@ -48,7 +40,7 @@ pub(crate) fn everything(workspace: &Workspace) -> Result<()> {
 }
 
 /// Finds a toolchain that can build plugins, or sets one up.
-pub(crate) fn wasm_toolchain(_workspace: &Workspace) -> Result<WasmToolchain> {
+pub(crate) fn wasm_toolchain() -> Result<WasmToolchain> {
     let choice = Choice::from_environment()?;
     if let Some(found) = WasmToolchain::find(choice) {
         return Ok(found);
@@ -83,6 +75,7 @@ fn add_target() -> Result<()> {
     // Where downloads are blocked, the default of three tries of three minutes each looks like a hang.
     command
         .env("RUSTUP_MAX_RETRIES", "1")
-        .env("RUSTUP_DOWNLOAD_TIMEOUT", "60");
+        .env("RUSTUP_DOWNLOAD_TIMEOUT", "60")
+        .env("RUST_BACKTRACE", "0");
     process::run(&mut command)
 }

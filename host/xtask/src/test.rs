@@ -11,8 +11,8 @@ use crate::{demo, plugins, process, setup};
 
 /// Sets up, builds, runs every test and prints the summary as the last line.
 pub(crate) fn run(workspace: &Workspace, filter: Option<&str>) -> Result<ExitCode> {
-    setup::everything(workspace)?;
-    plugins::run(workspace, &setup::wasm_toolchain(workspace)?, &[])?;
+    setup::everything()?;
+    plugins::run(workspace, &setup::wasm_toolchain()?, &[])?;
     demo::build_programs(workspace)?;
     let mut outcome = Outcome::default();
     if process::succeeds(process::cargo().args(["nextest", "--version"])) {

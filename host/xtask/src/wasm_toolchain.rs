@@ -119,7 +119,25 @@ fn distribution_is_complete() -> bool {
     let programs = [DISTRIBUTION_CARGO, DISTRIBUTION_RUSTC]
         .iter()
         .all(|program| Path::new(program).exists());
-    programs && source_exists() && new_enough()
+    programs && source_exists() && distribution_linker().is_some() && new_enough()
+}
+
+/// The newest `wasm-ld-NN`. Debian's rustc comes without the `rust-lld` that it looks for on this target.
+fn distribution_linker() -> Option<PathBuf> {
+    let entries = Path::new("/usr/bin").read_dir().ok()?;
+    let programs = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let versions = programs.filter_map(|path| Some((linker_version(&path)?, path)));
+    versions.max().map(|(_, path)| path)
+}
+
+/// The `22` of `/usr/bin/wasm-ld-22`.
+fn linker_version(program: &Path) -> Option<u32> {
+    program
+        .file_name()?
+        .to_str()?
+        .strip_prefix("wasm-ld-")?
+        .parse()
+        .ok()
 }
 
 fn source_exists() -> bool {
@@ -148,6 +166,9 @@ fn distribution_cargo() -> Command {
     let mut command = distribution_command(DISTRIBUTION_CARGO);
     // `-Zbuild-std` is not stable; this lets a release compiler take it.
     command.env("RUSTC_BOOTSTRAP", "1");
+    if let Some(linker) = distribution_linker() {
+        command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
+    }
     command
 }
 
@@ -188,7 +209,7 @@ pub(crate) fn rustup() -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Choice, belongs_to_active_toolchain, minor_version};
+    use super::{Choice, belongs_to_active_toolchain, linker_version, minor_version};
 
     #[test]
     fn the_choice_of_toolchain_has_three_spellings() {
@@ -213,6 +234,13 @@ mod tests {
             Some(95)
         );
         assert_eq!(minor_version("rustc 2.0.0"), None);
+    }
+
+    #[test]
+    fn tells_the_version_of_a_linker_by_its_name() {
+        assert_eq!(linker_version("/usr/bin/wasm-ld-22".as_ref()), Some(22));
+        assert_eq!(linker_version("/usr/bin/wasm-ld".as_ref()), None);
+        assert_eq!(linker_version("/usr/bin/ld.lld-22".as_ref()), None);
     }
 
     #[test]
