@@ -91,22 +91,34 @@ fn as_told(generation: Generation, error: Error) -> Result<(Generation, Found), 
 }
 
 fn neither(endpoint: &Endpoint, orka3: Error, orka2: &Error) -> Error {
+    if !is_answer(&orka3) && !is_answer(orka2) {
+        // Nobody is there; the second probe says no more than the first.
+        return match orka3 {
+            Error::TimedOut { .. } => Error::Unreachable {
+                endpoint: endpoint.to_string(),
+                kind: UnreachableKind::TimedOut,
+                source: Some(Box::new(orka3)),
+            },
+            other => other,
+        };
+    }
     match (&orka3, orka2) {
-        // Nobody is there, and the Orka 2 probe says no more than the other; or it is no fault of detection.
-        (Error::Unreachable { .. }, Error::Unreachable { .. })
-        | (Error::Redirected { .. }, Error::Redirected { .. }) => orka3,
-        (Error::TimedOut { .. }, Error::TimedOut { .. }) => Error::Unreachable {
-            endpoint: endpoint.to_string(),
-            kind: UnreachableKind::TimedOut,
-            source: Some(Box::new(orka3)),
-        },
-        (Error::Server { .. }, Error::Server { .. }) => orka3,
+        // These are no matter of which generation it is.
+        (Error::Redirected { .. }, Error::Redirected { .. })
+        | (Error::Server { .. }, Error::Server { .. }) => orka3,
         _ => Error::NotOrka {
             endpoint: endpoint.to_string(),
             orka3: orka3.to_string(),
             orka2: orka2.to_string(),
         },
     }
+}
+
+fn is_answer(error: &Error) -> bool {
+    !matches!(
+        error,
+        Error::Unreachable { .. } | Error::TimedOut { .. } | Error::Interrupted { .. }
+    )
 }
 
 async fn probe_orka3(transport: &Transport, config: &ClientConfig) -> Result<Found, Error> {

@@ -93,6 +93,16 @@ impl Endpoint {
         self.0.host_str().unwrap_or_default()
     }
 
+    /// Whether the host is this machine itself.
+    pub(crate) fn is_loopback(&self) -> bool {
+        match self.0.host() {
+            Some(Host::Ipv4(ip)) => ip.is_loopback(),
+            Some(Host::Ipv6(ip)) => ip.is_loopback(),
+            Some(Host::Domain(name)) => name == "localhost",
+            None => false,
+        }
+    }
+
     /// The URL of a call: `segments` are percent-encoded each, so a `/` inside one stays inside.
     ///
     /// `None` if a segment is empty or a dot segment, which a URL cannot carry.

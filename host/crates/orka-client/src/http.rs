@@ -158,9 +158,7 @@ impl Reply {
 /// The connection to one endpoint.
 pub(crate) struct Transport {
     endpoint: Endpoint,
-    timeouts: Timeouts,
-    user_agent: String,
-    insecure_tls: bool,
+    config: ClientConfig,
     extra_roots: Vec<reqwest::Certificate>,
     /// For `http://`: knows no certificates, so that reading the system's store costs nothing where nobody needs it.
     plain: reqwest::Client,
@@ -175,15 +173,13 @@ impl Transport {
             Some(path) => read_roots(path).await?,
             None => Vec::new(),
         };
-        let plain = builder(&config.timeouts, &config.user_agent)
+        let plain = builder(config)
             .tls_certs_only(extra_roots.clone())
             .build()
             .map_err(|why| unbuildable(&why))?;
         let transport = Self {
             endpoint: config.endpoint.clone(),
-            timeouts: config.timeouts,
-            user_agent: config.user_agent.clone(),
-            insecure_tls: config.insecure_tls,
+            config: config.clone(),
             extra_roots,
             plain,
             secure: OnceLock::new(),
@@ -199,7 +195,7 @@ impl Transport {
     }
 
     pub(crate) fn timeouts(&self) -> &Timeouts {
-        &self.timeouts
+        &self.config.timeouts
     }
 
     /// Makes `endpoint` the base of all further calls.
@@ -288,9 +284,9 @@ impl Transport {
         if let Some(client) = self.secure.get() {
             return Ok(client);
         }
-        let built = builder(&self.timeouts, &self.user_agent)
+        let built = builder(&self.config)
             .tls_certs_merge(self.extra_roots.clone())
-            .tls_danger_accept_invalid_certs(self.insecure_tls)
+            .tls_danger_accept_invalid_certs(self.config.insecure_tls)
             .build()
             .map_err(|why| unbuildable(&why))?;
         Ok(self.secure.get_or_init(|| built))
@@ -320,15 +316,21 @@ impl Transport {
 }
 
 /// Redirects are followed by [`Transport::follow`], which keeps method and body and guards the credentials.
-fn builder(timeouts: &Timeouts, user_agent: &str) -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
+fn builder(config: &ClientConfig) -> reqwest::ClientBuilder {
+    let builder = reqwest::Client::builder()
         .http1_only()
         .redirect(redirect::Policy::none())
         .retry(reqwest::retry::never())
-        .connect_timeout(timeouts.connect)
+        .connect_timeout(config.timeouts.connect)
         .pool_idle_timeout(IDLE_CONNECTION_MAX)
         .tcp_nodelay(true)
-        .user_agent(user_agent)
+        .user_agent(config.user_agent.as_str());
+    // A proxy's loopback is not ours.
+    if config.endpoint.is_loopback() {
+        builder.no_proxy()
+    } else {
+        builder
+    }
 }
 
 /// `ring` serves every TLS connection of the process, whichever library makes it.

@@ -367,7 +367,12 @@ pub fn deploy(generation: Generation, request: &DeployRequest) -> Result<(), Err
             if let Some(config) = &request.config {
                 config_name(generation, config)?;
             }
-            known_options(generation, &[("generate-name", request.generate_name)])
+            let unknown = [
+                ("generate-name", request.generate_name),
+                ("legacy-io", request.legacy_io == Some(true)),
+                ("display", request.display != Display::default()),
+            ];
+            known_options(generation, &unknown)
         }
         Generation::Orka3 => {
             if !given(request.image.as_ref()) && !given(request.config.as_ref()) {

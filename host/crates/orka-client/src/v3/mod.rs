@@ -45,6 +45,9 @@ pub(crate) fn judge(call: &Call, reply: &Reply) -> Result<Value, Error> {
             if messages.is_empty() {
                 messages = lenient::messages(status.get("errors").or_else(|| status.get("error")));
             }
+            if reply.status == 404 && !says_what_is_missing(&status, &messages) {
+                return Err(reply.unexpected(call, "something that is no Orka answer"));
+            }
             let refusal = Refusal {
                 namespace,
                 ..Refusal::new(reply, messages)
@@ -73,6 +76,17 @@ fn is_failure(value: &Value) -> bool {
         object.get("kind").and_then(Value::as_str) == Some("Status")
             && object.get("status").and_then(Value::as_str) == Some("Failure")
     })
+}
+
+/// Whether a 404 is Orka's own: a gateway's says nothing about VMs, and taking it for Orka's would leave one behind.
+fn says_what_is_missing(status: &Object, messages: &[String]) -> bool {
+    let is_status = status.get("kind").and_then(Value::as_str) == Some("Status")
+        || status.contains_key("reason");
+    let names_it = |message: &String| {
+        let message = message.to_lowercase();
+        message.contains("not found") && message.trim() != "not found"
+    };
+    is_status || messages.iter().any(names_it)
 }
 
 /// The object that a call must answer with.

@@ -1,23 +1,20 @@
 //! The client: one vocabulary, two generations behind it.
 
-use std::sync::Arc;
+mod exchange;
+mod identity;
 
-use tokio::time::sleep;
+use std::sync::Arc;
 
 use crate::config::{ClientConfig, Generation};
 use crate::detect::detect;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::http::{Call, Reply, Transport};
-use crate::lenient::Object;
-use crate::retry::Backoff;
+use crate::http::{Call, Transport};
 use crate::spec::{DeployRequest, VmConfigSpec};
-use crate::token::{Lease, Tokens};
+use crate::token::Tokens;
 use crate::version::ApiVersion;
-use crate::vm::{
-    ClusterInfo, DeployedVm, Image, Node, Removal, SignOut, TokenState, VmConfig, VmInstance,
-};
-use crate::{lenient, v2, v3, validate};
+use crate::vm::{ClusterInfo, DeployedVm, Image, Node, Removal, VmConfig, VmInstance};
+use crate::{v2, v3, validate};
 
 /// A client of one Orka cluster, as one user or service account. Cheap to clone; clones share the token.
 #[derive(Clone)]
@@ -86,134 +83,6 @@ impl Client {
     /// The namespace of VMs; means nothing on Orka 2.
     pub fn namespace(&self) -> &str {
         &self.0.config.namespace
-    }
-
-    /// Proves the credentials: logs in on Orka 2, lists the namespace's VMs on Orka 3.
-    ///
-    /// Calls made without it sign in by themselves; making it first shows bad credentials early.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::LoginRefused`], [`Error::Unauthorized`], [`Error::Forbidden`] for the namespace.
-    ///
-    /// Orka 2 API, `POST /token`, `GET /token`. Orka 3 API, `GET /api/v1/namespaces/{namespace}/vms`.
-    pub async fn sign_in(&self) -> Result<(), Error> {
-        match self.generation() {
-            Generation::Orka2 if self.0.tokens.come_from_login() => {
-                self.0.tokens.forget_refusal().await;
-                self.0.tokens.current(&self.0.transport).await.map(drop)
-            }
-            Generation::Orka2 => match self.check_token().await? {
-                TokenState::Valid { .. } => Ok(()),
-                TokenState::Refused { why } => Err(Error::invalid_with_hint(
-                    "the given token",
-                    why,
-                    "give the e-mail address and password of an Orka user, or a fresh token",
-                )),
-            },
-            Generation::Orka3 => {
-                let call = self.get(&v3::path(self.namespace(), &["vms"]));
-                self.request(&call, |reply| v3::items(&call, reply))
-                    .await
-                    .map(drop)
-            }
-        }
-    }
-
-    /// Asks whether the token in use is accepted, without renewing it.
-    ///
-    /// # Errors
-    ///
-    /// Those of reaching the API; a token that is refused is no error.
-    ///
-    /// Orka 2 API, `GET /token`. Orka 3 has no such call: lists the namespace's VMs.
-    pub async fn check_token(&self) -> Result<TokenState, Error> {
-        let lease = self.0.tokens.current(&self.0.transport).await?;
-        let outcome = match self.generation() {
-            Generation::Orka2 => {
-                let call = self.get(&["token"]);
-                self.with_token(&call, &lease, |reply| v2::judge(&call, reply))
-                    .await
-                    .map(|answer| token_state(&answer))
-            }
-            Generation::Orka3 => {
-                let call = self.get(&v3::path(self.namespace(), &["vms"]));
-                let listed = self
-                    .with_token(&call, &lease, |reply| v3::items(&call, reply))
-                    .await;
-                listed.map(|_| TokenState::Valid { user: None })
-            }
-        };
-        match outcome {
-            Err(Error::Unauthorized(reply)) => Ok(TokenState::Refused {
-                why: reply.to_string(),
-            }),
-            other => other,
-        }
-    }
-
-    /// Gives the token back where that harms nobody else, and forgets it in any case.
-    ///
-    /// From Orka 2.1.1 on a user has one token, and revoking it would log out every other build of that user; an
-    /// unknown version counts as such. Orka 3 revokes no tokens.
-    ///
-    /// # Errors
-    ///
-    /// Those of `DELETE /token`; the token is then kept, so that the call can be repeated.
-    pub async fn sign_out(&self) -> Result<SignOut, Error> {
-        let tokens = &self.0.tokens;
-        let Some(lease) = tokens.held().await else {
-            return Ok(SignOut::NeverSignedIn);
-        };
-        if self.generation() == Generation::Orka3 {
-            tokens.forget().await;
-            return Ok(SignOut::NothingToRevoke);
-        }
-        let own = tokens.come_from_login()
-            && self
-                .api_version()
-                .is_some_and(ApiVersion::has_token_per_login);
-        if !own {
-            tokens.forget().await;
-            return Ok(SignOut::KeptShared);
-        }
-        let call = v2::revoke(&self.0.transport);
-        match self
-            .with_token(&call, &lease, |reply| v2::judge(&call, reply))
-            .await
-        {
-            // A token that is refused already is as good as revoked.
-            Ok(_) | Err(Error::Unauthorized(_)) => {
-                tokens.forget().await;
-                Ok(SignOut::Revoked)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether the given licence key is the cluster's; `None` if none was given or the generation has none.
-    ///
-    /// # Errors
-    ///
-    /// Those of reaching the API.
-    ///
-    /// Orka 2 API, `GET /validate-license-key`.
-    pub async fn check_licence_key(&self) -> Result<Option<bool>, Error> {
-        let Some(key) = self.0.config.credentials.licence_key() else {
-            return Ok(None);
-        };
-        if self.generation() == Generation::Orka3 {
-            return Ok(None);
-        }
-        let call = v2::licence_check(&self.0.transport, key);
-        match self
-            .anonymously(&call, |reply| v2::judge(&call, reply))
-            .await
-        {
-            Ok(_) => Ok(Some(true)),
-            Err(Error::Unauthorized(_) | Error::Invalid { reply: Some(_), .. }) => Ok(Some(false)),
-            Err(error) => Err(error),
-        }
     }
 
     /// Makes a VM config.
@@ -555,92 +424,6 @@ impl Client {
     async fn remove_orka3(&self, path: &[String]) -> Result<Removal, Error> {
         let call = Call::remove(path, None, self.0.config.timeouts.call);
         removal(self.request(&call, |reply| v3::judge(&call, reply)).await)
-    }
-}
-
-/// How every call is made.
-impl Client {
-    /// Makes a call with the token, renewing the token once if the API does not take it.
-    async fn request<T>(
-        &self,
-        call: &Call,
-        read: impl Fn(&Reply) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let lease = self.0.tokens.current(&self.0.transport).await?;
-        let refused = match self.with_token(call, &lease, &read).await {
-            Err(error @ Error::Unauthorized(_)) => error,
-            other => return other,
-        };
-        match self
-            .0
-            .tokens
-            .renewed(lease.number, &self.0.transport)
-            .await?
-        {
-            Some(lease) => self.with_token(call, &lease, &read).await,
-            None => Err(refused),
-        }
-    }
-
-    async fn with_token<T>(
-        &self,
-        call: &Call,
-        lease: &Lease,
-        read: impl Fn(&Reply) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        self.repeating(call, Some(lease), read).await
-    }
-
-    async fn anonymously<T>(
-        &self,
-        call: &Call,
-        read: impl Fn(&Reply) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        self.repeating(call, None, read).await
-    }
-
-    /// Makes a call, and makes it again where that is safe and may help.
-    async fn repeating<T>(
-        &self,
-        call: &Call,
-        lease: Option<&Lease>,
-        read: impl Fn(&Reply) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let mut backoff = Backoff::new(self.0.config.retry);
-        loop {
-            let sent = self
-                .0
-                .transport
-                .send(call, lease.map(|lease| &lease.token))
-                .await;
-            let error = match sent.and_then(|reply| read(&reply)) {
-                Err(error) if error.is_worth_repeating(call.effect) => error,
-                other => return other,
-            };
-            let attempt = backoff.attempt();
-            let Some(wait) = backoff.next_wait(error.retry_after()) else {
-                return Err(error);
-            };
-            tracing::debug!(call = %call, attempt, wait_ms = wait.as_millis(), error = %error, "orka.repeat");
-            sleep(wait).await;
-        }
-    }
-}
-
-/// What `GET /token` says. A release may answer 200 for a token that is worth nothing.
-fn token_state(answer: &Object) -> TokenState {
-    let revoked = lenient::boolean_of(answer, &["is_token_revoked"]) == Some(true);
-    let unknown = lenient::boolean_of(answer, &["authenticated"]) == Some(false);
-    match (revoked, unknown) {
-        (true, _) => TokenState::Refused {
-            why: "the token was revoked".to_owned(),
-        },
-        (_, true) => TokenState::Refused {
-            why: "the token is not known".to_owned(),
-        },
-        _ => TokenState::Valid {
-            user: lenient::text_of(answer, &["email"]),
-        },
     }
 }
 
