@@ -1,7 +1,15 @@
 //! Counting tests from what the test runners print.
 
 use std::fmt;
-use std::ops::AddAssign;
+
+/// Who runs tests and prints how they went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Runner {
+    /// Rust's own, which `cargo test` runs; it prints to standard output.
+    Libtest,
+    /// cargo-nextest; it prints to standard error.
+    Nextest,
+}
 
 /// How many tests passed, failed and did not run.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -18,14 +26,20 @@ impl Summary {
     }
 
     /// Adds what one line of a runner's output counts; other lines add nothing.
-    pub(crate) fn count_line(&mut self, line: &str) {
+    ///
+    /// Only the runner's own lines count: cargo-nextest repeats what a failed test printed, and that ends with a line
+    /// of libtest's.
+    pub(crate) fn count_line(&mut self, runner: Runner, line: &str) {
         let line = without_colours(line);
         let line = line.trim();
-        if let Some(counts) = line.strip_prefix("test result: ") {
-            self.count_libtest(counts);
-        } else if let Some(counts) = line.strip_prefix("Summary [") {
-            self.count_nextest(counts);
-        }
+        match runner {
+            Runner::Libtest => line
+                .strip_prefix("test result: ")
+                .map(|counts| self.count_libtest(counts)),
+            Runner::Nextest => line
+                .strip_prefix("Summary [")
+                .map(|counts| self.count_nextest(counts)),
+        };
     }
 
     /// `ok. 4 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.00s`
@@ -55,14 +69,6 @@ impl Summary {
                 _ => {}
             }
         }
-    }
-}
-
-impl AddAssign for Summary {
-    fn add_assign(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.skipped += other.skipped;
     }
 }
 
@@ -107,25 +113,28 @@ fn without_colours(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::Summary;
+    use super::Runner::{Libtest, Nextest};
+    use super::{Runner, Summary};
 
-    fn counted(lines: &[&str]) -> Summary {
+    fn counted(runner: Runner, lines: &[&str]) -> Summary {
         let mut summary = Summary::default();
-        lines.iter().for_each(|line| summary.count_line(line));
+        lines
+            .iter()
+            .for_each(|line| summary.count_line(runner, line));
         summary
     }
 
     #[test]
     fn counts_what_nextest_prints() {
         let line = "     Summary [   0.390s] 44 tests run: 44 passed, 0 skipped";
-        assert_eq!(counted(&[line]).to_string(), "44 passed, 0 failed");
+        assert_eq!(counted(Nextest, &[line]).to_string(), "44 passed, 0 failed");
         let line = "Summary [ 1.2s] 5/8 tests run: 3 passed (1 slow, 2 flaky), 1 failed, 1 timed out, 2 skipped";
         assert_eq!(
-            counted(&[line]).to_string(),
+            counted(Nextest, &[line]).to_string(),
             "3 passed, 2 failed, 2 skipped"
         );
         let line = "\x1b[32;1m     Summary\x1b[0m [   0.4s] \x1b[1m1\x1b[0m test run: \x1b[1m1\x1b[0m \x1b[32;1mpassed\x1b[0m, \x1b[1m0\x1b[0m \x1b[33;1mskipped\x1b[0m";
-        assert_eq!(counted(&[line]).to_string(), "1 passed, 0 failed");
+        assert_eq!(counted(Nextest, &[line]).to_string(), "1 passed, 0 failed");
     }
 
     #[test]
@@ -136,7 +145,7 @@ mod tests {
             "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 4 filtered out; finished in 1.00s",
         ];
         assert_eq!(
-            counted(&lines),
+            counted(Libtest, &lines),
             Summary {
                 passed: 3,
                 failed: 2,
@@ -147,14 +156,32 @@ mod tests {
 
     #[test]
     fn other_lines_and_empty_runs_count_nothing() {
-        let none = counted(&[
-            "3 passed",
-            "",
-            "Summary of changes",
-            "PASS [ 0.1s] 1 passed",
-        ]);
+        let none = counted(
+            Nextest,
+            &[
+                "3 passed",
+                "",
+                "Summary of changes",
+                "PASS [ 0.1s] 1 passed",
+            ],
+        );
         assert_eq!(none, Summary::default());
         assert!(!none.ran());
-        assert!(!counted(&["Summary [ 0.0s] 0 tests run: 0 passed, 9 skipped"]).ran());
+        assert!(
+            !counted(
+                Nextest,
+                &["Summary [ 0.0s] 0 tests run: 0 passed, 9 skipped"]
+            )
+            .ran()
+        );
+    }
+
+    #[test]
+    fn a_failed_test_that_nextest_quotes_is_counted_once() {
+        let lines = [
+            "    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 21 filtered out",
+            "     Summary [   0.004s] 2 tests run: 1 passed, 1 failed, 0 skipped",
+        ];
+        assert_eq!(counted(Nextest, &lines).to_string(), "1 passed, 1 failed");
     }
 }

@@ -1,11 +1,11 @@
 //! Every test, and one line that says how it went.
 
-use std::io::{BufRead as _, BufReader, IsTerminal as _, Read, Write};
+use std::io::{BufRead as _, BufReader, IsTerminal as _, Read};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result};
 
-use crate::summary::Summary;
+use crate::summary::{Runner, Summary};
 use crate::workspace::Workspace;
 use crate::{demo, plugins, process, setup};
 
@@ -16,10 +16,10 @@ pub(crate) fn run(workspace: &Workspace, filter: Option<&str>) -> Result<ExitCod
     demo::build_programs(workspace)?;
     let mut outcome = Outcome::default();
     if process::succeeds(process::cargo().args(["nextest", "--version"])) {
-        outcome.add(nextest(workspace, filter), Stream::Error)?;
-        outcome.add(doc_tests(workspace, filter), Stream::Output)?;
+        outcome.add(nextest(workspace, filter), Runner::Nextest)?;
+        outcome.add(doc_tests(workspace, filter), Runner::Libtest)?;
     } else {
-        outcome.add(cargo_test(workspace, filter), Stream::Output)?;
+        outcome.add(cargo_test(workspace, filter), Runner::Libtest)?;
     }
     if !outcome.summary.ran() {
         eprintln!("error: no test ran");
@@ -35,29 +35,24 @@ struct Outcome {
     a_runner_failed: bool,
 }
 
-/// Where a runner prints its counts.
-enum Stream {
-    Output,
-    Error,
-}
-
 impl Outcome {
     /// Runs some tests, shows what they print and counts them in.
-    fn add(&mut self, mut command: Command, counts: Stream) -> Result<()> {
+    fn add(&mut self, mut command: Command, runner: Runner) -> Result<()> {
         let shown = process::shown(&command);
         let cannot = || format!("cannot run {shown}");
-        let mut child = match counts {
-            Stream::Output => command.stdout(Stdio::piped()),
-            Stream::Error => command.stderr(Stdio::piped()),
+        match runner {
+            Runner::Libtest => command.stdout(Stdio::piped()),
+            Runner::Nextest => command.stderr(Stdio::piped()),
+        };
+        let mut child = command.spawn().with_context(cannot)?;
+        if let Some(stdout) = child.stdout.take() {
+            self.read(stdout, runner, |line| print!("{line}"))
+                .with_context(cannot)?;
         }
-        .spawn()
-        .with_context(cannot)?;
-        match (child.stdout.take(), child.stderr.take()) {
-            (Some(stdout), _) => self.copy(stdout, std::io::stdout()),
-            (_, Some(stderr)) => self.copy(stderr, std::io::stderr()),
-            (None, None) => Ok(()),
+        if let Some(stderr) = child.stderr.take() {
+            self.read(stderr, runner, |line| eprint!("{line}"))
+                .with_context(cannot)?;
         }
-        .with_context(cannot)?;
         let status = child.wait().with_context(cannot)?;
         if !status.success() {
             eprintln!("error: {shown} failed ({status})");
@@ -66,15 +61,17 @@ impl Outcome {
         Ok(())
     }
 
-    fn copy(&mut self, from: impl Read, mut to: impl Write) -> std::io::Result<()> {
+    fn read(&mut self, from: impl Read, runner: Runner, show: fn(&str)) -> std::io::Result<()> {
         let mut from = BufReader::new(from);
         let mut line = Vec::new();
         while from.read_until(b'\n', &mut line)? > 0 {
-            to.write_all(&line)?;
-            self.summary.count_line(&String::from_utf8_lossy(&line));
+            // Tests may print anything; what is no UTF-8 is shown as well as can be.
+            let text = String::from_utf8_lossy(&line);
+            show(&text);
+            self.summary.count_line(runner, &text);
             line.clear();
         }
-        to.flush()
+        Ok(())
     }
 
     fn exit_code(&self) -> ExitCode {
@@ -142,7 +139,7 @@ fn for_this_machine(command: &mut Command, workspace: &Workspace) {
 mod tests {
     use std::process::Command;
 
-    use super::{Outcome, Stream};
+    use super::{Outcome, Runner};
 
     /// The outcome of runners that print `script`'s output and exit as it does.
     fn outcome(scripts: &[&str]) -> Outcome {
@@ -150,7 +147,7 @@ mod tests {
         for script in scripts {
             let mut command = Command::new("/bin/sh");
             command.args(["-c", script]);
-            outcome.add(command, Stream::Output).unwrap();
+            outcome.add(command, Runner::Libtest).unwrap();
         }
         outcome
     }
