@@ -1,6 +1,10 @@
 //! A fake API server: answers each request as the test says, also in ways no HTTP library would.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses its own part"
+)]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
