@@ -1,0 +1,121 @@
+//! A VM one can work with: sessions are opened as needed, commands and transfers run on them.
+
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use crate::Error;
+use crate::exec::{self, Command, ExecRequest};
+use crate::ready::Target;
+use crate::session::{Dialer, Lease, Session};
+
+/// How many commands may run at once. `sshd` takes more, and no build needs as many.
+const SESSIONS_MAX: usize = 16;
+
+/// A connection to a VM that accepted our login.
+///
+/// Commands may run side by side. Each running command has an SSH session of its own, so one whose output is not read
+/// cannot hold up another; the further sessions are opened when needed, must show the same host key, and are kept for
+/// reuse. Once the VM drops a session no new one is opened behind the caller's back: everything after says
+/// [`Error::Lost`].
+pub struct Connection {
+    dialer: Dialer,
+    sessions: Mutex<Vec<Arc<Session>>>,
+    fingerprint: String,
+    server_version: String,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("target", &self.dialer.target)
+            .field("host_key_fingerprint", &self.fingerprint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    pub(crate) fn new(dialer: Dialer, session: Session) -> Self {
+        let fingerprint = dialer
+            .verifier
+            .accepted()
+            .map(|print| print.to_string())
+            .unwrap_or_default();
+        let server_version = session.server_version();
+        Self {
+            dialer,
+            sessions: Mutex::new(vec![Arc::new(session)]),
+            fingerprint,
+            server_version,
+        }
+    }
+
+    /// Where the VM is.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.dialer.target
+    }
+
+    /// The server's host key, as `SHA256:…`.
+    #[must_use]
+    pub fn host_key_fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// What the server calls itself, such as `SSH-2.0-OpenSSH_9.9`.
+    #[must_use]
+    pub fn server_version(&self) -> &str {
+        &self.server_version
+    }
+
+    /// Starts a command and returns once the server has taken it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for what cannot be a program argument, [`Error::ExecRefused`], [`Error::Lost`].
+    pub async fn exec(&self, request: ExecRequest) -> Result<Command, Error> {
+        let start = request.into_start()?;
+        exec::start(self.lease().await?, self.address(), start).await
+    }
+
+    /// Says goodbye on every session. Commands still running lose their connection.
+    pub async fn close(&self) {
+        let sessions = std::mem::take(&mut *self.sessions.lock().await);
+        for session in sessions {
+            session.disconnect().await;
+        }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.dialer.target.to_string()
+    }
+
+    /// A session that no command uses, opened if there is none.
+    pub(crate) async fn lease(&self) -> Result<Lease, Error> {
+        let mut sessions = self.sessions.lock().await;
+        if let Some(ended) = sessions.iter().find(|session| session.is_closed()) {
+            return Err(Error::Lost {
+                address: self.address(),
+                reason: ended.end(),
+            });
+        }
+        if let Some(lease) = sessions.iter().find_map(Lease::take) {
+            return Ok(lease);
+        }
+        if sessions.len() >= SESSIONS_MAX {
+            let reason = format!("{SESSIONS_MAX} commands are running already");
+            return Err(Error::ExecRefused {
+                address: self.address(),
+                reason,
+            });
+        }
+        let session = Arc::new(self.dialer.dial().await?);
+        tracing::debug!(target = %self.dialer.target, sessions = sessions.len() + 1, "SSH session added");
+        sessions.push(Arc::clone(&session));
+        drop(sessions);
+        Lease::take(&session).ok_or_else(|| Error::Lost {
+            address: self.address(),
+            reason: "a new session was not free".to_owned(),
+        })
+    }
+}

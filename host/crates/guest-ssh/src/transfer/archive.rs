@@ -1,0 +1,361 @@
+//! Reading a tar stream from a stranger.
+//!
+//! A library's reader trusts sizes of long-name records and merges headers as it sees fit; here each header is looked at
+//! before a byte of it is believed. Formats: ustar, GNU (long names, long links) and pax, as GNU tar and
+//! libarchive write them (POSIX.1-2024, `pax`; GNU tar manual, "Standard Format").
+
+use std::io::{self, Read};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::quote::printable;
+
+/// The unit of a tar stream.
+const BLOCK: usize = 512;
+
+/// The longest name record. Longer than any path that can be created on macOS or Linux.
+const NAME_MAX: u64 = 64 * 1024;
+
+/// The longest pax record. macOS's `tar` can put extended attributes there, which we pass over.
+const PAX_MAX: u64 = 4 * 1024 * 1024;
+
+/// The largest size believed: far above any file, far below where sums could overflow.
+const SIZE_MAX: u64 = 1 << 60;
+
+/// What may follow the end mark: GNU tar fills its last record of 10 KiB.
+const TRAILER_MAX: u64 = 1024 * 1024;
+
+/// Why a stream is not read on: the entry at fault and the reason.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) entry: Vec<u8>,
+    pub(super) reason: String,
+    pub(super) source: Option<io::Error>,
+}
+
+impl Fault {
+    fn new(entry: &[u8], reason: impl Into<String>) -> Self {
+        Self {
+            entry: entry.to_vec(),
+            reason: reason.into(),
+            source: None,
+        }
+    }
+}
+
+/// What kind of thing an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    File,
+    Directory,
+    Symlink,
+    HardLink,
+}
+
+/// An entry's description. `size` bytes follow for a file; none for the rest.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) kind: Kind,
+    pub(super) path: Vec<u8>,
+    pub(super) link: Vec<u8>,
+    pub(super) size: u64,
+    pub(super) mode: u32,
+    pub(super) mtime: i64,
+}
+
+/// The stream, one member at a time.
+pub(super) struct Reader<R> {
+    inner: R,
+    /// Bytes of the current member's contents and padding not read yet.
+    contents: u64,
+    padding: u64,
+    last: Vec<u8>,
+}
+
+/// What extension records said about the member to come.
+#[derive(Default)]
+struct Extensions {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    size: Option<u64>,
+    mtime: Option<i64>,
+}
+
+impl<R: Read> Reader<R> {
+    pub(super) fn new(inner: R) -> Self {
+        Self {
+            inner,
+            contents: 0,
+            padding: 0,
+            last: b"the start".to_vec(),
+        }
+    }
+
+    /// The next member, or [`None`] at the end mark. Contents of the one before are passed over.
+    pub(super) fn next(&mut self) -> Result<Option<Member>, Fault> {
+        self.skip_rest()?;
+        let mut extensions = Extensions::default();
+        loop {
+            let Some(header) = self.header()? else {
+                return Ok(None);
+            };
+            let kind = header.entry_type();
+            let size = header
+                .entry_size()
+                .map_err(|problem| self.fault(format!("its header is damaged: {problem}")))?;
+            match kind.as_byte() {
+                b'L' => extensions.path = Some(self.name_record(size)?),
+                b'K' => extensions.link = Some(self.name_record(size)?),
+                b'x' => self.pax_record(size, &mut extensions)?,
+                // Global records carry comments in practice; nothing they may say is believed for every member at once.
+                b'g' => drop(self.record(size, PAX_MAX)?),
+                _ => return self.member(&header, kind, size, extensions).map(Some),
+            }
+        }
+    }
+
+    /// Reads the current member's contents; 0 at their end.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
+        let wanted = buffer
+            .len()
+            .min(usize::try_from(self.contents).unwrap_or(usize::MAX));
+        if wanted == 0 {
+            return Ok(0);
+        }
+        match self.inner.read(&mut buffer[..wanted]) {
+            Ok(0) => Err(self.fault("the stream ends in the middle of it")),
+            Ok(count) => {
+                self.contents -= count as u64;
+                Ok(count)
+            }
+            Err(problem) => Err(self.read_fault(problem)),
+        }
+    }
+
+    /// Reads what follows the end mark, which must be little.
+    pub(super) fn finish(mut self) -> Result<(), Fault> {
+        let left = io::copy(
+            &mut self.inner.by_ref().take(TRAILER_MAX + 1),
+            &mut io::sink(),
+        );
+        match left {
+            Ok(count) if count > TRAILER_MAX => {
+                Err(self.fault("the stream goes on after its end mark"))
+            }
+            Ok(_) => Ok(()),
+            Err(problem) => Err(self.read_fault(problem)),
+        }
+    }
+
+    fn member(
+        &mut self,
+        header: &tar::Header,
+        kind: tar::EntryType,
+        header_size: u64,
+        extensions: Extensions,
+    ) -> Result<Member, Fault> {
+        let path = extensions
+            .path
+            .unwrap_or_else(|| header.path_bytes().into_owned());
+        self.last.clone_from(&path);
+        let kind = match kind.as_byte() {
+            b'0' | b'\0' | b'7' if path.ends_with(b"/") => Kind::Directory, // As pre-POSIX archives say it.
+            b'0' | b'\0' | b'7' => Kind::File,
+            b'1' => Kind::HardLink,
+            b'2' => Kind::Symlink,
+            b'5' => Kind::Directory,
+            b'3' | b'4' => return Err(self.fault("it is a device")),
+            b'6' => return Err(self.fault("it is a pipe")),
+            b'S' => return Err(self.fault("it is a sparse file in a form that is not read")),
+            other => {
+                return Err(self.fault(format!(
+                    "its type `{}` is unknown",
+                    char::from(other).escape_default()
+                )));
+            }
+        };
+        let size = extensions.size.unwrap_or(header_size);
+        if size > SIZE_MAX {
+            return Err(self.fault("its size is not possible"));
+        }
+        if kind != Kind::File && size != 0 {
+            return Err(self.fault("it is no file and yet has contents"));
+        }
+        self.contents = size;
+        self.padding = padding(size);
+        let link = extensions
+            .link
+            .or_else(|| header.link_name_bytes().map(|link| link.into_owned()))
+            .unwrap_or_default();
+        let mode = header
+            .mode()
+            .map_err(|problem| self.fault(format!("its mode is damaged: {problem}")))?;
+        // A time before 1970 comes as a huge number; such a file is as good as undated.
+        let header_time = header
+            .mtime()
+            .ok()
+            .and_then(|time| i64::try_from(time).ok())
+            .unwrap_or(0);
+        Ok(Member {
+            kind,
+            path,
+            link,
+            size,
+            mode,
+            mtime: extensions.mtime.unwrap_or(header_time),
+        })
+    }
+
+    fn header(&mut self) -> Result<Option<tar::Header>, Fault> {
+        let mut block = [0; BLOCK];
+        self.inner
+            .read_exact(&mut block)
+            .map_err(|problem| self.read_fault(problem))?;
+        if block.iter().all(|&byte| byte == 0) {
+            return Ok(None);
+        }
+        let header = tar::Header::from_byte_slice(&block).clone();
+        // POSIX: the sum of the header's bytes, with the checksum field read as spaces.
+        let sum: u32 = block
+            .iter()
+            .enumerate()
+            .map(|(at, &byte)| {
+                if (148..156).contains(&at) {
+                    32
+                } else {
+                    u32::from(byte)
+                }
+            })
+            .sum();
+        match header.cksum() {
+            Ok(stated) if stated == sum => Ok(Some(header)),
+            _ => Err(self.fault("what follows it is not a tar header")),
+        }
+    }
+
+    fn name_record(&mut self, size: u64) -> Result<Vec<u8>, Fault> {
+        let mut name = self.record(size, NAME_MAX)?;
+        while name.last() == Some(&0) {
+            name.pop();
+        }
+        Ok(name)
+    }
+
+    fn record(&mut self, size: u64, size_max: u64) -> Result<Vec<u8>, Fault> {
+        if size > size_max {
+            return Err(self.fault(format!("what follows it has a description of {size} bytes")));
+        }
+        let mut record = vec![0; usize::try_from(size).unwrap_or(0)];
+        self.inner
+            .read_exact(&mut record)
+            .map_err(|problem| self.read_fault(problem))?;
+        self.padding = padding(size);
+        self.skip_rest()?;
+        Ok(record)
+    }
+
+    fn pax_record(&mut self, size: u64, extensions: &mut Extensions) -> Result<(), Fault> {
+        let record = self.record(size, PAX_MAX)?;
+        for extension in tar::PaxExtensions::new(&record) {
+            let extension =
+                extension.map_err(|_| self.fault("what follows it has a damaged description"))?;
+            let value = extension.value_bytes();
+            match extension.key_bytes() {
+                b"path" => extensions.path = Some(value.to_vec()),
+                b"linkpath" => extensions.link = Some(value.to_vec()),
+                b"size" => {
+                    extensions.size = Some(
+                        number(value)
+                            .ok_or_else(|| self.fault("what follows it has no proper size"))?,
+                    )
+                }
+                b"mtime" => extensions.mtime = whole_seconds(value),
+                key if key.starts_with(b"GNU.sparse.") => {
+                    let message = "what follows it is a sparse file in a form that is not read";
+                    return Err(self.fault(message));
+                }
+                // Owners, access times, attributes: not kept.
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn skip_rest(&mut self) -> Result<(), Fault> {
+        let rest = self.contents + self.padding;
+        (self.contents, self.padding) = (0, 0);
+        match io::copy(&mut self.inner.by_ref().take(rest), &mut io::sink()) {
+            Ok(count) if count == rest => Ok(()),
+            Ok(_) => Err(self.fault("the stream ends in the middle of it")),
+            Err(problem) => Err(self.read_fault(problem)),
+        }
+    }
+
+    fn fault(&self, reason: impl Into<String>) -> Fault {
+        Fault::new(&self.last, reason)
+    }
+
+    fn read_fault(&self, problem: io::Error) -> Fault {
+        if problem.kind() == io::ErrorKind::UnexpectedEof {
+            return self.fault("the stream ends after it, without an end mark");
+        }
+        Fault {
+            source: Some(problem),
+            ..self.fault("the stream cannot be read on")
+        }
+    }
+}
+
+fn padding(size: u64) -> u64 {
+    let block = BLOCK as u64;
+    (block - size % block) % block
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn whole_seconds(text: &[u8]) -> Option<i64> {
+    std::str::from_utf8(text)
+        .ok()?
+        .split('.')
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// The receiving end of a pipe from the channel, as a blocking reader.
+pub(super) struct PieceReader {
+    pieces: mpsc::Receiver<Bytes>,
+    piece: Bytes,
+}
+
+impl PieceReader {
+    pub(super) fn new(pieces: mpsc::Receiver<Bytes>) -> Self {
+        Self {
+            pieces,
+            piece: Bytes::new(),
+        }
+    }
+}
+
+impl Read for PieceReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.piece = piece,
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.piece.len());
+        buffer[..count].copy_from_slice(&self.piece.split_to(count));
+        Ok(count)
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}`: {}", printable(&self.entry), self.reason)
+    }
+}

@@ -1,0 +1,267 @@
+//! Moving trees: a tar stream over one command each way, nothing stored in between.
+//!
+//! `sh`, `find` and `tar` are all the VM needs; both GNU tar and macOS's bsdtar will do. What comes from the VM is read as
+//! hostile input and written beneath a [`cap_std::fs::Dir`] only.
+
+mod archive;
+mod digest;
+mod download;
+mod file;
+mod place;
+mod receive;
+mod select;
+mod upload;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+pub use digest::FileDigest;
+pub use select::Selection;
+
+use crate::Error;
+use crate::exec::Exit;
+use crate::quote::printable;
+
+/// Bytes that one message of a pipe between threads holds. Small enough that a full pipe stays under a mebibyte.
+const PIECE: usize = 64 * 1024;
+
+/// Messages in such a pipe.
+const PIPE_PIECES: usize = 8;
+
+/// Time between two calls of a progress function.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Which way a transfer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// To the VM.
+    Upload,
+    /// From the VM.
+    Download,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Upload => "upload",
+            Self::Download => "download",
+        })
+    }
+}
+
+/// How much a transfer may move; checked as it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of file contents in all.
+    pub bytes: u64,
+    /// Files, links and directories in all.
+    pub entries: u64,
+    /// Bytes of one path, relative to the transfer's root.
+    pub path_bytes: usize,
+}
+
+impl Default for Limits {
+    /// 64 GiB, 500,000 entries, 1024 bytes a path (macOS's `PATH_MAX`).
+    fn default() -> Self {
+        Self {
+            bytes: 64 << 30,
+            entries: 500_000,
+            path_bytes: 1024,
+        }
+    }
+}
+
+/// How far a transfer is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransferProgress {
+    /// Bytes of file contents so far.
+    pub bytes: u64,
+    /// Entries so far.
+    pub entries: u64,
+}
+
+/// What a transfer moved.
+#[derive(Clone, Debug)]
+pub struct TransferSummary {
+    /// Number of regular files.
+    pub files: u64,
+    /// Bytes of their contents.
+    pub bytes: u64,
+    /// Each file with its digest, sorted by path.
+    pub entries: Vec<FileDigest>,
+    /// SHA-256 of the whole set: of what `sha256sum` prints for the files, sorted by path as bytes. To check it:
+    /// `find . -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum -- | sha256sum`.
+    pub digest: [u8; 32],
+    /// What was left out on purpose.
+    pub skipped: Vec<Skipped>,
+    /// Complaints of the VM's programs that did not make the transfer fail.
+    pub warnings: Vec<String>,
+    /// From start to end.
+    pub duration: Duration,
+}
+
+impl TransferSummary {
+    /// The set's digest as hexadecimal.
+    #[must_use]
+    pub fn digest_hex(&self) -> String {
+        hex::encode(self.digest)
+    }
+
+    fn of(moved: Moved, warnings: Vec<String>, duration: Duration) -> Self {
+        let mut entries = moved.files;
+        entries.sort_by(|one, other| one.path.as_os_str().cmp(other.path.as_os_str()));
+        Self {
+            files: entries.len() as u64,
+            bytes: entries.iter().map(|entry| entry.size).sum(),
+            digest: digest::of_set(&entries),
+            entries,
+            skipped: moved.skipped,
+            warnings,
+            duration,
+        }
+    }
+}
+
+/// An entry that was left out without making the transfer fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Where it is, relative to the transfer's root.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+/// What the working thread of a transfer hands back.
+#[derive(Default)]
+struct Moved {
+    files: Vec<FileDigest>,
+    skipped: Vec<Skipped>,
+}
+
+/// The limits, what was used of them, and the way errors are worded.
+struct Meter<'a> {
+    direction: Direction,
+    limits: Limits,
+    counters: &'a Counters,
+}
+
+/// Shared with the task that reports progress.
+#[derive(Default)]
+struct Counters {
+    bytes: AtomicU64,
+    entries: AtomicU64,
+}
+
+impl Counters {
+    fn read(&self) -> TransferProgress {
+        TransferProgress {
+            bytes: self.bytes.load(Ordering::Relaxed),
+            entries: self.entries.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Meter<'_> {
+    /// Counts an entry before anything is done with it.
+    fn entry(&self, path: &[u8]) -> Result<(), Error> {
+        if path.len() > self.limits.path_bytes {
+            return Err(self.exceeded("bytes in a path", self.limits.path_bytes as u64, path));
+        }
+        if self.counters.entries.fetch_add(1, Ordering::Relaxed) >= self.limits.entries {
+            return Err(self.exceeded("entries", self.limits.entries, path));
+        }
+        Ok(())
+    }
+
+    /// Refuses a file that claims more than is left, before its contents are touched.
+    fn announce(&self, size: u64, path: &[u8]) -> Result<(), Error> {
+        let used = self.counters.bytes.load(Ordering::Relaxed);
+        if used.saturating_add(size) > self.limits.bytes {
+            return Err(self.exceeded("bytes", self.limits.bytes, path));
+        }
+        Ok(())
+    }
+
+    fn add_bytes(&self, count: usize) {
+        self.counters
+            .bytes
+            .fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    fn exceeded(&self, limit: &'static str, allowed: u64, path: &[u8]) -> Error {
+        Error::LimitExceeded {
+            direction: self.direction,
+            limit,
+            allowed,
+            entry: printable(path),
+        }
+    }
+
+    fn refuse(&self, path: &[u8], reason: impl Into<String>) -> Error {
+        Error::Transfer {
+            direction: self.direction,
+            entry: printable(path),
+            reason: reason.into(),
+            source: None,
+        }
+    }
+
+    fn failed(&self, path: &[u8], reason: impl Into<String>, source: std::io::Error) -> Error {
+        let (entry, reason) = (printable(path), reason.into());
+        Error::Transfer {
+            direction: self.direction,
+            entry,
+            reason,
+            source: Some(source),
+        }
+    }
+}
+
+/// What the exit of one of our scripts in the VM means.
+fn script_error(what: &'static str, exit: &Exit, stderr: String) -> Error {
+    match exit {
+        Exit::Status(NO_TAR) => Error::RemoteToolMissing { tool: "tar" },
+        Exit::Status(NO_FIND) => Error::RemoteToolMissing { tool: "find" },
+        exit => Error::RemoteFailed {
+            what,
+            exit: exit.clone(),
+            stderr,
+        },
+    }
+}
+
+/// Statuses our scripts end with; none is used by `tar`, `find` or a shell.
+const NO_SUCH_PLACE: u32 = 91;
+const NO_TAR: u32 = 92;
+const NO_FIND: u32 = 93;
+
+/// Calls a progress function now and then.
+struct Reporter<'a, F> {
+    report: &'a F,
+    counters: &'a Counters,
+    next: tokio::time::Instant,
+}
+
+impl<'a, F: Fn(&TransferProgress)> Reporter<'a, F> {
+    fn new(report: &'a F, counters: &'a Counters) -> Self {
+        Self {
+            report,
+            counters,
+            next: tokio::time::Instant::now() + PROGRESS_INTERVAL,
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = tokio::time::Instant::now();
+        if now >= self.next {
+            self.next = now + PROGRESS_INTERVAL;
+            (self.report)(&self.counters.read());
+        }
+    }
+
+    fn finish(&self) {
+        (self.report)(&self.counters.read());
+    }
+}

@@ -1,0 +1,226 @@
+//! OpenSSH's own server, as the user who runs the tests, on a port the kernel chose.
+
+use std::fmt::Write as _;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use guest_ssh::{AuthMethod, Connection, Credentials, HostKeyPolicy, Identity, Target};
+use secrecy::SecretString;
+use tempfile::TempDir;
+
+const SSHD: &str = "/usr/sbin/sshd";
+
+/// A running `sshd`; stopped when dropped.
+pub struct Sshd {
+    child: Child,
+    dir: TempDir,
+    pub port: u16,
+}
+
+/// Which `tar` the VM has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tar {
+    Gnu,
+    Bsd,
+}
+
+pub const TARS: [Tar; 2] = [Tar::Gnu, Tar::Bsd];
+
+impl Sshd {
+    pub fn start() -> Self {
+        Self::with("")
+    }
+
+    /// A server whose `tar` is the one named.
+    pub fn with_tar(tar: Tar) -> Self {
+        match tar {
+            Tar::Gnu => Self::start(),
+            Tar::Bsd => {
+                let bsdtar = Path::new("/usr/bin/bsdtar");
+                assert!(
+                    bsdtar.exists(),
+                    "these tests need bsdtar: install the package `libarchive-tools`"
+                );
+                let bin = tempfile::tempdir().unwrap().keep();
+                std::os::unix::fs::symlink(bsdtar, bin.join("tar")).unwrap();
+                Self::with(&format!("SetEnv PATH={}:/usr/bin:/bin\n", bin.display()))
+            }
+        }
+    }
+
+    /// A server with further lines in its configuration.
+    pub fn with(extra: &str) -> Self {
+        assert!(
+            Path::new(SSHD).exists(),
+            "these tests need OpenSSH's server: install the package `openssh-server`"
+        );
+        // As a package's start script would: without it a fresh machine's server refuses to start.
+        let _ = std::fs::create_dir_all("/run/sshd");
+        let dir = tempfile::tempdir().unwrap();
+        for kind in ["ed25519", "ecdsa"] {
+            keygen(&dir.path().join(format!("host_{kind}")), &["-t", kind]);
+        }
+        keygen(&dir.path().join("id"), &["-t", "ed25519"]);
+        // Another process may take a port between our looking and the server's binding; then another is tried.
+        for _ in 0..20 {
+            let port = TcpListener::bind("127.0.0.1:0")
+                .unwrap()
+                .local_addr()
+                .unwrap()
+                .port();
+            if let Some(child) = try_start(dir.path(), port, extra) {
+                return Self { child, dir, port };
+            }
+        }
+        panic!(
+            "sshd did not start: {}",
+            std::fs::read_to_string(dir.path().join("log")).unwrap()
+        );
+    }
+
+    pub fn target(&self) -> Target {
+        Target {
+            host: "127.0.0.1".to_owned(),
+            port: self.port,
+        }
+    }
+
+    pub fn identity(&self) -> Identity {
+        Identity::parse(&self.private_key(), None).unwrap()
+    }
+
+    pub fn private_key(&self) -> SecretString {
+        std::fs::read_to_string(self.dir.path().join("id"))
+            .unwrap()
+            .into()
+    }
+
+    pub fn credentials(&self) -> Credentials {
+        Credentials {
+            username: user(),
+            methods: vec![AuthMethod::PrivateKey(self.identity())],
+        }
+    }
+
+    /// The fingerprint of a host key, by `ssh-keygen`.
+    pub fn fingerprint(&self, kind: &str) -> String {
+        let public = self.dir.path().join(format!("host_{kind}.pub"));
+        let output = Command::new("ssh-keygen")
+            .arg("-lf")
+            .arg(public)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .split(' ')
+            .nth(1)
+            .unwrap()
+            .to_owned()
+    }
+
+    /// A host key as `known_hosts` has it: type and key.
+    pub fn host_key(&self, kind: &str) -> String {
+        let public =
+            std::fs::read_to_string(self.dir.path().join(format!("host_{kind}.pub"))).unwrap();
+        public.split(' ').take(2).collect::<Vec<_>>().join(" ")
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub async fn connect(&self) -> Connection {
+        let policy = HostKeyPolicy::AcceptAndRecord;
+        guest_ssh::connect(
+            &self.target(),
+            &self.credentials(),
+            &policy,
+            &super::options(),
+            |_| (),
+        )
+        .await
+        .unwrap()
+    }
+
+    /// Ends the server process and with it its listening socket; sessions are processes of their own.
+    pub fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Kills the process that serves our session, as a VM does that goes away.
+    pub fn kill_sessions(&self) {
+        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
+        for pid in std::fs::read_to_string(children)
+            .unwrap()
+            .split_whitespace()
+        {
+            assert!(
+                Command::new("kill")
+                    .args(["-KILL", pid])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        }
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn try_start(dir: &Path, port: u16, extra: &str) -> Option<Child> {
+    let config = dir.join("config");
+    std::fs::write(&config, configuration(dir, port, extra)).unwrap();
+    let log = std::fs::File::create(dir.join("log")).unwrap();
+    let mut child = Command::new(SSHD)
+        .args(["-D", "-e", "-f"])
+        .arg(&config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    loop {
+        if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            return Some(child);
+        }
+        if child.try_wait().unwrap().is_some() {
+            return None;
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn configuration(dir: &Path, port: u16, extra: &str) -> String {
+    let dir = dir.display();
+    let mut text = String::new();
+    write!(
+        text,
+        "Port {port}\nListenAddress 127.0.0.1\nHostKey {dir}/host_ed25519\nHostKey {dir}/host_ecdsa\n\
+         AuthorizedKeysFile {dir}/id.pub\nPidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n\
+         PasswordAuthentication no\nKbdInteractiveAuthentication no\nPrintMotd no\nMaxStartups 100\n{extra}"
+    )
+    .unwrap();
+    text
+}
+
+pub fn keygen(path: &Path, arguments: &[&str]) -> PathBuf {
+    let output = Command::new("ssh-keygen")
+        .args(["-q", "-N", "", "-f"])
+        .arg(path)
+        .args(arguments)
+        .output()
+        .expect("these tests need `ssh-keygen`: install the package `openssh-client`");
+    assert!(output.status.success(), "{output:?}");
+    path.to_owned()
+}
+
+pub fn user() -> String {
+    let output = Command::new("id").arg("-un").output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
