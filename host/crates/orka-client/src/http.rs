@@ -501,13 +501,17 @@ fn unreachable_kind(why: &reqwest::Error) -> UnreachableKind {
     }
 }
 
-/// The TLS failure below `why`; rustls hides it inside an I/O error, which the chain of sources passes over.
+/// The TLS failure below `why`. rustls hides it inside one or more I/O errors, whose own chain of sources passes
+/// over what they hold.
 fn tls_error(why: &reqwest::Error) -> Option<&rustls::Error> {
     sources(why).find_map(|source| {
-        source.downcast_ref::<rustls::Error>().or_else(|| {
-            let inner = source.downcast_ref::<std::io::Error>()?.get_ref()?;
-            inner.downcast_ref::<rustls::Error>()
-        })
+        let mut held = source;
+        loop {
+            if let Some(tls) = held.downcast_ref::<rustls::Error>() {
+                return Some(tls);
+            }
+            held = held.downcast_ref::<std::io::Error>()?.get_ref()?;
+        }
     })
 }
 

@@ -201,3 +201,38 @@ fn checked(token: &str, what: &str) -> Result<SecretString, Error> {
     }
     Ok(SecretString::from(token))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::ClientConfig;
+    use crate::endpoint::Endpoint;
+
+    #[tokio::test(start_paused = true)]
+    async fn q42_a_token_file_is_read_again_after_a_while() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        std::fs::write(&path, "first").unwrap();
+        let credentials = Credentials::Token(TokenSource::File(path.clone()));
+        let config = ClientConfig::new(Endpoint::parse("http://127.0.0.1:1").unwrap(), credentials);
+        let transport = Transport::new(&config).await.unwrap();
+        let tokens = Tokens::new(Generation::Orka3, &config.credentials, config.retry);
+        let current = async || {
+            tokens
+                .current(&transport)
+                .await
+                .unwrap()
+                .token
+                .expose_secret()
+                .to_owned()
+        };
+
+        assert_eq!(current().await, "first");
+        std::fs::write(&path, "second").unwrap();
+        assert_eq!(current().await, "first", "not read for every call");
+        tokio::time::advance(TOKEN_FILE_AGE_MAX + Duration::from_secs(1)).await;
+        assert_eq!(current().await, "second");
+    }
+}

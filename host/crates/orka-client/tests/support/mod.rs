@@ -231,6 +231,9 @@ impl Fake {
     }
 }
 
+/// What a server says at once to a TLS handshake on its http port.
+const NOT_HTTP: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nno HTTP\n";
+
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     handler: &Handler,
@@ -246,12 +249,19 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-async fn receive<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut Vec<u8>) -> Option<Request> {
+async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    buffer: &mut Vec<u8>,
+) -> Option<Request> {
     let head_end = loop {
         if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
             break end;
         }
         if stream.read_buf(buffer).await.ok()? == 0 {
+            return None;
+        }
+        if !buffer[0].is_ascii_uppercase() {
+            stream.write_all(NOT_HTTP).await.ok()?;
             return None;
         }
     };
