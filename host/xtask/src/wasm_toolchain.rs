@@ -83,7 +83,9 @@ impl WasmToolchain {
         };
         command
             .args(["build", "--profile", "plugin", "--target", TARGET])
-            .current_dir(&workspace.root);
+            .current_dir(&workspace.root)
+            .arg("--config")
+            .arg(without_local_paths(&workspace.root, &cargo_home()));
         if *self == Self::Distribution {
             command.arg("-Zbuild-std=std,panic_abort");
             // Of its own: two compilers in one target directory undo each other's work.
@@ -93,6 +95,20 @@ impl WasmToolchain {
         }
         command
     }
+}
+
+/// A setting that keeps this machine's paths out of panic messages, so that a plugin has one digest wherever it was
+/// built by the same compiler.
+fn without_local_paths(root: &Path, cargo_home: &Path) -> String {
+    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    let flags = [remap(root, "/source"), remap(cargo_home, "/cargo")];
+    // Debug formatting of strings happens to be TOML's, for all that paths hold in practice.
+    format!("target.{TARGET}.rustflags={flags:?}")
+}
+
+fn cargo_home() -> PathBuf {
+    let fallback = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo");
+    std::env::var_os("CARGO_HOME").map_or_else(fallback, PathBuf::from)
 }
 
 fn active_has_target() -> bool {
@@ -209,7 +225,18 @@ pub(crate) fn rustup() -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Choice, belongs_to_active_toolchain, linker_version, minor_version};
+    use super::{
+        Choice, belongs_to_active_toolchain, linker_version, minor_version, without_local_paths,
+    };
+
+    #[test]
+    fn local_paths_are_kept_out_of_plugins() {
+        assert_eq!(
+            without_local_paths("/home/a b/repo".as_ref(), "/home/a/.cargo".as_ref()),
+            "target.wasm32-unknown-unknown.rustflags=[\"--remap-path-prefix=/home/a b/repo=/source\", \
+             \"--remap-path-prefix=/home/a/.cargo=/cargo\"]"
+        );
+    }
 
     #[test]
     fn the_choice_of_toolchain_has_three_spellings() {
