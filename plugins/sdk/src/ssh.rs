@@ -1,0 +1,73 @@
+//! Work inside a VM over SSH.
+
+pub use crate::bindings::orka::plugin::ssh::*;
+
+#[allow(
+    clippy::derivable_impls,
+    reason = "the type is generated, so `derive` cannot be put on it"
+)]
+impl Default for ConnectOptions<'_> {
+    fn default() -> Self {
+        Self {
+            username: None,
+            password: None,
+            private_key: None,
+            timeout_ms: None,
+        }
+    }
+}
+
+impl Default for ExecOptions<'_> {
+    /// No arguments, no environment, nothing on standard input, output to the log.
+    fn default() -> Self {
+        Self {
+            cwd: None,
+            env: Vec::new(),
+            secret_env: Vec::new(),
+            stdin: Stdin::Empty,
+            shell: Shell::Plain,
+            pty: false,
+            output: Output::Log,
+        }
+    }
+}
+
+#[allow(
+    clippy::derivable_impls,
+    reason = "the type is generated, so `derive` cannot be put on it"
+)]
+impl Default for TransferOptions {
+    /// Everything, within the run's own limits.
+    fn default() -> Self {
+        Self {
+            include: Vec::new(),
+            exclude: Vec::new(),
+            max_bytes: None,
+            max_entries: None,
+        }
+    }
+}
+
+/// Runs a program to its end.
+///
+/// # Errors
+///
+/// As `connection.exec` and `command.wait`; a program that ran and failed is an [`Exit`], not an error.
+pub fn run(
+    connection: &Connection,
+    program: &str,
+    arguments: &[&str],
+    options: &ExecOptions<'_>,
+) -> Result<Exit, Error> {
+    let arguments: Vec<String> = arguments
+        .iter()
+        .map(|argument| (*argument).to_owned())
+        .collect();
+    let command = connection.exec(program, &arguments, options)?;
+    loop {
+        // Without a limit the answer is always an exit; asking again costs nothing and needs no assumption.
+        if let Some(exit) = command.wait(None)? {
+            return Ok(exit);
+        }
+    }
+}
