@@ -1,1 +1,37 @@
-//! placeholder
+//! `orka-step`: a Tekton step that builds on macOS VMs of a MacStadium Orka cluster.
+//!
+//! The library holds everything but the entry point, so that tests of plugins run the production code: see
+//! [`run::execute`]. `host/ARCHITECTURE.md` is the map.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod backend;
+pub mod bindings;
+pub mod capability;
+#[allow(missing_docs, reason = "the doc comments are the command's help")]
+pub mod cli;
+pub mod config;
+pub mod console;
+#[cfg(feature = "demo")]
+pub mod demo;
+pub mod engine;
+pub mod failure;
+pub mod grants;
+pub mod host_folder;
+pub mod identity;
+pub mod inspect;
+pub mod journal;
+pub mod ledger;
+pub mod limits;
+pub mod lines;
+pub mod logging;
+pub mod mask;
+pub mod outcome;
+pub mod page;
+pub mod plugin;
+pub mod report;
+pub mod results;
+pub mod run;
+pub mod state;
+pub mod teardown;
+pub mod trap;

@@ -1,0 +1,245 @@
+//! What the capabilities stand on: a cluster and its guests, as traits, so that tests of plugins can script both.
+//!
+//! The real ones are in [`orka`] and [`ssh`].
+
+pub mod orka;
+pub mod ssh;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cap_std::fs::Dir;
+use secrecy::SecretString;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::bindings::orka::plugin::cluster::{DeployOptions, Facts, Node, SignOut, VmInfo, VmSpec};
+use crate::bindings::orka::plugin::types::Exit;
+use crate::console::Console;
+use crate::failure::Failure;
+
+/// A deployment to make.
+#[derive(Clone, Debug)]
+pub struct Deploy {
+    /// The VM config's name.
+    pub config: String,
+    /// The VM's name: the config's on 2.x, one of its own on 3.x.
+    pub name: String,
+    /// The VM's shape.
+    pub spec: VmSpec,
+    /// What belongs to this deployment.
+    pub options: DeployOptions,
+}
+
+/// An Orka cluster.
+#[async_trait]
+pub trait Cluster: Send + Sync {
+    /// Finds out which API it speaks and signs in.
+    async fn sign_in(&self) -> Result<Facts, Failure>;
+
+    /// Names of the images on offer.
+    async fn images(&self) -> Result<Vec<String>, Failure>;
+
+    /// Nodes that this login can see.
+    async fn nodes(&self) -> Result<Vec<Node>, Failure>;
+
+    /// Checks the shape and stores the VM config where the API has such a thing; says whether it did.
+    async fn create_config(&self, name: &str, spec: &VmSpec) -> Result<(), Failure>;
+
+    /// Whether the cluster stores VM configs (2.x); if not, each VM has a name of its own (3.x).
+    ///
+    /// Known after [`Cluster::sign_in`].
+    fn stores_configs(&self) -> bool;
+
+    /// Deploys one VM and waits for its address. Never repeats a request that may have taken effect.
+    async fn deploy(&self, deploy: &Deploy) -> Result<VmInfo, Failure>;
+
+    /// Whether the cluster lists this VM.
+    async fn exists(&self, vm: &VmInfo) -> Result<bool, Failure>;
+
+    /// Deletes one VM; what is gone already counts as deleted.
+    async fn delete(&self, vm: &VmInfo) -> Result<(), Failure>;
+
+    /// Deletes everything of this name: VMs, and the VM config where there is one. What is gone counts as deleted.
+    async fn remove(&self, name: &str) -> Result<(), Failure>;
+
+    /// What still exists under this name, in words; none if nothing does.
+    async fn remains(&self, name: &str) -> Result<Option<String>, Failure>;
+
+    /// Ends the login, as far as that is possible and safe.
+    async fn sign_out(&self) -> Result<SignOut, Failure>;
+
+    /// How a person deletes what is left under this name.
+    fn removal_command(&self, name: &str) -> String;
+}
+
+/// How to log into a VM; absent members take the run's own credentials.
+#[derive(Clone, Debug, Default)]
+pub struct Login {
+    /// The user.
+    pub username: Option<String>,
+    /// A password to try instead.
+    pub password: Option<SecretString>,
+    /// A private key to try instead.
+    pub private_key: Option<SecretString>,
+}
+
+/// Opens connections to VMs.
+#[async_trait]
+pub trait Guests: Send + Sync {
+    /// Waits until the VM accepts the login, until `deadline` at the latest.
+    async fn connect(
+        &self,
+        vm: &VmInfo,
+        login: &Login,
+        deadline: Instant,
+        console: &Console,
+    ) -> Result<Arc<dyn Guest>, Failure>;
+
+    /// How long a deployed VM may take until it accepts the login.
+    fn patience(&self) -> Duration;
+}
+
+/// What a program reads.
+#[derive(Debug)]
+pub enum Input {
+    /// Nothing.
+    Empty,
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// A file's contents.
+    File(std::fs::File),
+    /// A secret.
+    Secret(SecretString),
+}
+
+/// A program to run.
+#[derive(Debug)]
+pub struct Exec {
+    /// The program.
+    pub program: String,
+    /// Its arguments, unchanged.
+    pub arguments: Vec<String>,
+    /// Working directory.
+    pub cwd: Option<String>,
+    /// Environment variables.
+    pub env: Vec<(String, String)>,
+    /// Environment variables that must not appear in any process's arguments.
+    pub secret_env: Vec<(String, SecretString)>,
+    /// Standard input.
+    pub input: Input,
+    /// Whether the user's login shell and profile are used.
+    pub login_shell: bool,
+    /// Whether to ask for a pseudo-terminal.
+    pub pty: bool,
+}
+
+/// Which stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// What a running program does.
+#[derive(Debug)]
+pub enum Event {
+    /// It wrote something.
+    Output(OutputStream, Bytes),
+    /// It ended. No further event follows.
+    Exit(Exit),
+    /// The connection broke; whether it still runs is unknown. No further event follows.
+    Lost(Failure),
+}
+
+/// A program that was started.
+pub struct Running {
+    /// What it does, in order. Not taking events holds the program back.
+    pub events: mpsc::Receiver<Event>,
+    /// For sending signals.
+    pub control: Arc<dyn Control>,
+}
+
+/// Influence on a running program.
+#[async_trait]
+pub trait Control: Send + Sync {
+    /// Sends a signal by its name without `SIG`.
+    async fn signal(&self, name: &str) -> Result<(), Failure>;
+}
+
+/// What to copy.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    /// Globs that choose; empty means everything.
+    pub include: Vec<String>,
+    /// Globs that leave out.
+    pub exclude: Vec<String>,
+    /// Upper limit of all files together, in bytes.
+    pub max_bytes: Option<u64>,
+    /// Upper limit of the number of entries.
+    pub max_entries: Option<u64>,
+}
+
+/// What was copied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Regular files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// SHA-256 of the set, for what was received.
+    pub digest: Option<String>,
+    /// Each file with its size and SHA-256, for what was received.
+    pub entries: Vec<CopiedFile>,
+}
+
+/// One received file.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct CopiedFile {
+    /// Path relative to the target.
+    pub path: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// SHA-256 in hexadecimal.
+    pub sha256: String,
+}
+
+/// A VM that is logged into.
+#[async_trait]
+pub trait Guest: Send + Sync {
+    /// The host key's fingerprint, as `SHA256:…`.
+    fn host_key(&self) -> String;
+
+    /// Starts a program.
+    async fn exec(&self, exec: Exec) -> Result<Running, Failure>;
+
+    /// Writes a small file whole or not at all.
+    async fn write_file(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), Failure>;
+
+    /// Copies the contents of `source` into the remote directory `target`.
+    async fn upload(
+        &self,
+        source: &Dir,
+        target: &str,
+        choice: &Choice,
+        console: &Console,
+    ) -> Result<Copied, Failure>;
+
+    /// Copies the contents of the remote directory `source` over `into` below `workspace`.
+    async fn download(
+        &self,
+        source: &str,
+        workspace: &Dir,
+        into: &Path,
+        choice: &Choice,
+        console: &Console,
+    ) -> Result<Copied, Failure>;
+
+    /// Closes the connection in order.
+    async fn close(&self);
+}

@@ -1,0 +1,304 @@
+//! The real cluster: [`Cluster`] over `orka-client`.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use orka_client::{
+    Client, ClientConfig, DeployRequest, Error, Generation as ClientGeneration, Removal,
+    SignOut as ClientSignOut, VmConfigSpec,
+};
+use tokio::sync::OnceCell;
+
+use super::{Cluster, Deploy};
+use crate::bindings::orka::plugin::cluster::{Facts, Generation, Node, SignOut, VmInfo, VmSpec};
+use crate::failure::{Class, Failure, Kind};
+
+/// Orka 3's own default, and the smallest number of cores that Orka 2 accepts.
+const CPU_CORES_DEFAULT: u32 = 3;
+
+const MIB_PER_GIB: f64 = 1024.0;
+
+/// A cluster reached over HTTP. Nothing is sent before [`Cluster::sign_in`].
+pub struct OrkaCluster {
+    config: ClientConfig,
+    client: OnceCell<Client>,
+}
+
+impl OrkaCluster {
+    /// A cluster that is not connected yet.
+    pub fn new(config: ClientConfig) -> Self {
+        Self {
+            config,
+            client: OnceCell::new(),
+        }
+    }
+
+    fn client(&self) -> Result<&Client, Failure> {
+        self.client.get().ok_or_else(|| {
+            Failure::new(
+                Kind::Conflict,
+                Class::Plugin,
+                "run.not-signed-in",
+                "this run has not signed in",
+            )
+        })
+    }
+}
+
+#[async_trait]
+impl Cluster for OrkaCluster {
+    async fn sign_in(&self) -> Result<Facts, Failure> {
+        let client = self
+            .client
+            .get_or_try_init(|| Client::connect(self.config.clone()))
+            .await
+            .map_err(|error| failure(error, Stage::SignIn))?;
+        client
+            .sign_in()
+            .await
+            .map_err(|error| failure(error, Stage::SignIn))?;
+        let is_orka3 = client.generation() == ClientGeneration::Orka3;
+        Ok(Facts {
+            generation: if is_orka3 {
+                Generation::Orka3
+            } else {
+                Generation::Orka2
+            },
+            api_version: client.api_version().map(ToString::to_string),
+            namespace: is_orka3.then(|| client.namespace().to_owned()),
+        })
+    }
+
+    async fn images(&self) -> Result<Vec<String>, Failure> {
+        let images = self.client()?.images().await.map_err(later)?;
+        Ok(images.into_iter().map(|image| image.name).collect())
+    }
+
+    async fn nodes(&self) -> Result<Vec<Node>, Failure> {
+        let nodes = self.client()?.nodes().await.map_err(later)?;
+        Ok(nodes
+            .into_iter()
+            .map(|node| Node {
+                name: node.name,
+                ready: node.is_ready,
+                cpu_available: node.available_cpu,
+                cpu_total: node.allocatable_cpu,
+                tags: node.tags,
+            })
+            .collect())
+    }
+
+    async fn create_config(&self, name: &str, spec: &VmSpec) -> Result<(), Failure> {
+        let client = self.client()?;
+        let spec = config_spec(name, spec)?;
+        if self.stores_configs() {
+            client.create_config(&spec).await.map(drop).map_err(later)
+        } else {
+            // Orka 3 deploys from an image alone; what it would refuse is refused here, before anything exists.
+            orka_client::validate::deploy(client.generation(), &DeployRequest::from(&spec))
+                .map_err(later)
+        }
+    }
+
+    fn stores_configs(&self) -> bool {
+        self.client
+            .get()
+            .is_some_and(|client| client.generation() == ClientGeneration::Orka2)
+    }
+
+    async fn deploy(&self, deploy: &Deploy) -> Result<VmInfo, Failure> {
+        let client = self.client()?;
+        let request = deploy_request(deploy, self.stores_configs())?;
+        let vm = client.deploy(&request).await.map_err(later)?;
+        for warning in &vm.warnings {
+            tracing::warn!(vm = vm.name, "{warning}");
+        }
+        Ok(VmInfo {
+            name: deploy.name.clone(),
+            id: vm.id,
+            node: vm.node,
+            address: vm.address,
+            ssh_port: vm.ssh_port,
+            screen_share_port: vm.screen_share_port,
+            vnc_port: vm.vnc_port,
+        })
+    }
+
+    async fn exists(&self, vm: &VmInfo) -> Result<bool, Failure> {
+        let instances = self.client()?.vm(&vm.name).await.map_err(later)?;
+        Ok(instances
+            .iter()
+            .any(|instance| instance.is_deployed() && (vm.id.is_none() || instance.id == vm.id)))
+    }
+
+    async fn delete(&self, vm: &VmInfo) -> Result<(), Failure> {
+        self.client()?
+            .delete_instance(&vm.name, vm.id.as_deref())
+            .await
+            .map(drop)
+            .map_err(later)
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), Failure> {
+        let client = self.client()?;
+        // An Orka 3 run makes no VM configs, and may have no rights to look for any.
+        let removal = if self.stores_configs() {
+            client.purge(name).await
+        } else {
+            client.delete_instance(name, None).await
+        };
+        match removal.map_err(later)? {
+            Removal::Removed => tracing::debug!(vm = name, "purged"),
+            Removal::AlreadyGone => tracing::debug!(vm = name, "was gone already"),
+        }
+        Ok(())
+    }
+
+    async fn remains(&self, name: &str) -> Result<Option<String>, Failure> {
+        let client = self.client()?;
+        let instances = client.vm(name).await.map_err(later)?;
+        let deployed = instances
+            .iter()
+            .filter(|instance| instance.is_deployed())
+            .count();
+        if deployed > 0 {
+            return Ok(Some(if deployed == 1 {
+                "a VM".to_owned()
+            } else {
+                format!("{deployed} VMs")
+            }));
+        }
+        if self.stores_configs() && client.config(name).await.map_err(later)?.is_some() {
+            return Ok(Some("its VM config".to_owned()));
+        }
+        Ok(None)
+    }
+
+    async fn sign_out(&self) -> Result<SignOut, Failure> {
+        Ok(match self.client()?.sign_out().await.map_err(later)? {
+            ClientSignOut::Revoked => SignOut::Revoked,
+            ClientSignOut::KeptShared => SignOut::Kept(
+                "since Orka 2.1.1 all logins of a user share one token, and revoking it would end other builds".to_owned(),
+            ),
+            ClientSignOut::NothingToRevoke => SignOut::NotApplicable,
+            ClientSignOut::NeverSignedIn => SignOut::Kept("it was given, not obtained by this run".to_owned()),
+        })
+    }
+
+    fn removal_command(&self, name: &str) -> String {
+        if self.stores_configs() {
+            format!("orka vm purge -v {name}")
+        } else {
+            format!("orka3 vm delete {name}")
+        }
+    }
+}
+
+fn memory_gib(spec: &VmSpec) -> Option<f64> {
+    spec.memory_mib.map(|mib| f64::from(mib) / MIB_PER_GIB)
+}
+
+fn config_spec(name: &str, spec: &VmSpec) -> Result<VmConfigSpec, Failure> {
+    let mut config = VmConfigSpec {
+        name: name.to_owned(),
+        image: spec.image.clone(),
+        cpu: spec.cpu_cores.unwrap_or(CPU_CORES_DEFAULT),
+        vcpu: spec.vcpus,
+        memory_gib: memory_gib(spec),
+        vnc_console: spec.vnc_console,
+        gpu_passthrough: spec.gpu_passthrough,
+        system_serial: spec.system_serial.clone(),
+        tag: spec.tag.clone(),
+        tag_required: Some(spec.tag_required),
+        scheduler: spec
+            .scheduler
+            .as_deref()
+            .map(str::parse)
+            .transpose()
+            .map_err(later)?,
+        ..VmConfigSpec::default()
+    };
+    for (option, value) in &spec.options {
+        config.set_option(option, value).map_err(unknown_option)?;
+    }
+    Ok(config)
+}
+
+fn deploy_request(deploy: &Deploy, from_config: bool) -> Result<DeployRequest, Failure> {
+    // A 2.x config holds the shape already; repeating a member there would override it with itself.
+    let mut request = if from_config {
+        DeployRequest {
+            system_serial: deploy.spec.system_serial.clone(),
+            gpu_passthrough: deploy.spec.gpu_passthrough,
+            ..DeployRequest::new(&deploy.name)
+        }
+    } else {
+        DeployRequest::from(&config_spec(&deploy.name, &deploy.spec)?)
+    };
+    if from_config && deploy.config != deploy.name {
+        request.config = Some(deploy.config.clone());
+    }
+    let options = &deploy.options;
+    request.node = options.node.clone().or(request.node);
+    request.metadata = options.metadata.iter().cloned().collect();
+    for reservation in &options.reserved_ports {
+        request
+            .reserved_ports
+            .push(reservation.parse().map_err(later)?);
+    }
+    request.limit = options.timeout_ms.map(Duration::from_millis);
+    for (option, value) in &options.options {
+        request.set_option(option, value).map_err(unknown_option)?;
+    }
+    Ok(request)
+}
+
+fn unknown_option(error: Error) -> Failure {
+    let mut failure = later(error);
+    failure.code = "orka.unknown-option".into();
+    failure
+}
+
+/// When an error came: credentials declined at sign-in are the user's to mend, later ones are the cluster's doing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    SignIn,
+    Later,
+}
+
+fn later(error: Error) -> Failure {
+    failure(error, Stage::Later)
+}
+
+fn failure(error: Error, stage: Stage) -> Failure {
+    let declined = if stage == Stage::SignIn {
+        Class::Config
+    } else {
+        Class::Orka
+    };
+    let (kind, class, code) = match &error {
+        Error::LoginRefused(_) => (Kind::Unauthenticated, declined, "orka.login-declined"),
+        Error::Unauthorized(_) => (Kind::Unauthenticated, declined, "orka.token-declined"),
+        Error::Forbidden { .. } => (Kind::Denied, declined, "orka.forbidden"),
+        Error::Unreachable { .. } => (Kind::Unavailable, Class::Orka, "orka.unreachable"),
+        Error::NotFound(_) => (Kind::NotFound, Class::Orka, "orka.not-found"),
+        Error::Conflict(_) => (Kind::Conflict, Class::Orka, "orka.conflict"),
+        Error::NoCapacity(_) => (Kind::NoCapacity, Class::NoCapacity, "orka.no-capacity"),
+        // Refused here or there, the values are the user's to mend.
+        Error::Invalid { .. } => (Kind::Invalid, Class::Config, "orka.invalid"),
+        Error::TimedOut { .. } => (Kind::TimedOut, Class::Orka, "orka.timed-out"),
+        Error::Interrupted { .. } => (Kind::Unavailable, Class::Orka, "orka.interrupted"),
+        Error::RateLimited { .. } => (Kind::Unavailable, Class::Orka, "orka.rate-limited"),
+        Error::Server { .. } => (Kind::Unavailable, Class::Orka, "orka.server-error"),
+        Error::UnexpectedReply { .. } => (Kind::Unavailable, Class::Orka, "orka.unexpected-reply"),
+        Error::Redirected { .. } => (Kind::Unavailable, Class::Orka, "orka.redirected"),
+        Error::UnusableVm { .. } => (Kind::Unavailable, Class::Orka, "orka.unusable-vm"),
+        Error::NotOrka { .. } => (Kind::Unavailable, Class::Orka, "orka.not-orka"),
+        _ => (Kind::Other, Class::Orka, "orka.other"),
+    };
+    let mut failure = Failure::new(kind, class, code, error.to_string());
+    failure.hint = error.hint();
+    failure.retryable = error.is_retryable();
+    failure.retry_after = error.retry_after();
+    failure.with_source(error)
+}

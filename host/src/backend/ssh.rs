@@ -1,0 +1,410 @@
+//! The real guests: [`Guests`] over `guest-ssh`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cap_std::fs::Dir;
+use guest_ssh::{
+    AuthMethod, ConnectOptions, Connection, Credentials, EnvValue, Error, ExecRequest,
+    Exit as RemoteExit, Identity, Limits, RemotePath, Selection, ShellChoice, Signal, Stdin,
+    Stream, Target, TransferProgress, TransferSummary, Waiting,
+};
+use secrecy::ExposeSecret as _;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{
+    Choice, Control, Copied, CopiedFile, Event, Exec, Guest, Guests, Input, Login, OutputStream,
+    Running,
+};
+use crate::bindings::orka::plugin::cluster::VmInfo;
+use crate::bindings::orka::plugin::types::{Exit, ExitSignal};
+use crate::config::SshConfig;
+use crate::console::{Console, bytes, seconds};
+use crate::failure::{Class, Failure, Kind};
+
+/// Events on their way from a program to whoever drains it; behind them the program waits.
+const EVENTS_QUEUED: usize = 64;
+
+/// Signals on their way to a program.
+const SIGNALS_QUEUED: usize = 8;
+
+/// Guests reached with the run's SSH configuration.
+pub struct SshGuests {
+    config: SshConfig,
+}
+
+impl SshGuests {
+    /// Guests that are logged into as `config` says.
+    pub fn new(config: SshConfig) -> Self {
+        Self { config }
+    }
+
+    fn credentials(&self, login: &Login) -> Result<Credentials, Failure> {
+        let mut methods = Vec::new();
+        if let Some(key) = &login.private_key {
+            methods.push(AuthMethod::PrivateKey(
+                Identity::parse(key, None).map_err(failure)?,
+            ));
+        }
+        if let Some(password) = &login.password {
+            methods.push(AuthMethod::Password(password.clone()));
+        }
+        if methods.is_empty() {
+            methods.clone_from(&self.config.methods);
+        }
+        let username = login
+            .username
+            .clone()
+            .unwrap_or_else(|| self.config.username.clone());
+        Ok(Credentials { username, methods })
+    }
+}
+
+#[async_trait]
+impl Guests for SshGuests {
+    async fn connect(
+        &self,
+        vm: &VmInfo,
+        login: &Login,
+        deadline: Instant,
+        console: &Console,
+    ) -> Result<Arc<dyn Guest>, Failure> {
+        let credentials = self.credentials(login)?;
+        let target = Target {
+            host: vm.address.clone(),
+            port: vm.ssh_port,
+        };
+        let tell = |waiting: &Waiting<'_>| {
+            console.progress(&format!(
+                "waiting for SSH for {}: {}",
+                seconds(waiting.elapsed),
+                waiting.last
+            ));
+        };
+        let options = ConnectOptions::until(deadline);
+        let connection = guest_ssh::connect(
+            &target,
+            &credentials,
+            &self.config.host_keys,
+            &options,
+            tell,
+        )
+        .await
+        .map_err(failure)?;
+        Ok(Arc::new(SshGuest { connection }))
+    }
+
+    fn patience(&self) -> Duration {
+        self.config.timeout
+    }
+}
+
+/// A VM that is logged into.
+struct SshGuest {
+    connection: Connection,
+}
+
+#[async_trait]
+impl Guest for SshGuest {
+    fn host_key(&self) -> String {
+        self.connection.host_key_fingerprint().to_owned()
+    }
+
+    async fn exec(&self, exec: Exec) -> Result<Running, Failure> {
+        let request = ExecRequest {
+            program: exec.program,
+            args: exec.arguments,
+            env: exec
+                .env
+                .into_iter()
+                .map(|(name, value)| (name, EnvValue::Plain(value)))
+                .chain(
+                    exec.secret_env
+                        .into_iter()
+                        .map(|(name, value)| (name, EnvValue::Secret(value))),
+                )
+                .collect(),
+            cwd: exec
+                .cwd
+                .map(RemotePath::parse)
+                .transpose()
+                .map_err(failure)?,
+            stdin: match exec.input {
+                Input::Empty => Stdin::None,
+                Input::Bytes(bytes) => Stdin::Bytes(bytes.into()),
+                Input::Secret(secret) => {
+                    Stdin::Bytes(Bytes::copy_from_slice(secret.expose_secret().as_bytes()))
+                }
+                Input::File(file) => Stdin::Reader(Box::new(tokio::fs::File::from_std(file))),
+            },
+            pty: exec.pty,
+            shell: if exec.login_shell {
+                ShellChoice::Login
+            } else {
+                ShellChoice::Direct
+            },
+        };
+        let command = self.connection.exec(request).await.map_err(failure)?;
+        let (events, receiver) = mpsc::channel(EVENTS_QUEUED);
+        let (signals, requests) = mpsc::channel(SIGNALS_QUEUED);
+        tokio::spawn(pump(command, events, requests));
+        Ok(Running {
+            events: receiver,
+            control: Arc::new(Signals(signals)),
+        })
+    }
+
+    async fn write_file(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), Failure> {
+        let path = RemotePath::parse(path).map_err(failure)?;
+        self.connection
+            .write_file(&path, contents, mode)
+            .await
+            .map_err(transfer_failure)
+    }
+
+    async fn upload(
+        &self,
+        source: &Dir,
+        target: &str,
+        choice: &Choice,
+        console: &Console,
+    ) -> Result<Copied, Failure> {
+        let target = RemotePath::parse(target).map_err(failure)?;
+        let progress = |progress: &TransferProgress| tell_progress(console, "copying in", progress);
+        let summary = self
+            .connection
+            .upload(
+                source,
+                &selection(choice)?,
+                &target,
+                &limits(choice),
+                progress,
+            )
+            .await
+            .map_err(transfer_failure)?;
+        Ok(copied(summary, console))
+    }
+
+    async fn download(
+        &self,
+        source: &str,
+        workspace: &Dir,
+        into: &Path,
+        choice: &Choice,
+        console: &Console,
+    ) -> Result<Copied, Failure> {
+        let source = RemotePath::parse(source).map_err(failure)?;
+        let progress =
+            |progress: &TransferProgress| tell_progress(console, "copying back", progress);
+        let summary = self
+            .connection
+            .download(
+                &source,
+                &selection(choice)?,
+                workspace,
+                into,
+                &limits(choice),
+                progress,
+            )
+            .await
+            .map_err(transfer_failure)?;
+        Ok(copied(summary, console))
+    }
+
+    async fn close(&self) {
+        self.connection.close().await;
+    }
+}
+
+/// Moves a program's events along until it ends or nobody takes them any more.
+async fn pump(
+    mut command: guest_ssh::Command,
+    events: mpsc::Sender<Event>,
+    mut signals: mpsc::Receiver<Signal>,
+) {
+    loop {
+        let output = tokio::select! {
+            output = command.next_output() => output,
+            Some(signal) = signals.recv() => {
+                if let Err(error) = command.signal(signal).await {
+                    tracing::debug!(%error, "a signal did not get through");
+                }
+                continue;
+            }
+            // The run is over: dropping the command closes its channel.
+            () = events.closed() => return,
+        };
+        let Some(chunk) = output else { break };
+        let stream = match chunk.stream {
+            Stream::Stdout => OutputStream::Stdout,
+            Stream::Stderr => OutputStream::Stderr,
+        };
+        if events
+            .send(Event::Output(stream, chunk.data))
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+    let ending = match command.wait().await {
+        Ok(RemoteExit::Status(status)) => Event::Exit(Exit::Status(status)),
+        Ok(RemoteExit::Signal {
+            name, core_dumped, ..
+        }) => Event::Exit(Exit::Signal(ExitSignal { name, core_dumped })),
+        Err(error) => Event::Lost(failure(error)),
+    };
+    // Nobody waiting any more is fine.
+    let _ = events.send(ending).await;
+}
+
+/// Sends signals to the task that owns the program.
+struct Signals(mpsc::Sender<Signal>);
+
+#[async_trait]
+impl Control for Signals {
+    async fn signal(&self, name: &str) -> Result<(), Failure> {
+        let signal = match name {
+            "HUP" => Signal::Hup,
+            "INT" => Signal::Int,
+            "QUIT" => Signal::Quit,
+            "KILL" => Signal::Kill,
+            "TERM" => Signal::Term,
+            "USR1" => Signal::Usr1,
+            "ABRT" => Signal::Abrt,
+            "ALRM" => Signal::Alrm,
+            "PIPE" => Signal::Pipe,
+            _ => {
+                return Err(Failure::invalid(
+                    "ssh.signal",
+                    format!("SSH cannot send `{name}`"),
+                ));
+            }
+        };
+        // A program that has ended needs no signal any more.
+        let _ = self.0.send(signal).await;
+        Ok(())
+    }
+}
+
+fn selection(choice: &Choice) -> Result<Selection, Failure> {
+    Selection::parse(&choice.include, &choice.exclude).map_err(|error| {
+        let mut failure = failure(error);
+        failure.code = "files.pattern".into();
+        failure.class = Class::Config;
+        failure
+    })
+}
+
+fn limits(choice: &Choice) -> Limits {
+    let defaults = Limits::default();
+    Limits {
+        bytes: choice.max_bytes.unwrap_or(defaults.bytes),
+        entries: choice.max_entries.unwrap_or(defaults.entries),
+        ..defaults
+    }
+}
+
+fn tell_progress(console: &Console, what: &str, progress: &TransferProgress) {
+    console.progress(&format!(
+        "{what}: {} in {} entries",
+        bytes(progress.bytes),
+        progress.entries
+    ));
+}
+
+fn copied(summary: TransferSummary, console: &Console) -> Copied {
+    for skipped in &summary.skipped {
+        console.warn(&format!(
+            "left out `{}`: {}",
+            skipped.path.display(),
+            skipped.reason
+        ));
+    }
+    for warning in &summary.warnings {
+        console.warn(warning);
+    }
+    let is_received = !summary.entries.is_empty();
+    Copied {
+        files: summary.files,
+        bytes: summary.bytes,
+        digest: is_received.then(|| summary.digest_hex()),
+        entries: summary
+            .entries
+            .iter()
+            .map(|entry| CopiedFile {
+                path: entry.path.to_string_lossy().into_owned(),
+                size: entry.size,
+                sha256: entry.sha256_hex(),
+            })
+            .collect(),
+    }
+}
+
+/// An error of a transfer that is not the connection's is about files.
+fn transfer_failure(error: Error) -> Failure {
+    let mut failure = failure(error);
+    if failure.class == Class::Ssh && failure.code != "ssh.lost" {
+        failure.class = Class::Files;
+    }
+    failure
+}
+
+fn failure(error: Error) -> Failure {
+    let (kind, class, code) = match &error {
+        Error::TimedOut { last, .. } => (
+            Kind::TimedOut,
+            Class::Ssh,
+            last.as_deref().map_or("ssh.timed-out", waiting_code),
+        ),
+        Error::AuthenticationDeclined { .. } => (
+            Kind::Unauthenticated,
+            Class::Ssh,
+            "ssh.authentication-declined",
+        ),
+        Error::HostKeyMismatch { .. } => {
+            (Kind::Unauthenticated, Class::Ssh, "ssh.host-key-mismatch")
+        }
+        Error::HostKeyUnknown { .. } => (Kind::Unauthenticated, Class::Ssh, "ssh.host-key-unknown"),
+        Error::HostKeyRevoked { .. } => (Kind::Unauthenticated, Class::Ssh, "ssh.host-key-revoked"),
+        Error::HostCertificateInvalid { .. } => {
+            (Kind::Unauthenticated, Class::Ssh, "ssh.host-certificate")
+        }
+        Error::InvalidHostKeys { .. } => (Kind::Invalid, Class::Config, "ssh.host-keys"),
+        Error::InvalidKey { .. }
+        | Error::PublicKeyGiven
+        | Error::PassphraseNeeded
+        | Error::WrongPassphrase => (Kind::Invalid, Class::Config, "ssh.key"),
+        Error::Lost { .. } => (Kind::Unavailable, Class::Ssh, "ssh.lost"),
+        Error::ExecRefused { .. } => (Kind::Unavailable, Class::Ssh, "ssh.exec-refused"),
+        Error::RemoteToolMissing { .. } => (Kind::Other, Class::Files, "files.remote-tool"),
+        Error::RemoteFailed { .. } => (Kind::Other, Class::Files, "files.remote"),
+        Error::NotFound { .. } => (Kind::NotFound, Class::Files, "files.not-found"),
+        Error::LimitExceeded { .. } => (Kind::NoCapacity, Class::Files, "files.limit"),
+        Error::Transfer { .. } => (Kind::Other, Class::Files, "files.transfer"),
+        Error::Invalid { .. } => (Kind::Invalid, Class::Plugin, "ssh.invalid"),
+        other => (Kind::Unavailable, Class::Ssh, waiting_code(other)),
+    };
+    let mut failure = Failure::new(kind, class, code, error.to_string());
+    failure.hint = error.hint();
+    failure.retryable = error.may_pass();
+    failure.with_source(error)
+}
+
+/// The codes of states that a VM on its way up goes through.
+fn waiting_code(error: &Error) -> &'static str {
+    match error {
+        Error::Unresolved { .. } => "ssh.unresolved",
+        Error::Refused { .. } => "ssh.refused",
+        Error::NoRoute { .. } => "ssh.no-route",
+        Error::Unanswered { .. } => "ssh.unanswered",
+        Error::Silent { .. } => "ssh.silent",
+        Error::Reset { .. } => "ssh.reset",
+        Error::Handshake { .. } => "ssh.handshake",
+        _ => "ssh.other",
+    }
+}

@@ -1,0 +1,57 @@
+//! `types`: from a failure to what the guest is told.
+
+use crate::bindings::orka::plugin::types::{Error, ErrorInfo, Host};
+use crate::console::millis;
+use crate::failure::{Failure, Kind};
+use crate::state::{BreachError, CallError, HostState};
+
+impl Host for HostState {
+    fn convert_error(&mut self, error: CallError) -> wasmtime::Result<Error> {
+        match error {
+            CallError::Failure(failure) => {
+                self.run.issued(&failure);
+                Ok(for_guest(&failure, |text| {
+                    self.run.console.masker().mask(text)
+                }))
+            }
+            CallError::Trap(error) => match error.downcast::<BreachError>() {
+                Ok(BreachError(breach)) => Err(self.limiter.broken(breach)),
+                Err(error) => Err(error),
+            },
+        }
+    }
+}
+
+/// The contract's form of a failure; causes join the message, since the guest has no other way to learn them.
+fn for_guest(failure: &Failure, mask: impl Fn(&str) -> String) -> Error {
+    let mut message = failure.message.clone();
+    for cause in failure.causes() {
+        message.push_str(": ");
+        message.push_str(&cause);
+    }
+    let info = ErrorInfo {
+        code: failure.code.to_string(),
+        message: mask(&message),
+        hint: failure.hint.as_deref().map(&mask),
+        retryable: failure.retryable,
+        retry_after_ms: failure.retry_after.map(millis),
+        request_id: None,
+        details: failure
+            .details
+            .iter()
+            .map(|(name, value)| (name.clone(), mask(value)))
+            .collect(),
+    };
+    match failure.kind {
+        Kind::Invalid => Error::Invalid(info),
+        Kind::Denied => Error::Denied(info),
+        Kind::NotFound => Error::NotFound(info),
+        Kind::Conflict => Error::Conflict(info),
+        Kind::NoCapacity => Error::NoCapacity(info),
+        Kind::Unauthenticated => Error::Unauthenticated(info),
+        Kind::Unavailable => Error::Unavailable(info),
+        Kind::TimedOut => Error::TimedOut(info),
+        Kind::Cancelled => Error::Cancelled(info),
+        Kind::Other => Error::Other(info),
+    }
+}

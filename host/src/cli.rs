@@ -1,0 +1,311 @@
+//! What the person typed: spelling only. What it means is decided in [`crate::config`].
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const AFTER_HELP: &str = "\
+Examples:
+  Build with the bundled policy on Orka 2.x:
+    orka-step run --orka-api http://10.221.188.20 --orka-credentials /creds/orka \\
+      --ssh-credentials /creds/ssh --workspace . -p base-image=sonoma.orkasi -p script='make ipa'
+
+  Use your own policy, allowed by your own grants:
+    orka-step run --plugin ./mine.wasm --grants grants.toml …
+
+  See the whole job without a Mac:
+    orka-step demo
+
+Exit codes of `run`: the script's own status if it ran to an end (128 + N if signal N ended it), otherwise
+  2 usage        130/143 SIGINT/SIGTERM  210 internal   211 config  212 plugin-rejected  213 plugin-failed
+  214 orka       215 no-capacity         216 ssh        217 files   218 timed-out        219 leftovers";
+
+/// Builds on macOS VMs of a MacStadium Orka cluster, as a Tekton step.
+///
+/// A sandboxed Wasm plugin holds the build policy; this program owns the Orka API, SSH, the workspace, secrets and
+/// clean-up. Whatever happens, every VM that a run made is deleted.
+#[derive(Debug, Parser)]
+#[command(name = "orka-step", version, about, after_help = AFTER_HELP, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// Show more: once for debug messages, twice for every request.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a plugin: the main job.
+    Run(Box<RunArgs>),
+    /// Look into plugins.
+    Plugin(PluginArgs),
+    /// Run the whole job against a simulated cluster in this process.
+    #[cfg(feature = "demo")]
+    Demo(DemoArgs),
+}
+
+/// `orka-step run`.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// The build script as a file, so that this program can be a `#!` interpreter. The first line is dropped when it
+    /// names `orka-step` as the interpreter.
+    #[arg(value_name = "SCRIPT")]
+    pub script: Option<PathBuf>,
+
+    /// The plugin: a bundled name or the path of a `.wasm` file.
+    #[arg(
+        long,
+        env = "ORKA_PLUGIN",
+        value_name = "REF",
+        default_value = "build",
+        help_heading = "Plugin"
+    )]
+    pub plugin: String,
+
+    /// A directory with plugins to find by name, before those that came with this program.
+    #[arg(
+        long,
+        env = "ORKA_PLUGIN_DIR",
+        value_name = "DIR",
+        help_heading = "Plugin"
+    )]
+    pub plugin_dir: Option<PathBuf>,
+
+    /// A parameter of the plugin; may be repeated. Also from `ORKA_PARAM_<NAME>`, in upper case with `-` as `_`.
+    #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = name_and_value, help_heading = "Plugin")]
+    pub params: Vec<(String, String)>,
+
+    /// What the plugin may do, in TOML. Plugins that came with this program have a stock grant; others have nothing
+    /// without this file.
+    #[arg(
+        long,
+        env = "ORKA_GRANTS",
+        value_name = "FILE",
+        help_heading = "Plugin"
+    )]
+    pub grants: Option<PathBuf>,
+
+    /// A directory of secrets, one file each, that granted plugins can use but never read.
+    #[arg(
+        long,
+        env = "ORKA_SECRETS",
+        value_name = "DIR",
+        help_heading = "Plugin"
+    )]
+    pub secrets: Option<PathBuf>,
+
+    /// A limit of the plugin's sandbox; may be repeated. Names: `memory-mib`, `cpu-seconds`, `host-calls`, `handles`.
+    #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = name_and_value, help_heading = "Plugin")]
+    pub limits: Vec<(String, String)>,
+
+    #[command(flatten)]
+    pub orka: OrkaArgs,
+
+    #[command(flatten)]
+    pub ssh: SshArgs,
+
+    /// The directory that is copied into the VM and back.
+    #[arg(
+        long,
+        env = "ORKA_WORKSPACE",
+        value_name = "DIR",
+        help_heading = "Files"
+    )]
+    pub workspace: Option<PathBuf>,
+
+    /// Where Tekton results are written; `/tekton/results` where that exists.
+    #[arg(long, env = "ORKA_RESULTS", value_name = "DIR", help_heading = "Files")]
+    pub results: Option<PathBuf>,
+
+    /// Write what happened as JSON, with a page for people beside it (`.html`).
+    #[arg(long, env = "ORKA_REPORT", value_name = "FILE", help_heading = "Files")]
+    pub report: Option<PathBuf>,
+
+    /// The run's own deadline, such as `50m`. Keep it below the TaskRun's timeout: at its end VMs are deleted in order.
+    #[arg(long, env = "ORKA_TIMEOUT", value_name = "DURATION", default_value = "55m", value_parser = duration, help_heading = "Run")]
+    pub timeout: Duration,
+
+    /// UID of the pipeline run or task run, for names; random where absent.
+    #[arg(long, env = "ORKA_RUN_UID", value_name = "UID", help_heading = "Run")]
+    pub run_uid: Option<String>,
+
+    /// UID of the pod, for names; random where absent.
+    #[arg(long, env = "ORKA_POD_UID", value_name = "UID", help_heading = "Run")]
+    pub pod_uid: Option<String>,
+
+    /// What names of VMs and VM configs begin with.
+    #[arg(long, env = "ORKA_VM_PREFIX", value_name = "PREFIX", default_value = crate::identity::DEFAULT_PREFIX, help_heading = "Run")]
+    pub vm_prefix: String,
+}
+
+/// How to reach and use the cluster.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Orka")]
+pub struct OrkaArgs {
+    /// The cluster's endpoint, such as `http://10.221.188.20` or `https://company.orka.app`.
+    #[arg(long, env = "ORKA_API", value_name = "URL")]
+    pub orka_api: Option<String>,
+
+    /// Which of Orka's APIs the endpoint speaks.
+    #[arg(
+        long,
+        env = "ORKA_VERSION",
+        value_name = "VERSION",
+        default_value = "auto"
+    )]
+    pub orka_version: OrkaVersion,
+
+    /// The Orka namespace (3.x).
+    #[arg(
+        long,
+        env = "ORKA_NAMESPACE",
+        value_name = "NS",
+        default_value = "orka-default"
+    )]
+    pub orka_namespace: String,
+
+    /// A directory with the files `email`, `password` and `licenseKey` (2.x), or `token` (3.x). Instead:
+    /// `ORKA_EMAIL`, `ORKA_PASSWORD`, `ORKA_LICENSE_KEY`, `ORKA_TOKEN`; files win.
+    #[arg(long, env = "ORKA_CREDENTIALS", value_name = "DIR")]
+    pub orka_credentials: Option<PathBuf>,
+
+    /// A PEM file of certificate authorities to trust beside the system's.
+    #[arg(long, env = "ORKA_CA", value_name = "FILE")]
+    pub orka_ca: Option<PathBuf>,
+
+    /// How long one deploy request may take. The first deployment of an image on a node takes minutes.
+    #[arg(long, env = "ORKA_DEPLOY_TIMEOUT", value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    pub deploy_timeout: Duration,
+}
+
+/// How to log into VMs.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "SSH")]
+pub struct SshArgs {
+    /// A directory with the files `username` and `password`, or a private key (`ssh-privatekey`, `id_ed25519`,
+    /// `id_ecdsa` or `id_rsa`), and optionally `passphrase` and `known_hosts`. Instead: `SSH_USERNAME`, `SSH_PASSWORD`;
+    /// files win.
+    #[arg(long, env = "ORKA_SSH_CREDENTIALS", value_name = "DIR")]
+    pub ssh_credentials: Option<PathBuf>,
+
+    /// How long a deployed VM may take until it accepts the login.
+    #[arg(long, env = "ORKA_SSH_TIMEOUT", value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    pub ssh_timeout: Duration,
+}
+
+/// Which API an endpoint speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OrkaVersion {
+    /// Ask the endpoint.
+    Auto,
+    /// Orka 1.x and 2.x.
+    #[value(name = "2")]
+    V2,
+    /// Orka 3.x.
+    #[value(name = "3")]
+    V3,
+}
+
+/// `orka-step plugin`.
+#[derive(Args, Debug)]
+pub struct PluginArgs {
+    #[command(subcommand)]
+    pub command: PluginCommand,
+}
+
+/// The commands about plugins.
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// Show what a plugin says of itself and asks for, without running it.
+    Inspect {
+        /// A bundled name or the path of a `.wasm` file.
+        #[arg(value_name = "REF")]
+        plugin: String,
+        /// A directory with plugins to find by name.
+        #[arg(long, env = "ORKA_PLUGIN_DIR", value_name = "DIR")]
+        plugin_dir: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `orka-step demo`.
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// The plugin to run instead of `build`; it is granted all that it asks for.
+    #[arg(long, value_name = "REF", default_value = "build")]
+    pub plugin: String,
+
+    /// A directory with plugins to find by name.
+    #[arg(long, env = "ORKA_PLUGIN_DIR", value_name = "DIR")]
+    pub plugin_dir: Option<PathBuf>,
+
+    /// A parameter of the plugin; may be repeated.
+    #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = name_and_value)]
+    pub params: Vec<(String, String)>,
+
+    /// Use this directory as the workspace instead of a sample project in a temporary one.
+    #[arg(long, value_name = "DIR")]
+    pub workspace: Option<PathBuf>,
+
+    /// How long the simulated VM takes to boot.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    pub boot_delay: Duration,
+}
+
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Err("must be longer than zero".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(_) => Err("expected a duration such as `90s`, `10m` or `1h 30m`".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_may_follow_the_script_as_under_a_shebang() {
+        let cli = Cli::try_parse_from([
+            "orka-step",
+            "run",
+            "/tekton/scripts/script-0",
+            "-p",
+            "a=b=c",
+        ])
+        .unwrap();
+        let Command::Run(run) = cli.command else {
+            panic!("not `run`")
+        };
+        assert_eq!(
+            run.script.as_deref(),
+            Some(std::path::Path::new("/tekton/scripts/script-0"))
+        );
+        assert_eq!(run.params, [("a".to_owned(), "b=c".to_owned())]);
+    }
+}

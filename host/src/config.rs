@@ -1,0 +1,557 @@
+//! What the run will do: flags over environment over files over defaults, resolved once and read-only after.
+//!
+//! The one reader of the environment and of credential files. Every problem found is reported together.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+use guest_ssh::{AuthMethod, HostKeyPolicy, Identity as KeyIdentity, KnownHosts};
+use orka_client::{ClientConfig, Credentials, Endpoint, TokenSource, VersionChoice};
+use secrecy::{ExposeSecret as _, SecretString};
+
+use crate::cli::{OrkaArgs, OrkaVersion, RunArgs, SshArgs};
+use crate::failure::Failure;
+use crate::grants::GrantsFile;
+use crate::identity::Identity;
+use crate::limits::Limits;
+use crate::mask::Masker;
+use crate::plugin::PluginRef;
+
+/// Where Tekton keeps results.
+const TEKTON_RESULTS: &str = "/tekton/results";
+
+/// What the environment variables of plugin parameters begin with.
+const PARAM_PREFIX: &str = "ORKA_PARAM_";
+
+/// File names that hold a private key, in the order in which they are looked for.
+const KEY_FILES: [&str; 4] = ["ssh-privatekey", "id_ed25519", "id_ecdsa", "id_rsa"];
+
+/// A secret mounted as a file is small; anything larger is a mistake.
+const SECRET_BYTES_MAX: u64 = 1024 * 1024;
+
+/// A build script larger than this belongs into the workspace.
+const SCRIPT_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// The environment, by name.
+pub type Environment = BTreeMap<String, String>;
+
+/// Reads this process's environment; values that are not UTF-8 are left out.
+pub fn environment() -> Environment {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// How to log into VMs.
+#[derive(Clone, Debug)]
+pub struct SshConfig {
+    /// The user to log in as.
+    pub username: String,
+    /// Ways to authenticate, in order.
+    pub methods: Vec<AuthMethod>,
+    /// Which host keys to accept.
+    pub host_keys: HostKeyPolicy,
+    /// How long a deployed VM may take until it accepts the login.
+    pub timeout: Duration,
+}
+
+/// The directory that is copied into VMs and back.
+#[derive(Debug)]
+pub struct Workspace {
+    /// All access goes through this.
+    pub dir: Dir,
+    /// For messages.
+    pub path: PathBuf,
+}
+
+/// Everything a run needs to know.
+#[derive(Debug)]
+pub struct Config {
+    /// Which plugin.
+    pub plugin: PluginRef,
+    /// Parameters from flags, by name.
+    pub params: BTreeMap<String, String>,
+    /// Parameters from the environment, by variable name.
+    pub environment_params: BTreeMap<String, String>,
+    /// The script given as a file, without a first line that names this program.
+    pub script: Option<Vec<u8>>,
+    /// The operator's grants.
+    pub grants: Option<GrantsFile>,
+    /// The cluster.
+    pub orka: ClientConfig,
+    /// Logins into VMs.
+    pub ssh: SshConfig,
+    /// The workspace, if there is one.
+    pub workspace: Option<Workspace>,
+    /// Where results go, if anywhere.
+    pub results: Option<PathBuf>,
+    /// Where the report goes, if anywhere.
+    pub report: Option<PathBuf>,
+    /// The run's own deadline, from its start.
+    pub timeout: Duration,
+    /// Names.
+    pub identity: Identity,
+    /// The sandbox's limits.
+    pub limits: Limits,
+    /// Secrets by name.
+    pub secrets: BTreeMap<String, SecretString>,
+    /// Hides all of the above secrets.
+    pub masker: Masker,
+}
+
+/// Collects problems, so that all of them are reported at once.
+#[derive(Default)]
+struct Problems(Vec<Failure>);
+
+impl Problems {
+    fn take<T>(&mut self, result: Result<T, Failure>) -> Option<T> {
+        result.map_err(|failure| self.0.push(failure)).ok()
+    }
+}
+
+impl Config {
+    /// Resolves the command line and the environment.
+    ///
+    /// # Errors
+    ///
+    /// Every problem found, at least one.
+    pub fn resolve(
+        args: &RunArgs,
+        environment: &Environment,
+        masker: Masker,
+    ) -> Result<Self, Vec<Failure>> {
+        let mut problems = Problems::default();
+        let plugin = problems.take(PluginRef::parse(&args.plugin, args.plugin_dir.clone()));
+        let script = problems.take(args.script.as_deref().map(read_script).transpose());
+        let grants = problems.take(args.grants.as_deref().map(GrantsFile::load).transpose());
+        let orka = resolve_orka(&args.orka, environment, &masker, &mut problems);
+        let ssh = resolve_ssh(&args.ssh, environment, &masker, &mut problems);
+        let workspace = problems.take(args.workspace.as_deref().map(open_workspace).transpose());
+        let results = problems.take(results_directory(args.results.as_deref()));
+        let report = problems.take(report_file(args.report.as_deref()));
+        let identity = problems.take(Identity::new(
+            &args.vm_prefix,
+            args.run_uid.as_deref(),
+            args.pod_uid.as_deref(),
+        ));
+        let limits = problems.take(Limits::default().with(&args.limits));
+        let secrets = problems.take(
+            args.secrets
+                .as_deref()
+                .map_or_else(|| Ok(BTreeMap::new()), read_secrets),
+        );
+        let params = problems.take(params(&args.params));
+        if let Some(secrets) = &secrets {
+            secrets
+                .values()
+                .for_each(|secret| masker.add(secret.expose_secret()));
+        }
+        let (
+            Some(plugin),
+            Some(script),
+            Some(grants),
+            Some(orka),
+            Some(ssh),
+            Some(workspace),
+            Some(results),
+            Some(report),
+            Some(identity),
+            Some(limits),
+            Some(secrets),
+            Some(params),
+        ) = (
+            plugin, script, grants, orka, ssh, workspace, results, report, identity, limits,
+            secrets, params,
+        )
+        else {
+            return Err(problems.0);
+        };
+        Ok(Self {
+            plugin,
+            params,
+            environment_params: environment
+                .iter()
+                .filter(|(name, _)| name.starts_with(PARAM_PREFIX))
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+            script,
+            grants,
+            orka,
+            ssh,
+            workspace,
+            results,
+            report,
+            timeout: args.timeout,
+            identity,
+            limits,
+            secrets,
+            masker,
+        })
+    }
+}
+
+fn resolve_orka(
+    args: &OrkaArgs,
+    environment: &Environment,
+    masker: &Masker,
+    problems: &mut Problems,
+) -> Option<ClientConfig> {
+    let endpoint = problems.take(match &args.orka_api {
+        None => Err(Failure::config("no Orka endpoint is given")
+            .with_hint("set `--orka-api URL` or `ORKA_API`, such as `http://10.221.188.20`")),
+        Some(text) => Endpoint::parse(text).map_err(|error| {
+            Failure::config(format!("`--orka-api` is not an endpoint: {error}"))
+                .with_hint("give it as `http://10.221.188.20` or `https://company.orka.app`")
+        }),
+    });
+    let credentials = problems.take(orka_credentials(args, environment, masker));
+    let (endpoint, credentials) = (endpoint?, credentials?);
+    let mut config = ClientConfig::new(endpoint, credentials);
+    config.version = match args.orka_version {
+        OrkaVersion::Auto => VersionChoice::Auto,
+        OrkaVersion::V2 => VersionChoice::V2,
+        OrkaVersion::V3 => VersionChoice::V3,
+    };
+    config.namespace = args.orka_namespace.clone();
+    config.ca_file = args.orka_ca.clone();
+    config.timeouts.deploy = args.deploy_timeout;
+    Some(config)
+}
+
+fn orka_credentials(
+    args: &OrkaArgs,
+    environment: &Environment,
+    masker: &Masker,
+) -> Result<Credentials, Failure> {
+    let directory = args
+        .orka_credentials
+        .as_deref()
+        .map(|path| SecretDirectory::open(path, "--orka-credentials"))
+        .transpose()?;
+    let find = |file: &str, variable: &str| -> Result<Option<SecretString>, Failure> {
+        let from_file = directory
+            .as_ref()
+            .map(|directory| directory.read(file))
+            .transpose()?
+            .flatten();
+        let secret = from_file.or_else(|| {
+            environment
+                .get(variable)
+                .filter(|value| !value.is_empty())
+                .map(|value| SecretString::from(value.clone()))
+        });
+        Ok(secret)
+    };
+    let email = find("email", "ORKA_EMAIL")?;
+    let password = find("password", "ORKA_PASSWORD")?;
+    let licence_key = find("licenseKey", "ORKA_LICENSE_KEY")?;
+    let token = find("token", "ORKA_TOKEN")?;
+    for secret in [&password, &licence_key, &token].into_iter().flatten() {
+        masker.add(secret.expose_secret());
+    }
+    // A mounted token is read again when it is rotated; one from the environment cannot change.
+    let token_source = token.map(|token| {
+        match directory
+            .as_ref()
+            .map(|directory| directory.path.join("token"))
+        {
+            Some(file) if file.is_file() => TokenSource::File(file),
+            _ => TokenSource::Static(token),
+        }
+    });
+    let where_to_look = "put the files `email` and `password` (Orka 2.x) or `token` (Orka 3.x) into the directory given with \
+                         `--orka-credentials`, or set `ORKA_EMAIL` and `ORKA_PASSWORD`, or `ORKA_TOKEN`";
+    let incomplete = |message: &str| Err(Failure::config(message).with_hint(where_to_look));
+    let email = email.map(|email| email.expose_secret().to_owned());
+    match (email, password, token_source) {
+        (Some(email), Some(password), Some(token)) => Ok(Credentials::Both {
+            email,
+            password,
+            licence_key,
+            token,
+        }),
+        (Some(email), Some(password), None) => Ok(Credentials::Login {
+            email,
+            password,
+            licence_key,
+        }),
+        (_, _, Some(token)) => Ok(Credentials::Token(token)),
+        (Some(_), None, None) => {
+            incomplete("the Orka credentials have an e-mail address but no password")
+        }
+        (None, Some(_), None) => {
+            incomplete("the Orka credentials have a password but no e-mail address")
+        }
+        (None, None, None) => incomplete("no Orka credentials are given"),
+    }
+}
+
+fn resolve_ssh(
+    args: &SshArgs,
+    environment: &Environment,
+    masker: &Masker,
+    problems: &mut Problems,
+) -> Option<SshConfig> {
+    problems.take(ssh_config(args, environment, masker))
+}
+
+fn ssh_config(
+    args: &SshArgs,
+    environment: &Environment,
+    masker: &Masker,
+) -> Result<SshConfig, Failure> {
+    let directory = args
+        .ssh_credentials
+        .as_deref()
+        .map(|path| SecretDirectory::open(path, "--ssh-credentials"))
+        .transpose()?;
+    let file = |name: &str| {
+        directory
+            .as_ref()
+            .map(|directory| directory.read(name))
+            .transpose()
+            .map(Option::flatten)
+    };
+    let variable = |name: &str| {
+        environment
+            .get(name)
+            .filter(|value| !value.is_empty())
+            .map(|value| SecretString::from(value.clone()))
+    };
+    let where_to_look = "put the files `username` and `password`, or a private key, into the directory given with \
+                         `--ssh-credentials`, or set `SSH_USERNAME` and `SSH_PASSWORD`";
+    let username = file("username")?.or_else(|| variable("SSH_USERNAME"));
+    let password = file("password")?.or_else(|| variable("SSH_PASSWORD"));
+    let passphrase = file("passphrase")?;
+    let mut methods = Vec::new();
+    for name in KEY_FILES {
+        if let Some(key) = file(name)? {
+            masker.add(key.expose_secret());
+            let identity = KeyIdentity::parse(&key, passphrase.as_ref()).map_err(|error| {
+                let failure = Failure::config(format!("the private key `{name}` cannot be used"));
+                let failure = match error.hint() {
+                    Some(hint) => failure.with_hint(hint),
+                    None => failure,
+                };
+                failure.with_source(error)
+            })?;
+            methods.push(AuthMethod::PrivateKey(identity));
+        }
+    }
+    let Some(username) = username.map(|username| username.expose_secret().to_owned()) else {
+        return Err(Failure::config("no SSH user name is given").with_hint(where_to_look));
+    };
+    if let Some(password) = password {
+        // MacStadium's images have the password `admin` for the user `admin`: hiding it would hide every home directory.
+        if password.expose_secret() != username {
+            masker.add(password.expose_secret());
+        }
+        methods.push(AuthMethod::Password(password));
+    }
+    if let Some(passphrase) = &passphrase {
+        masker.add(passphrase.expose_secret());
+    }
+    if methods.is_empty() {
+        return Err(Failure::config(
+            "the SSH credentials have neither a password nor a private key",
+        )
+        .with_hint(where_to_look));
+    }
+    let host_keys = match file("known_hosts")? {
+        None => HostKeyPolicy::AcceptAndRecord,
+        Some(text) => {
+            HostKeyPolicy::KnownHosts(KnownHosts::parse(text.expose_secret()).map_err(|error| {
+                Failure::config("the file `known_hosts` is wrong").with_source(error)
+            })?)
+        }
+    };
+    Ok(SshConfig {
+        username,
+        methods,
+        host_keys,
+        timeout: args.ssh_timeout,
+    })
+}
+
+/// A directory of small files, as Kubernetes mounts a Secret.
+struct SecretDirectory {
+    path: PathBuf,
+    flag: &'static str,
+}
+
+impl SecretDirectory {
+    fn open(path: &Path, flag: &'static str) -> Result<Self, Failure> {
+        match std::fs::read_dir(path) {
+            Ok(_) => Ok(Self {
+                path: path.to_owned(),
+                flag,
+            }),
+            Err(error) => Err(Failure::config(format!(
+                "cannot read the directory `{}` given with `{flag}`",
+                path.display()
+            ))
+            .with_source(error)
+            .with_hint("mount the Secret there, readable by the step's user")),
+        }
+    }
+
+    /// The file's text without a final line break; none if there is no such file or it is empty.
+    fn read(&self, name: &str) -> Result<Option<SecretString>, Failure> {
+        let path = self.path.join(name);
+        let trouble = |problem: String| {
+            Failure::config(format!(
+                "`{}` (from `{}`) {problem}",
+                path.display(),
+                self.flag
+            ))
+        };
+        let metadata = match std::fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(trouble("cannot be read".to_owned()).with_source(error)),
+        };
+        if metadata.is_dir() {
+            return Err(trouble("is a directory".to_owned()));
+        }
+        if metadata.len() > SECRET_BYTES_MAX {
+            return Err(trouble(format!("is larger than {SECRET_BYTES_MAX} bytes")));
+        }
+        let bytes = std::fs::read(&path).map_err(|error| {
+            trouble("cannot be read".to_owned())
+                .with_source(error)
+                .with_hint("make it readable by the step's user")
+        })?;
+        let mut text =
+            String::from_utf8(bytes).map_err(|_| trouble("is not UTF-8 text".to_owned()))?;
+        // Secrets made with `echo` end with a line break that nobody means.
+        if text.ends_with('\n') {
+            text.pop();
+            if text.ends_with('\r') {
+                text.pop();
+            }
+        }
+        Ok((!text.is_empty()).then(|| SecretString::from(text)))
+    }
+}
+
+fn read_secrets(path: &Path) -> Result<BTreeMap<String, SecretString>, Failure> {
+    let directory = SecretDirectory::open(path, "--secrets")?;
+    let trouble =
+        |error| Failure::config(format!("cannot list `{}`", path.display())).with_source(error);
+    let mut secrets = BTreeMap::new();
+    for entry in std::fs::read_dir(path).map_err(trouble)? {
+        let entry = entry.map_err(trouble)?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        // Kubernetes keeps its own bookkeeping (`..data`) beside the files.
+        if name.starts_with('.') || entry.path().is_dir() {
+            continue;
+        }
+        if let Some(secret) = directory.read(&name)? {
+            secrets.insert(name, secret);
+        }
+    }
+    Ok(secrets)
+}
+
+fn read_script(path: &Path) -> Result<Vec<u8>, Failure> {
+    let shown = path.display();
+    let trouble = |error| {
+        Failure::config(format!("cannot read the script `{shown}`"))
+            .with_source(error)
+            .with_hint("give a readable file as SCRIPT")
+    };
+    let size = std::fs::metadata(path).map_err(trouble)?.len();
+    if size > SCRIPT_BYTES_MAX {
+        return Err(Failure::config(format!(
+            "the script `{shown}` is larger than {SCRIPT_BYTES_MAX} bytes"
+        ))
+        .with_hint("put it into the workspace and name it with `-p script-file=…`"));
+    }
+    Ok(without_own_shebang(std::fs::read(path).map_err(trouble)?))
+}
+
+/// Drops the first line if it names this program as the interpreter: what follows is the user's script.
+fn without_own_shebang(script: Vec<u8>) -> Vec<u8> {
+    let end = script
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .map_or(script.len(), |end| end + 1);
+    let first = String::from_utf8_lossy(&script[..end]);
+    let interpreter = first
+        .strip_prefix("#!")
+        .and_then(|rest| rest.split_whitespace().next());
+    let names_us = interpreter
+        .and_then(|program| Path::new(program).file_name())
+        .is_some_and(|name| name == "orka-step");
+    if names_us {
+        script[end..].to_vec()
+    } else {
+        script
+    }
+}
+
+fn open_workspace(path: &Path) -> Result<Workspace, Failure> {
+    let shown = path.display();
+    let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(|error| {
+        Failure::config(format!("cannot open the workspace `{shown}`"))
+            .with_source(error)
+            .with_hint(
+                "`--workspace` needs an existing directory that the step's user can read and write",
+            )
+    })?;
+    crate::host_folder::probe(&dir).map_err(|error| {
+        Failure::config(format!("cannot write into the workspace `{shown}`"))
+            .with_source(error)
+            .with_hint("give the step's user write access (for a volume, `fsGroup` in the pod's securityContext), or another `--workspace`")
+    })?;
+    Ok(Workspace {
+        dir,
+        path: path.to_owned(),
+    })
+}
+
+fn results_directory(given: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
+    match given {
+        None => Ok(Some(PathBuf::from(TEKTON_RESULTS)).filter(|path| path.is_dir())),
+        Some(path) if path.is_dir() => Ok(Some(path.to_owned())),
+        Some(path) => Err(Failure::config(format!(
+            "`{}` given with `--results` is not a directory",
+            path.display()
+        ))
+        .with_hint("make it first; Tekton mounts `/tekton/results`")),
+    }
+}
+
+fn report_file(given: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
+    let Some(path) = given else { return Ok(None) };
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    if path.is_dir() || !parent.is_dir() {
+        return Err(Failure::config(format!(
+            "the report cannot be written to `{}`",
+            path.display()
+        ))
+        .with_hint("`--report` needs a file name in an existing directory"));
+    }
+    Ok(Some(path.to_owned()))
+}
+
+fn params(given: &[(String, String)]) -> Result<BTreeMap<String, String>, Failure> {
+    let mut params = BTreeMap::new();
+    for (name, value) in given {
+        if params.insert(name.clone(), value.clone()).is_some() {
+            return Err(
+                Failure::config(format!("parameter `{name}` is given more than once"))
+                    .with_hint("a list takes one item a line, or a JSON array"),
+            );
+        }
+    }
+    Ok(params)
+}

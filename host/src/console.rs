@@ -1,0 +1,350 @@
+//! What a person sees: phases, milestones and the remote program's output.
+//!
+//! The remote output goes to standard output, everything of ours to standard error; both are masked. Without a terminal
+//! every line of ours carries a time stamp, since a pod's log has none of its own.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::lines::printable;
+use crate::mask::Masker;
+
+/// How often a running transfer or wait is mentioned in a log that is not a terminal.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How much a line matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Shown with `--verbose`.
+    Debug,
+    /// A milestone.
+    Info,
+    /// Someone may want to act.
+    Warn,
+    /// The run will fail for this.
+    Error,
+}
+
+/// How a phase ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PhaseEnding {
+    /// As it should.
+    Done,
+    /// It failed.
+    Failed,
+    /// There was nothing to do.
+    Skipped,
+    /// The plugin never ended it.
+    Unfinished,
+}
+
+/// A phase, for the report.
+#[derive(Clone, Debug, Serialize)]
+pub struct PhaseRecord {
+    /// What the plugin called it.
+    pub title: String,
+    /// Milliseconds after the start of the run.
+    pub started_ms: u64,
+    /// How long it took, in milliseconds.
+    pub elapsed_ms: u64,
+    /// How it ended.
+    pub ending: PhaseEnding,
+}
+
+/// Where lines go.
+pub trait Sink: Send {
+    /// A line of ours.
+    fn message(&mut self, line: &str);
+    /// A line of a remote program.
+    fn output(&mut self, line: &str);
+}
+
+/// Standard error and standard output.
+struct StandardStreams;
+
+impl Sink for StandardStreams {
+    fn message(&mut self, line: &str) {
+        // A log that nobody reads any more is no reason to stop cleaning up.
+        let _ = writeln!(io::stderr().lock(), "{line}");
+    }
+
+    fn output(&mut self, line: &str) {
+        let mut stdout = io::stdout().lock();
+        let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    }
+}
+
+/// Keeps lines instead of showing them, for tests of plugins.
+#[derive(Clone, Debug, Default)]
+pub struct Captured {
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Captured {
+    /// Everything said so far, ours and the remote programs', in order.
+    pub fn lines(&self) -> Vec<String> {
+        self.lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl Sink for Captured {
+    fn message(&mut self, line: &str) {
+        self.lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(line.to_owned());
+    }
+
+    fn output(&mut self, line: &str) {
+        self.message(line);
+    }
+}
+
+struct State {
+    sink: Box<dyn Sink>,
+    phases: Vec<PhaseRecord>,
+    last_progress: Option<Instant>,
+}
+
+/// The step's log. Clones write to the same one.
+#[derive(Clone)]
+pub struct Console {
+    state: Arc<Mutex<State>>,
+    masker: Masker,
+    level: Level,
+    time_stamps: bool,
+    started: Instant,
+}
+
+impl Console {
+    /// Shows lines from `level` up on the standard streams.
+    pub fn standard(masker: Masker, level: Level) -> Self {
+        Self::new(
+            Box::new(StandardStreams),
+            masker,
+            level,
+            !io::stderr().is_terminal(),
+        )
+    }
+
+    /// Keeps all lines.
+    pub fn captured(masker: Masker) -> (Self, Captured) {
+        let captured = Captured::default();
+        (
+            Self::new(Box::new(captured.clone()), masker, Level::Debug, false),
+            captured,
+        )
+    }
+
+    fn new(sink: Box<dyn Sink>, masker: Masker, level: Level, time_stamps: bool) -> Self {
+        let state = State {
+            sink,
+            phases: Vec::new(),
+            last_progress: None,
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            masker,
+            level,
+            time_stamps,
+            started: Instant::now(),
+        }
+    }
+
+    /// What hides secrets here.
+    pub fn masker(&self) -> &Masker {
+        &self.masker
+    }
+
+    /// Time since the start of the run.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Writes a line of ours; one with line breaks becomes several.
+    pub fn log(&self, level: Level, text: &str) {
+        if level < self.level {
+            return;
+        }
+        let label = match level {
+            Level::Debug | Level::Info => "",
+            Level::Warn => "warning: ",
+            Level::Error => "error: ",
+        };
+        for (position, line) in self.masker.mask(text).lines().enumerate() {
+            self.line(&format!(
+                "{}{}",
+                if position == 0 { label } else { "  " },
+                printable(line.as_bytes())
+            ));
+        }
+    }
+
+    /// Writes a milestone.
+    pub fn info(&self, text: &str) {
+        self.log(Level::Info, text);
+    }
+
+    /// Writes a warning.
+    pub fn warn(&self, text: &str) {
+        self.log(Level::Warn, text);
+    }
+
+    /// Writes a line of a remote program, which must be masked and printable already.
+    pub fn output(&self, line: &str) {
+        self.state().sink.output(line);
+    }
+
+    /// Writes data, such as what a command was asked to print, as it is.
+    pub fn data(&self, text: &str) {
+        text.lines().for_each(|line| self.output(line));
+    }
+
+    /// Begins a phase.
+    pub fn begin(&self, title: &str) -> Phase {
+        let title = printable(self.masker.mask(title).as_bytes());
+        if self.level <= Level::Info {
+            self.line(&format!("==> {title}"));
+        }
+        Phase {
+            title,
+            started: Instant::now(),
+            started_after: self.elapsed(),
+        }
+    }
+
+    /// Ends a phase.
+    pub fn end(&self, phase: &Phase, ending: PhaseEnding) {
+        let elapsed = phase.started.elapsed();
+        let word = match ending {
+            PhaseEnding::Done => "done",
+            PhaseEnding::Failed => "failed",
+            PhaseEnding::Skipped => "skipped",
+            PhaseEnding::Unfinished => "not finished",
+        };
+        if self.level <= Level::Info {
+            self.line(&format!(
+                "<== {}: {word} ({})",
+                phase.title,
+                seconds(elapsed)
+            ));
+        }
+        self.state().phases.push(PhaseRecord {
+            title: phase.title.clone(),
+            started_ms: millis(phase.started_after),
+            elapsed_ms: millis(elapsed),
+            ending,
+        });
+    }
+
+    /// Mentions how far something is, now and then.
+    pub fn progress(&self, text: &str) {
+        {
+            let mut state = self.state();
+            if state
+                .last_progress
+                .is_some_and(|last| last.elapsed() < PROGRESS_INTERVAL)
+            {
+                return;
+            }
+            state.last_progress = Some(Instant::now());
+        }
+        self.info(text);
+    }
+
+    /// The phases that have ended, in the order of their ends.
+    pub fn phases(&self) -> Vec<PhaseRecord> {
+        self.state().phases.clone()
+    }
+
+    fn line(&self, line: &str) {
+        let line = if self.time_stamps {
+            let now = jiff::Timestamp::now();
+            format!("{now:.0} {line}")
+        } else {
+            line.to_owned()
+        };
+        self.state().sink.message(&line);
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A phase that has begun.
+#[derive(Debug)]
+pub struct Phase {
+    title: String,
+    started: Instant,
+    started_after: Duration,
+}
+
+/// A duration as people read it: `0.31 s`, `12.0 s`, `3 min 05 s`.
+pub fn seconds(duration: Duration) -> String {
+    let whole = duration.as_secs();
+    if whole >= 60 {
+        format!("{} min {:02} s", whole / 60, whole % 60)
+    } else if whole >= 10 {
+        format!("{:.1} s", duration.as_secs_f64())
+    } else {
+        format!("{:.2} s", duration.as_secs_f64())
+    }
+}
+
+/// Bytes as people read them: `312 B`, `4.1 MiB`.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// Whole milliseconds, as the contract counts time.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_and_defuses_what_a_plugin_says() {
+        let masker = Masker::default();
+        masker.add("hunter2");
+        let (console, captured) = Console::captured(masker);
+        console.log(Level::Warn, "password hunter2 \u{1b}]0;x\u{7}\nsecond line");
+        assert_eq!(
+            captured.lines(),
+            [
+                "warning: password *** \u{241b}]0;x\u{2407}",
+                "  second line"
+            ]
+        );
+    }
+
+    #[test]
+    fn durations_and_sizes_read_well() {
+        assert_eq!(seconds(Duration::from_millis(312)), "0.31 s");
+        assert_eq!(seconds(Duration::from_secs(185)), "3 min 05 s");
+        assert_eq!(bytes(312), "312 B");
+        assert_eq!(bytes(4_300_000), "4.1 MiB");
+    }
+}

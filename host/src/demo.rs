@@ -1,0 +1,225 @@
+//! `orka-step demo`: the whole job against a simulated cluster in this process.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use orka_sim::{GuestKind, Sim, SimConfig};
+use plugin_manifest::Manifest;
+
+use crate::cli::{DemoArgs, OrkaArgs, OrkaVersion, RunArgs, SshArgs};
+use crate::config::{Config, Environment};
+use crate::console::Console;
+use crate::failure::Failure;
+use crate::outcome::{EXIT_INTERNAL, EXIT_LEFTOVERS};
+use crate::plugin::{Plugin, PluginRef};
+use crate::report;
+use crate::run::{self, Finished};
+use crate::state::Stop;
+
+/// The program that the sample project's script compiles and packs.
+const SOURCE: &str = "#include <stdio.h>\n\nint main(void) {\n    puts(\"hello from a build VM\");\n    return 0;\n}\n";
+
+/// The sample project's script: it really compiles, runs and packs a program.
+const SCRIPT: &str = "#!/bin/sh\nset -e\necho \"building in $(pwd) as $(id -un)\"\n\
+cc -O2 -o hello hello.c\n./hello\nmkdir -p dist\ntar -cf dist/hello.tar hello\necho 'packed dist/hello.tar'\n";
+
+/// Runs the demo and gives its exit code.
+pub async fn demo(args: DemoArgs, console: Console, stop: Stop) -> u8 {
+    match prepared(&args, &console).await {
+        Ok(stage) => stage.play(&args, console, stop).await,
+        Err(failure) => {
+            report::print_failure(&console, &failure);
+            EXIT_INTERNAL
+        }
+    }
+}
+
+/// Everything the demo needs besides the program itself.
+struct Stage {
+    sim: Sim,
+    config: SimConfig,
+    /// Credentials and grants; gone with the demo.
+    scratch: tempfile::TempDir,
+    workspace: PathBuf,
+}
+
+async fn prepared(args: &DemoArgs, console: &Console) -> Result<Stage, Failure> {
+    let trouble =
+        |error: std::io::Error| Failure::internal("the demo cannot be set up").with_source(error);
+    let config = SimConfig {
+        guests: GuestKind::Embedded,
+        boot_delay: args.boot_delay,
+        ..SimConfig::default()
+    };
+    let sim = Sim::start(config.clone()).await.map_err(|error| {
+        Failure::internal("the simulated cluster cannot be started").with_source(error)
+    })?;
+    let scratch = tempfile::Builder::new()
+        .prefix("orka-step-demo-")
+        .tempdir()
+        .map_err(trouble)?;
+    let workspace = match &args.workspace {
+        Some(path) => path.clone(),
+        // Kept after the demo, so that the artifact can be looked at.
+        None => sample_project().map_err(trouble)?,
+    };
+    credentials(&config, scratch.path()).map_err(trouble)?;
+    let version = &config.api_version;
+    console.info(&format!(
+        "simulated cluster: Orka {version} at {}",
+        sim.url()
+    ));
+    console.info(&format!("workspace: {}", workspace.display()));
+    Ok(Stage {
+        sim,
+        config,
+        scratch,
+        workspace,
+    })
+}
+
+fn sample_project() -> std::io::Result<PathBuf> {
+    let project = tempfile::Builder::new()
+        .prefix("orka-step-demo-workspace-")
+        .tempdir()?
+        .keep();
+    std::fs::write(project.join("hello.c"), SOURCE)?;
+    std::fs::write(project.join("build.sh"), SCRIPT)?;
+    Ok(project)
+}
+
+fn credentials(config: &SimConfig, scratch: &Path) -> std::io::Result<()> {
+    let user = config.users.first();
+    let files = [
+        ("orka/email", user.map_or("", |user| &user.email)),
+        ("orka/password", user.map_or("", |user| &user.password)),
+        ("ssh/username", &config.guest_user),
+        ("ssh/password", &config.guest_password),
+    ];
+    for (name, value) in files {
+        let path = scratch.join(name);
+        path.parent().map(std::fs::create_dir_all).transpose()?;
+        std::fs::write(path, value)?;
+    }
+    Ok(())
+}
+
+impl Stage {
+    async fn play(self, args: &DemoArgs, console: Console, stop: Stop) -> u8 {
+        let masker = console.masker().clone();
+        let finished = match self.run_args(args) {
+            Ok(run_args) => match Config::resolve(&run_args, &Environment::new(), masker) {
+                Ok(config) => run::run(config, console.clone(), stop).await,
+                Err(failures) => Finished::not_started(failures),
+            },
+            Err(failure) => Finished::not_started(vec![failure]),
+        };
+        let code = report::conclude(&finished, &console, None, None);
+        self.tell_what_is_left(&finished, &console, code).await
+    }
+
+    /// The command line that a person would type.
+    fn run_args(&self, args: &DemoArgs) -> Result<RunArgs, Failure> {
+        let reference = PluginRef::parse(&args.plugin, args.plugin_dir.clone())?;
+        let plugin = Plugin::load(&reference)?;
+        let grants = if plugin.bundled {
+            None
+        } else {
+            Some(self.grant_all(&plugin)?)
+        };
+        Ok(RunArgs {
+            script: None,
+            plugin: args.plugin.clone(),
+            plugin_dir: args.plugin_dir.clone(),
+            params: self.params(args, &plugin.manifest),
+            grants,
+            secrets: None,
+            limits: Vec::new(),
+            orka: OrkaArgs {
+                orka_api: Some(self.sim.url()),
+                orka_version: OrkaVersion::Auto,
+                orka_namespace: orka_client::DEFAULT_NAMESPACE.to_owned(),
+                orka_credentials: Some(self.scratch.path().join("orka")),
+                orka_ca: None,
+                deploy_timeout: std::time::Duration::from_secs(600),
+            },
+            ssh: SshArgs {
+                ssh_credentials: Some(self.scratch.path().join("ssh")),
+                ssh_timeout: std::time::Duration::from_secs(60),
+            },
+            workspace: Some(self.workspace.clone()),
+            results: None,
+            report: None,
+            timeout: std::time::Duration::from_secs(600),
+            run_uid: None,
+            pod_uid: None,
+            vm_prefix: crate::identity::DEFAULT_PREFIX.to_owned(),
+        })
+    }
+
+    /// The demo's own values for parameters that the plugin has, under what was typed.
+    fn params(&self, args: &DemoArgs, manifest: &Manifest) -> Vec<(String, String)> {
+        let image = self.config.images.first().map_or("", |image| &image.name);
+        let mut params = BTreeMap::from([
+            ("base-image", image.to_owned()),
+            ("image", image.to_owned()),
+        ]);
+        if args.workspace.is_none() {
+            params.insert("script-file", "build.sh".to_owned());
+            params.insert("artifacts", "dist/**".to_owned());
+        }
+        let typed: Vec<&str> = args.params.iter().map(|(name, _)| name.as_str()).collect();
+        if typed.contains(&"script") {
+            params.remove("script-file");
+        }
+        let own = params
+            .into_iter()
+            .filter(|(name, _)| manifest.parameters.contains_key(*name) && !typed.contains(name))
+            .map(|(name, value)| (name.to_owned(), value));
+        own.chain(args.params.iter().cloned()).collect()
+    }
+
+    fn grant_all(&self, plugin: &Plugin) -> Result<PathBuf, Failure> {
+        let path = self.scratch.path().join("grants.toml");
+        let text = format!(
+            "[[grant]]\nplugin = \"{}\"\ndigest = \"{}\"\ncapabilities = [\"*\"]\nsecrets = [\"*\"]\n",
+            plugin.manifest.name, plugin.digest
+        );
+        std::fs::write(&path, text).map_err(|error| {
+            Failure::internal("the demo's grants cannot be written").with_source(error)
+        })?;
+        Ok(path)
+    }
+
+    /// Shows the promise kept: counts what the cluster still has.
+    async fn tell_what_is_left(self, finished: &Finished, console: &Console, code: u8) -> u8 {
+        let state = self.sim.state();
+        console.info(&format!(
+            "left on the cluster: {} VMs, {} VM configs; {} requests were made",
+            state.vms.len(),
+            state.configs.len(),
+            state.requests.len()
+        ));
+        let artifacts = finished.run.as_ref().map(|run| {
+            run.artifacts
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .files
+                .clone()
+        });
+        for file in artifacts.unwrap_or_default() {
+            console.info(&format!(
+                "artifact: {} (sha256 {})",
+                self.workspace.join(&file.path).display(),
+                file.sha256
+            ));
+        }
+        let is_clean = state.vms.is_empty() && state.configs.is_empty();
+        self.sim.shutdown().await;
+        if code == 0 && !is_clean {
+            EXIT_LEFTOVERS
+        } else {
+            code
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The Wasm engine: strict, with a clock that stops spinning guests, and a linker with the contract and inert WASI.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncWrite;
+use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
+use wasmtime::{Config, Engine, Store, UpdateDeadline};
+use wasmtime_wasi::WasiCtxBuilder;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+
+use crate::bindings::Plugin as PluginWorld;
+use crate::failure::Failure;
+use crate::limits::{
+    Breach, EPOCH_TICK, FIBRE_STACK_BYTES, HOST_CALL_BYTES_MAX, Limiter, WASM_STACK_BYTES,
+};
+use crate::plugin::Plugin;
+use crate::state::{HostState, RunContext};
+
+/// So much of what a guest writes to its standard streams is kept for error messages; older text is dropped.
+const GUEST_OUTPUT_KEPT: usize = 16 * 1024;
+
+/// An engine with the strictest configuration that all guest toolchains work with.
+///
+/// # Errors
+///
+/// A configuration that wasmtime refuses, which is a bug of ours.
+pub fn engine() -> Result<Engine, Failure> {
+    let mut config = Config::new();
+    config
+        .epoch_interruption(true)
+        .max_wasm_stack(WASM_STACK_BYTES)
+        .async_stack_size(FIBRE_STACK_BYTES)
+        .concurrency_support(false)
+        .wasm_threads(false)
+        .wasm_shared_everything_threads(false)
+        .wasm_memory64(false)
+        .wasm_relaxed_simd(false)
+        .wasm_exceptions(false)
+        .wasm_gc(false)
+        .wasm_function_references(false);
+    let engine = Engine::new(&config)
+        .map_err(|error| internal("the Wasm engine cannot be set up", &error))?;
+    tick(&engine)?;
+    Ok(engine)
+}
+
+/// Advances the engine's epoch until the engine is gone. A thread of its own, since a spinning guest may hold up the
+/// async runtime.
+fn tick(engine: &Engine) -> Result<(), Failure> {
+    let engine = engine.weak();
+    std::thread::Builder::new()
+        .name("epoch".to_owned())
+        .spawn(move || {
+            while let Some(engine) = engine.upgrade() {
+                engine.increment_epoch();
+                drop(engine);
+                std::thread::sleep(EPOCH_TICK);
+            }
+        })
+        .map(drop)
+        .map_err(|error| Failure::internal("no thread can be started").with_source(error))
+}
+
+/// A compiled plugin, ready to be started any number of times.
+pub struct Compiled {
+    engine: Engine,
+    instance: crate::bindings::PluginPre<HostState>,
+}
+
+impl Compiled {
+    /// Compiles a plugin and links it.
+    ///
+    /// # Errors
+    ///
+    /// A component that is not valid or imports functions this host does not have, or of another type.
+    pub fn new(engine: &Engine, plugin: &Plugin) -> Result<Self, Failure> {
+        let shown = plugin.path.display().to_string();
+        let component = Component::new(engine, &plugin.bytes).map_err(|error| {
+            Failure::plugin_rejected(
+                "plugin.invalid",
+                format!("cannot compile plugin `{shown}`: {}", root(&error)),
+            )
+            .with_hint("rebuild it; `wasm-tools validate` names the place")
+        })?;
+        let linker = linker(engine)?;
+        let instance = linker
+            .instantiate_pre(&component)
+            .and_then(crate::bindings::PluginPre::new)
+            .map_err(|error| {
+                let problem = error
+                    .chain()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(": ");
+                Failure::plugin_rejected(
+                    "plugin.mismatch",
+                    format!("plugin `{shown}` does not fit this host: {problem}"),
+                )
+                .with_hint(format!(
+                    "rebuild it against the contract `{}` {}.{} as it is in `wit/`",
+                    crate::plugin::CONTRACT_PACKAGE,
+                    crate::plugin::CONTRACT_VERSION.0,
+                    crate::plugin::CONTRACT_VERSION.1
+                ))
+            })?;
+        Ok(Self {
+            engine: engine.clone(),
+            instance,
+        })
+    }
+
+    /// A fresh store with its limits, and the instance in it.
+    ///
+    /// # Errors
+    ///
+    /// A guest that does not start within its limits.
+    pub async fn start(&self, run: Arc<RunContext>) -> Result<Started, wasmtime::Error> {
+        let limits = run.limits;
+        let output = GuestOutput::default();
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits.handles);
+        // Nothing is granted: no files, arguments, environment or sockets. What a guest prints is kept for messages.
+        let wasi = WasiCtxBuilder::new()
+            .stdout(output.clone())
+            .stderr(output.clone())
+            .build();
+        let state = HostState {
+            run,
+            table,
+            limiter: Limiter::new(limits),
+            wasi,
+        };
+        let mut store = Store::new(&self.engine, state);
+        store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
+        store.set_max_component_handles(limits.handles);
+        store.set_epoch_deadline(1);
+        let ticks = Arc::new(AtomicUsize::new(0));
+        let ticks_max =
+            usize::try_from(limits.cpu.as_millis() / EPOCH_TICK.as_millis()).unwrap_or(usize::MAX);
+        store.epoch_deadline_callback(move |mut store| {
+            // Only a guest that computes gets here: one that waits in a host call does not run.
+            if ticks.fetch_add(1, Ordering::Relaxed) >= ticks_max {
+                return Err(store.data_mut().limiter.broken(Breach::Cpu(limits.cpu)));
+            }
+            Ok(UpdateDeadline::Yield(1))
+        });
+        match self.instance.instantiate_async(&mut store).await {
+            Ok(instance) => Ok(Started {
+                store,
+                instance,
+                output,
+            }),
+            Err(error) => {
+                // The breach is in the store, which ends here: say it in the error.
+                Err(match store.data().limiter.breach() {
+                    Some(breach) => error.context(breach.explain().0),
+                    None => error,
+                })
+            }
+        }
+    }
+}
+
+/// A guest in its store.
+pub struct Started {
+    /// The store; gone, the guest is gone.
+    pub store: Store<HostState>,
+    /// The guest.
+    pub instance: PluginWorld,
+    /// What it wrote to its standard streams.
+    pub output: GuestOutput,
+}
+
+fn linker(engine: &Engine) -> Result<Linker<HostState>, Failure> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)
+        .map_err(|error| internal("WASI cannot be linked", &error))?;
+    PluginWorld::add_to_linker::<HostState, HasSelf<HostState>>(&mut linker, |state| state)
+        .map_err(|error| internal("the contract cannot be linked", &error))?;
+    Ok(linker)
+}
+
+fn internal(what: &str, error: &wasmtime::Error) -> Failure {
+    Failure::internal(format!("{what}: {error:#}"))
+}
+
+fn root(error: &wasmtime::Error) -> String {
+    error
+        .chain()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+/// The tail of what a guest wrote to its standard streams.
+#[derive(Clone, Default)]
+pub struct GuestOutput(Arc<Mutex<BytesMut>>);
+
+impl GuestOutput {
+    /// What is kept, as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+
+    fn append(&self, bytes: &[u8]) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend_from_slice(bytes);
+        if kept.len() > GUEST_OUTPUT_KEPT {
+            let surplus = kept.len() - GUEST_OUTPUT_KEPT;
+            let _dropped = kept.split_to(surplus);
+        }
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for GuestOutput {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for GuestOutput {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.append(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(GUEST_OUTPUT_KEPT)
+    }
+}
+
+impl AsyncWrite for GuestOutput {
+    fn poll_write(
+        self: std::pin::Pin<&mut Self>,
+        _context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.append(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(
+        self: std::pin::Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(
+        self: std::pin::Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl IsTerminal for GuestOutput {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for GuestOutput {
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+}
+
+/// A guest told to stop by its imports gets so long to say why before it is dropped.
+pub const STOP_GRACE: Duration = Duration::from_secs(2);

@@ -1,0 +1,437 @@
+//! What a plugin may do: what its manifest asks for, and what the operator grants. Both must name it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use plugin_manifest::{Capability, Manifest};
+use serde::Deserialize;
+
+use crate::failure::Failure;
+
+/// The operator's grants file, in TOML.
+///
+/// The first entry whose `plugin` and `digest` fit decides; later ones are not looked at.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct GrantsFile {
+    #[serde(default, rename = "grant")]
+    grants: Vec<Grant>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Grant {
+    /// The name in the plugin's manifest, or `*`.
+    plugin: String,
+    /// `sha256:…` of the plugin's file; absent fits any.
+    digest: Option<String>,
+    /// Capabilities; `*` and `ssh.*` stand for several.
+    #[serde(default)]
+    capabilities: Vec<String>,
+    /// Names of secrets; `*` stands for all that the manifest asks for.
+    #[serde(default)]
+    secrets: Vec<String>,
+    #[serde(default)]
+    ceilings: CeilingsEntry,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct CeilingsEntry {
+    images: Option<Vec<String>>,
+    cpu_cores: Option<u32>,
+    memory_mib: Option<u32>,
+    vms_at_once: Option<u32>,
+    vms_total: Option<u32>,
+}
+
+/// Upper limits of what a granted plugin may ask the cluster for.
+#[derive(Clone, Debug)]
+pub struct Ceilings {
+    images: Option<(GlobSet, Vec<String>)>,
+    /// CPU cores of one VM.
+    pub cpu_cores: Option<u32>,
+    /// Memory of one VM, in MiB.
+    pub memory_mib: Option<u32>,
+    /// VMs that exist at the same time.
+    pub vms_at_once: u32,
+    /// VMs in the whole run.
+    pub vms_total: u32,
+}
+
+/// A plugin that loops over deploys must not empty the cluster: a run that needs more says so in its grant.
+const VMS_AT_ONCE_DEFAULT: u32 = 4;
+/// As above; leaves room for deploying anew after failures.
+const VMS_TOTAL_DEFAULT: u32 = 16;
+
+impl Default for Ceilings {
+    fn default() -> Self {
+        Self {
+            images: None,
+            cpu_cores: None,
+            memory_mib: None,
+            vms_at_once: VMS_AT_ONCE_DEFAULT,
+            vms_total: VMS_TOTAL_DEFAULT,
+        }
+    }
+}
+
+/// What this run's plugin may do.
+#[derive(Clone, Debug, Default)]
+pub struct Grants {
+    capabilities: BTreeSet<Capability>,
+    secrets: BTreeSet<String>,
+    /// Upper limits.
+    pub ceilings: Ceilings,
+}
+
+impl GrantsFile {
+    /// Reads the file.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read, is not TOML, or has unknown members or capabilities.
+    pub fn load(path: &Path) -> Result<Self, Failure> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::config(format!("cannot read the grants file `{shown}`")).with_source(error)
+        })?;
+        let file: Self = toml::from_str(&text).map_err(|error| {
+            Failure::config(format!("the grants file `{shown}` is wrong")).with_source(error)
+        })?;
+        for grant in &file.grants {
+            for name in &grant.capabilities {
+                expand(name).map_err(|problem| {
+                    Failure::config(format!("the grants file `{shown}`: {problem}"))
+                })?;
+            }
+            image_globs(grant).map_err(|error| {
+                Failure::config(format!("the grants file `{shown}` has a bad image pattern"))
+                    .with_source(error)
+            })?;
+        }
+        Ok(file)
+    }
+
+    fn find(&self, manifest: &Manifest, digest: &str) -> Option<&Grant> {
+        self.grants.iter().find(|grant| {
+            (grant.plugin == "*" || grant.plugin == manifest.name)
+                && grant
+                    .digest
+                    .as_deref()
+                    .is_none_or(|wanted| wanted == digest)
+        })
+    }
+}
+
+impl Grants {
+    /// What `manifest` asks for and the operator grants.
+    ///
+    /// A plugin that came with this program (`bundled`) and is not mentioned in the file has its stock grant: all that it
+    /// asks for. Any other plugin that is not mentioned has nothing.
+    ///
+    /// # Errors
+    ///
+    /// A request outside the grant, naming the lines that would allow it.
+    pub fn intersect(
+        file: Option<&GrantsFile>,
+        manifest: &Manifest,
+        digest: &str,
+        bundled: bool,
+    ) -> Result<Self, Failure> {
+        let granted = match file.and_then(|file| file.find(manifest, digest)) {
+            Some(grant) => Self::of(grant, manifest)?,
+            None if bundled => Self {
+                capabilities: manifest.capabilities.clone(),
+                secrets: manifest.secrets.clone(),
+                ceilings: Ceilings::default(),
+            },
+            None => Self::default(),
+        };
+        let missing: Vec<String> = manifest
+            .capabilities
+            .difference(&granted.capabilities)
+            .map(|name| format!("\"{name}\""))
+            .collect();
+        let missing_secrets: Vec<String> = manifest
+            .secrets
+            .difference(&granted.secrets)
+            .map(|name| format!("\"{name}\""))
+            .collect();
+        if missing.is_empty() && missing_secrets.is_empty() {
+            return Ok(granted);
+        }
+        let mut lines = String::new();
+        if !missing.is_empty() {
+            lines.push_str(&format!("\n  capabilities = [{}]", missing.join(", ")));
+        }
+        if !missing_secrets.is_empty() {
+            lines.push_str(&format!("\n  secrets = [{}]", missing_secrets.join(", ")));
+        }
+        let asked: Vec<String> = missing.into_iter().chain(missing_secrets).collect();
+        Err(Failure::denied(
+            "run.not-granted",
+            format!("plugin `{}` asks for what it was not granted: {}", manifest.name, asked.join(", ")),
+        )
+        .with_hint(format!(
+            "if you trust it, put this into the file given with `--grants`:\n  [[grant]]\n  plugin = \"{}\"\n  digest = \"{digest}\"{lines}",
+            manifest.name
+        )))
+    }
+
+    fn of(grant: &Grant, manifest: &Manifest) -> Result<Self, Failure> {
+        let mut capabilities = BTreeSet::new();
+        for name in &grant.capabilities {
+            capabilities.extend(expand(name).map_err(Failure::config)?);
+        }
+        let all_secrets = grant.secrets.iter().any(|name| name == "*");
+        let secrets = if all_secrets {
+            manifest.secrets.clone()
+        } else {
+            grant.secrets.iter().cloned().collect()
+        };
+        let images = image_globs(grant)
+            .map_err(|error| Failure::config("a grant has a bad image pattern").with_source(error))?
+            .zip(grant.ceilings.images.clone());
+        let defaults = Ceilings::default();
+        Ok(Self {
+            capabilities: capabilities
+                .intersection(&manifest.capabilities)
+                .copied()
+                .collect(),
+            secrets: secrets.intersection(&manifest.secrets).cloned().collect(),
+            ceilings: Ceilings {
+                images,
+                cpu_cores: grant.ceilings.cpu_cores,
+                memory_mib: grant.ceilings.memory_mib,
+                vms_at_once: grant.ceilings.vms_at_once.unwrap_or(defaults.vms_at_once),
+                vms_total: grant.ceilings.vms_total.unwrap_or(defaults.vms_total),
+            },
+        })
+    }
+
+    /// Everything, for tests of plugins.
+    pub fn everything(manifest: &Manifest) -> Self {
+        Self {
+            capabilities: manifest.capabilities.clone(),
+            secrets: manifest.secrets.clone(),
+            ceilings: Ceilings::default(),
+        }
+    }
+
+    /// Lets the caller go on only with this capability.
+    ///
+    /// # Errors
+    ///
+    /// `denied`, naming the capability.
+    pub fn require(&self, capability: Capability) -> Result<(), Failure> {
+        if self.capabilities.contains(&capability) {
+            return Ok(());
+        }
+        Err(Failure::denied(
+            "run.not-granted",
+            format!("this run was not granted `{capability}`"),
+        )
+        .with_hint(format!(
+            "ask for `{capability}` in the plugin's manifest and grant it in the grants file"
+        )))
+    }
+
+    /// Lets the caller go on with one of two capabilities.
+    ///
+    /// # Errors
+    ///
+    /// `denied`, naming the first one.
+    pub fn require_either(&self, first: Capability, second: Capability) -> Result<(), Failure> {
+        if self.capabilities.contains(&second) {
+            Ok(())
+        } else {
+            self.require(first)
+        }
+    }
+
+    /// Lets the caller go on only if the run may use this secret.
+    ///
+    /// # Errors
+    ///
+    /// `denied`, naming the secret.
+    pub fn require_secret(&self, name: &str) -> Result<(), Failure> {
+        if self.secrets.contains(name) {
+            return Ok(());
+        }
+        Err(Failure::denied(
+            "run.not-granted",
+            format!("this run was not granted the secret `{name}`"),
+        )
+        .with_hint("name it under `secrets` in the plugin's manifest and in the grants file"))
+    }
+
+    /// The names of the secrets that the run may use.
+    pub fn secrets(&self) -> &BTreeSet<String> {
+        &self.secrets
+    }
+}
+
+impl Ceilings {
+    /// Lets a VM of this shape through.
+    ///
+    /// # Errors
+    ///
+    /// `denied`, naming the ceiling.
+    pub fn admit(
+        &self,
+        image: &str,
+        cpu_cores: Option<u32>,
+        memory_mib: Option<u32>,
+    ) -> Result<(), Failure> {
+        if let Some((globs, patterns)) = &self.images
+            && !globs.is_match(image)
+        {
+            return Err(above(
+                "images",
+                format!("image `{image}` is none of {patterns:?}"),
+            ));
+        }
+        if let (Some(ceiling), Some(cores)) = (self.cpu_cores, cpu_cores)
+            && cores > ceiling
+        {
+            return Err(above(
+                "cpu-cores",
+                format!("{cores} CPU cores are above the {ceiling} granted"),
+            ));
+        }
+        if let (Some(ceiling), Some(memory)) = (self.memory_mib, memory_mib)
+            && memory > ceiling
+        {
+            return Err(above(
+                "memory-mib",
+                format!("{memory} MiB of memory are above the {ceiling} granted"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn above(ceiling: &str, message: String) -> Failure {
+    Failure::denied("run.above-ceiling", message).with_hint(format!(
+        "the operator can raise `{ceiling}` under `[grant.ceilings]` in the grants file"
+    ))
+}
+
+fn image_globs(grant: &Grant) -> Result<Option<GlobSet>, globset::Error> {
+    let Some(patterns) = &grant.ceilings.images else {
+        return Ok(None);
+    };
+    let mut globs = GlobSetBuilder::new();
+    for pattern in patterns {
+        globs.add(Glob::new(pattern)?);
+    }
+    globs.build().map(Some)
+}
+
+/// The capabilities that a name in the grants file stands for.
+fn expand(name: &str) -> Result<BTreeSet<Capability>, String> {
+    let Some(prefix) = name.strip_suffix('*') else {
+        return name
+            .parse()
+            .map(|capability| BTreeSet::from([capability]))
+            .map_err(|error: plugin_manifest::UnknownCapability| error.to_string());
+    };
+    if !prefix.is_empty() && !prefix.ends_with('.') {
+        return Err(format!(
+            "`{name}`: `*` stands only for a whole last part, as in `ssh.*`"
+        ));
+    }
+    let matching: BTreeSet<Capability> = Capability::ALL
+        .iter()
+        .copied()
+        .filter(|capability| capability.to_string().starts_with(prefix))
+        .collect();
+    if matching.is_empty() {
+        Err(format!("`{name}` stands for no capability"))
+    } else {
+        Ok(matching)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        Manifest::parse_toml(
+            "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
+             capabilities = [\"cluster.deploy\", \"ssh.exec\"]\nsecrets = [\"KEY\"]\n",
+        )
+        .unwrap()
+    }
+
+    fn file(text: &str) -> GrantsFile {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_foreign_plugin_has_nothing_and_is_told_the_lines_that_would_allow_it() {
+        let failure = Grants::intersect(None, &manifest(), "sha256:abc", false).unwrap_err();
+        assert_eq!(failure.code, "run.not-granted");
+        let hint = failure.hint.unwrap();
+        assert!(
+            hint.contains("capabilities = [\"cluster.deploy\", \"ssh.exec\"]"),
+            "{hint}"
+        );
+        assert!(hint.contains("secrets = [\"KEY\"]"), "{hint}");
+        assert!(hint.contains("digest = \"sha256:abc\""), "{hint}");
+    }
+
+    #[test]
+    fn the_hint_is_a_working_grants_file() {
+        let failure = Grants::intersect(None, &manifest(), "sha256:abc", false).unwrap_err();
+        let hint = failure.hint.unwrap();
+        let grants = file(&hint[hint.find("[[grant]]").unwrap()..]);
+        assert!(Grants::intersect(Some(&grants), &manifest(), "sha256:abc", false).is_ok());
+        assert!(Grants::intersect(Some(&grants), &manifest(), "sha256:other", false).is_err());
+    }
+
+    #[test]
+    fn a_bundled_plugin_has_its_stock_grant_unless_the_file_names_it() {
+        assert!(Grants::intersect(None, &manifest(), "d", true).is_ok());
+        let narrower = file("[[grant]]\nplugin = \"mine\"\ncapabilities = [\"ssh.*\"]\n");
+        assert!(Grants::intersect(Some(&narrower), &manifest(), "d", true).is_err());
+    }
+
+    #[test]
+    fn only_what_is_asked_and_granted_is_allowed() {
+        let generous =
+            file("[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\nsecrets = [\"*\"]\n");
+        let grants = Grants::intersect(Some(&generous), &manifest(), "d", false).unwrap();
+        assert!(grants.require(Capability::SshExec).is_ok());
+        assert!(
+            grants.require(Capability::WorkspaceWrite).is_err(),
+            "granted but never asked for"
+        );
+        assert!(grants.require_secret("KEY").is_ok());
+        assert!(grants.require_secret("OTHER").is_err());
+    }
+
+    #[test]
+    fn ceilings_hold() {
+        let text = "[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\nsecrets = [\"*\"]\n\
+                    [grant.ceilings]\nimages = [\"*.orkasi\"]\ncpu-cores = 8\nmemory-mib = 1024\n";
+        let ceilings = Grants::intersect(Some(&file(text)), &manifest(), "d", false)
+            .unwrap()
+            .ceilings;
+        assert!(ceilings.admit("sonoma.orkasi", Some(8), None).is_ok());
+        assert!(ceilings.admit("sonoma.img", Some(8), None).is_err());
+        assert!(ceilings.admit("sonoma.orkasi", Some(12), None).is_err());
+        assert!(ceilings.admit("sonoma.orkasi", None, Some(2048)).is_err());
+    }
+
+    #[test]
+    fn a_wildcard_stands_only_for_a_whole_part() {
+        assert!(expand("ssh.*").unwrap().len() >= 2);
+        assert!(expand("ss*").is_err());
+        assert!(expand("nothing.*").is_err());
+        assert!(expand("ssh.exce").is_err());
+    }
+}

@@ -1,0 +1,64 @@
+//! The host's own folder in the workspace: ledger and handoff. Plugins do not see it and it is never copied to a VM.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use cap_std::fs::{Dir, OpenOptions};
+
+/// Its name.
+pub const NAME: &str = ".orka-step";
+
+/// Shows that the workspace can be written, by writing.
+///
+/// # Errors
+///
+/// What the file system said.
+pub fn probe(workspace: &Dir) -> io::Result<()> {
+    workspace.create_dir_all(NAME)?;
+    let name = format!("{NAME}/probe-{}", hex::encode(rand::random::<[u8; 8]>()));
+    let mut file = workspace.open_with(&name, OpenOptions::new().write(true).create_new(true))?;
+    let written = file.write_all(b"probe").and_then(|()| file.sync_data());
+    workspace.remove_file(&name)?;
+    written
+}
+
+/// The folder of one run, made when it is missing.
+///
+/// # Errors
+///
+/// What the file system said.
+pub fn of_run(workspace: &Dir, run_hash: &str) -> io::Result<Dir> {
+    let path = format!("{NAME}/{run_hash}");
+    workspace.create_dir_all(&path)?;
+    workspace.open_dir(&path)
+}
+
+/// Whether a path relative to the workspace is in here.
+pub fn contains(path: &Path) -> bool {
+    path.components()
+        .find(|part| !matches!(part, std::path::Component::CurDir))
+        .is_some_and(|first| first.as_os_str() == NAME)
+}
+
+/// Writes a file whole or not at all: beside its place first, then renamed.
+///
+/// # Errors
+///
+/// What the file system said; nothing is left behind then.
+pub fn write_whole(dir: &Dir, name: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut temporary = name.as_os_str().to_owned();
+    temporary.push(format!(
+        ".{}.partial",
+        hex::encode(rand::random::<[u8; 4]>())
+    ));
+    let temporary = Path::new(&temporary);
+    let written = dir
+        .open_with(temporary, OpenOptions::new().write(true).create_new(true))
+        .and_then(|mut file| file.write_all(contents))
+        .and_then(|()| dir.rename(temporary, dir, name));
+    if written.is_err() {
+        // Nothing to do about a failure to remove what could not be written.
+        let _ = dir.remove_file(temporary);
+    }
+    written
+}

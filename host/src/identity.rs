@@ -1,0 +1,120 @@
+//! Who a run is, and the names that follow from it.
+//!
+//! A name says by itself which run and which pod made the thing, so that whoever lists the cluster later can tell whose
+//! it is without any other record.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::failure::Failure;
+
+/// Hex digits of each hash: 32 bits tell the runs of one cluster apart and keep names short.
+const HASH_DIGITS: usize = 8;
+
+/// 2.x allows names of 38 characters; the hashes, the hyphens and a counter of up to three digits take 21 of them.
+const PREFIX_LENGTH_MAX: usize = 16;
+
+/// The prefix that the Tasks we replace used, too.
+pub const DEFAULT_PREFIX: &str = "tekton";
+
+/// Makes the names of everything that a run creates on the cluster.
+#[derive(Debug)]
+pub struct Identity {
+    prefix: String,
+    run_hash: String,
+    pod_hash: String,
+    made: AtomicU32,
+}
+
+impl Identity {
+    /// From the pipeline run's or task run's UID and the pod's UID. An absent UID is replaced by a random one.
+    ///
+    /// # Errors
+    ///
+    /// A prefix that Orka's name rules do not allow: `[a-z][a-z0-9-]*`, at most 16 characters, not ending in `-`.
+    pub fn new(
+        prefix: &str,
+        run_uid: Option<&str>,
+        pod_uid: Option<&str>,
+    ) -> Result<Self, Failure> {
+        let starts_well = prefix.starts_with(|first: char| first.is_ascii_lowercase());
+        let allowed =
+            |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
+        if !starts_well
+            || !prefix.chars().all(allowed)
+            || prefix.ends_with('-')
+            || prefix.len() > PREFIX_LENGTH_MAX
+        {
+            return Err(Failure::config(format!("`--vm-prefix {prefix}` cannot begin a VM name")).with_hint(format!(
+                "use lower-case letters, digits and `-`, beginning with a letter, at most {PREFIX_LENGTH_MAX} characters"
+            )));
+        }
+        Ok(Self {
+            prefix: prefix.to_owned(),
+            run_hash: hash_or_random(run_uid),
+            pod_hash: hash_or_random(pod_uid),
+            made: AtomicU32::new(0),
+        })
+    }
+
+    /// The next name: `<prefix>-<run hash>-<pod hash>-<n>`.
+    pub fn next_name(&self) -> String {
+        let n = self.made.fetch_add(1, Ordering::Relaxed) + 1;
+        format!("{}-{}-{}-{n}", self.prefix, self.run_hash, self.pod_hash)
+    }
+
+    /// What identifies the run in names, shared by all Tasks of a pipeline run.
+    pub fn run_hash(&self) -> &str {
+        &self.run_hash
+    }
+
+    /// What identifies the pod in names.
+    pub fn pod_hash(&self) -> &str {
+        &self.pod_hash
+    }
+}
+
+fn hash_or_random(uid: Option<&str>) -> String {
+    match uid.filter(|uid| !uid.is_empty()) {
+        Some(uid) => hex::encode(Sha256::digest(uid))[..HASH_DIGITS].to_owned(),
+        None => hex::encode(rand::random::<[u8; HASH_DIGITS / 2]>()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_stable_for_the_same_run_and_pod_and_fit_both_apis() {
+        let identity = Identity::new("tekton", Some("run-uid"), Some("pod-uid")).unwrap();
+        let again = Identity::new("tekton", Some("run-uid"), Some("pod-uid")).unwrap();
+        let name = identity.next_name();
+        assert_eq!(name, again.next_name());
+        assert!(name.len() <= 38, "{name}");
+        assert!(name.ends_with("-1"));
+        assert!(identity.next_name().ends_with("-2"));
+    }
+
+    #[test]
+    fn absent_and_empty_uids_are_random() {
+        let one = Identity::new("tekton", None, Some("")).unwrap();
+        let other = Identity::new("tekton", None, Some("")).unwrap();
+        assert_ne!(one.next_name(), other.next_name());
+    }
+
+    #[test]
+    fn a_prefix_that_orka_would_refuse_is_refused_here() {
+        for prefix in [
+            "",
+            "Tekton",
+            "1abc",
+            "a_b",
+            "a-",
+            "a-very-long-prefix-indeed",
+        ] {
+            assert!(Identity::new(prefix, None, None).is_err(), "{prefix}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The last host calls of a run, for the message that explains a trap, and all of them in numbers.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// So many calls say what a plugin was about; more would bury it.
+const CALLS_KEPT: usize = 16;
+
+/// One host call.
+#[derive(Clone, Debug, Serialize)]
+pub struct Call {
+    /// Interface and function, such as `cluster.deploy`.
+    pub function: &'static str,
+    /// How long it took, in milliseconds.
+    pub elapsed_ms: u64,
+    /// The code of its error; none if it succeeded.
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    calls: VecDeque<Call>,
+    current: Option<&'static str>,
+    count: u64,
+}
+
+/// The last host calls. A guest makes one at a time.
+#[derive(Debug, Default)]
+pub struct Journal(Mutex<State>);
+
+impl Journal {
+    /// Notes that a call begins and gives the number of calls so far.
+    pub fn begin(&self, function: &'static str) -> u64 {
+        let mut state = self.state();
+        state.current = Some(function);
+        state.count += 1;
+        state.count
+    }
+
+    /// Notes how the call ended.
+    pub fn end(&self, function: &'static str, elapsed: Duration, error: Option<String>) {
+        let mut state = self.state();
+        state.current = None;
+        if state.calls.len() == CALLS_KEPT {
+            state.calls.pop_front();
+        }
+        state.calls.push_back(Call {
+            function,
+            elapsed_ms: crate::console::millis(elapsed),
+            error,
+        });
+    }
+
+    /// The last calls, oldest first.
+    pub fn last(&self) -> Vec<Call> {
+        self.state().calls.iter().cloned().collect()
+    }
+
+    /// The call that has begun and not ended.
+    pub fn current(&self) -> Option<&'static str> {
+        self.state().current
+    }
+
+    /// Calls in all.
+    pub fn count(&self) -> u64 {
+        self.state().count
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,144 @@
+//! The report as a page for people: one file, no scripts, nothing fetched.
+
+use serde_json::Value;
+
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}\
+table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.25rem .75rem .25rem 0;border-bottom:1px solid #ddd;\
+vertical-align:top}code{font-size:.9em}.bar{background:#4a7;height:.6rem;min-width:1px}.bad{color:#a00}";
+
+/// Renders the report's JSON.
+pub fn render(report: &Value) -> String {
+    let outcome = text(&report["outcome"]);
+    let class = if outcome == "succeeded" {
+        ""
+    } else {
+        " class=\"bad\""
+    };
+    let mut page = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>orka-step: {outcome}</title><style>{STYLE}</style>\
+         <h1{class}>{outcome}</h1><table>"
+    );
+    for (label, value) in [
+        ("exit code", &report["exitCode"]),
+        ("the script's exit status", &report["exitStatus"]),
+        ("started", &report["startedAt"]),
+        ("duration, ms", &report["durationMs"]),
+        ("plugin", &report["plugin"]["name"]),
+        ("plugin version", &report["plugin"]["version"]),
+        ("plugin digest", &report["plugin"]["digest"]),
+        ("VMs deployed", &report["vmsDeployed"]),
+        ("token", &report["signOut"]),
+        ("artifacts digest", &report["artifacts"]["digest"]),
+    ] {
+        if !value.is_null() {
+            page.push_str(&format!("<tr><th>{label}<td>{}", text(value)));
+        }
+    }
+    page.push_str("</table>");
+    failures(&mut page, &report["failures"]);
+    leftovers(&mut page, &report["leftovers"]);
+    phases(&mut page, &report["phases"]);
+    artifacts(&mut page, &report["artifacts"]["files"]);
+    page.push_str("</html>\n");
+    page
+}
+
+fn failures(page: &mut String, failures: &Value) {
+    for failure in items(failures) {
+        page.push_str(&format!(
+            "<h2 class=\"bad\">{}</h2><p><code>{}</code>",
+            text(&failure["message"]),
+            text(&failure["code"])
+        ));
+        for cause in items(&failure["causes"]) {
+            page.push_str(&format!("<p>caused by: {}", text(cause)));
+        }
+        if !failure["hint"].is_null() {
+            page.push_str(&format!("<p>hint: {}", text(&failure["hint"])));
+        }
+    }
+}
+
+fn leftovers(page: &mut String, leftovers: &Value) {
+    for leftover in items(leftovers) {
+        page.push_str(&format!(
+            "<h2 class=\"bad\">{} may still exist</h2><p>{}<p>delete it with <code>{}</code>",
+            text(&leftover["name"]),
+            text(&leftover["reason"]),
+            text(&leftover["command"])
+        ));
+    }
+}
+
+fn phases(page: &mut String, phases: &Value) {
+    let phases = items(phases);
+    if phases.is_empty() {
+        return;
+    }
+    let longest = phases
+        .iter()
+        .filter_map(|phase| phase["elapsed_ms"].as_u64())
+        .max()
+        .unwrap_or(1)
+        .max(1);
+    page.push_str("<h2>Phases</h2><table><tr><th>phase<th>ended<th>ms<th>");
+    for phase in phases {
+        let elapsed = phase["elapsed_ms"].as_u64().unwrap_or(0);
+        page.push_str(&format!(
+            "<tr><td>{}<td>{}<td>{elapsed}<td style=\"width:40%\"><div class=\"bar\" style=\"width:{}%\"></div>",
+            text(&phase["title"]),
+            text(&phase["ending"]),
+            elapsed * 100 / longest
+        ));
+    }
+    page.push_str("</table>");
+}
+
+fn artifacts(page: &mut String, files: &Value) {
+    let files = items(files);
+    if files.is_empty() {
+        return;
+    }
+    page.push_str("<h2>Artifacts</h2><table><tr><th>file<th>bytes<th>SHA-256");
+    for file in files {
+        page.push_str(&format!(
+            "<tr><td>{}<td>{}<td><code>{}</code>",
+            text(&file["path"]),
+            text(&file["size"]),
+            text(&file["sha256"])
+        ));
+    }
+    page.push_str("</table>");
+}
+
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// A value as text that cannot be taken for markup: names of files and messages come from anywhere.
+fn text(value: &Value) -> String {
+    let plain = value
+        .as_str()
+        .map_or_else(|| value.to_string(), ToOwned::to_owned);
+    plain
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_report_becomes_markup() {
+        let report = serde_json::json!({
+            "outcome": "infra-failed", "exitCode": 216, "failures": [{"code": "x", "message": "<script>&\"", "causes": []}],
+            "phases": [{"title": "<b>", "ending": "done", "elapsed_ms": 5}], "leftovers": [], "artifacts": {"files": []}
+        });
+        let page = render(&report);
+        assert!(page.contains("&lt;script&gt;&amp;&quot;"));
+        assert!(!page.contains("<script>") && !page.contains("<b>"));
+    }
+}

@@ -1,0 +1,385 @@
+//! Finds, reads and checks a plugin. Nothing is deployed for a plugin that cannot run.
+
+use std::path::{Path, PathBuf};
+
+use plugin_manifest::{Manifest, WasmKind};
+use sha2::{Digest as _, Sha256};
+
+use crate::failure::Failure;
+
+/// The contract this host provides.
+pub const CONTRACT_PACKAGE: &str = "orka:plugin";
+/// Its version: within 0.1 interfaces are added, never changed.
+pub const CONTRACT_VERSION: (u64, u64) = (0, 1);
+/// What a plugin must export.
+const POLICY_EXPORT: &str = "orka:plugin/policy@";
+
+/// Python components have about 20 MB; anything much larger is no plugin.
+const PLUGIN_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
+/// Which plugin to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PluginRef {
+    /// One that is found by name: in the given directory, then among those that came with this program.
+    Bundled {
+        /// The name.
+        name: String,
+        /// A directory to look into first.
+        directory: Option<PathBuf>,
+    },
+    /// A file.
+    Path(PathBuf),
+}
+
+/// A plugin that has been read and checked, but not compiled.
+#[derive(Debug)]
+pub struct Plugin {
+    /// The component.
+    pub bytes: Vec<u8>,
+    /// `sha256:…` of the bytes.
+    pub digest: String,
+    /// What it says of itself.
+    pub manifest: Manifest,
+    /// Where it came from.
+    pub path: PathBuf,
+    /// Whether it came with this program, and so has a stock grant.
+    pub bundled: bool,
+}
+
+impl std::fmt::Display for PluginRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bundled { name, .. } => f.write_str(name),
+            Self::Path(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl PluginRef {
+    /// Reads a reference as it is typed.
+    ///
+    /// # Errors
+    ///
+    /// A reference by URL, which this version cannot fetch.
+    pub fn parse(text: &str, directory: Option<PathBuf>) -> Result<Self, Failure> {
+        if text.starts_with("https://") || text.starts_with("http://") || text.starts_with("oci://")
+        {
+            return Err(Failure::config(format!(
+                "`--plugin {text}`: this version does not fetch plugins"
+            ))
+            .with_hint(
+                "bring the file into the pod, by a workspace or a ConfigMap, and give its path",
+            ));
+        }
+        let is_name = !text.is_empty()
+            && text.chars().all(|letter| {
+                letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-'
+            });
+        Ok(if is_name {
+            Self::Bundled {
+                name: text.to_owned(),
+                directory,
+            }
+        } else {
+            Self::Path(PathBuf::from(text))
+        })
+    }
+
+    fn locate(&self) -> Result<(PathBuf, bool), Failure> {
+        match self {
+            Self::Path(path) => Ok((path.clone(), false)),
+            Self::Bundled { name, directory } => {
+                let file = format!("{name}.wasm");
+                if let Some(given) = directory
+                    .as_ref()
+                    .map(|directory| directory.join(&file))
+                    .filter(|path| path.is_file())
+                {
+                    // A directory that somebody names is not ours to vouch for.
+                    return Ok((given, false));
+                }
+                let homes = homes();
+                homes.iter().map(|home| home.join(&file)).find(|path| path.is_file()).map(|path| (path, true)).ok_or_else(|| {
+                    let looked: Vec<String> =
+                        directory.iter().chain(&homes).map(|home| format!("`{}`", home.display())).collect();
+                    Failure::plugin_rejected("plugin.not-found", format!("there is no plugin named `{name}`")).with_hint(
+                        format!(
+                            "looked in {}; in a source tree `cargo xtask plugins` builds the bundled ones; a file is given with its path, such as `./{file}`",
+                            looked.join(", ")
+                        ),
+                    )
+                })
+            }
+        }
+    }
+}
+
+/// Where plugins that came with this program live: beside it in an image, one directory up in a build tree.
+fn homes() -> Vec<PathBuf> {
+    let mut homes = Vec::new();
+    if let Some(directory) = std::env::current_exe()
+        .ok()
+        .as_deref()
+        .and_then(Path::parent)
+    {
+        homes.push(directory.join("plugins"));
+        if let Some(parent) = directory.parent() {
+            homes.push(parent.join("plugins"));
+            homes.push(parent.join("share/orka-step/plugins"));
+        }
+    }
+    homes
+}
+
+impl Plugin {
+    /// Reads a plugin and checks that this host can run it, without compiling it.
+    ///
+    /// # Errors
+    ///
+    /// What does not fit, in words: no such file, not Wasm, a core module, another world or contract version, no manifest.
+    pub fn load(reference: &PluginRef) -> Result<Self, Failure> {
+        let (path, bundled) = reference.locate()?;
+        let shown = path.display().to_string();
+        let cannot = |error: std::io::Error| {
+            Failure::plugin_rejected(
+                "plugin.unreadable",
+                format!("cannot read the plugin `{shown}`"),
+            )
+            .with_source(error)
+            .with_hint(
+                "give `--plugin` a bundled name such as `build`, or the path of a `.wasm` file",
+            )
+        };
+        let metadata = std::fs::metadata(&path).map_err(cannot)?;
+        if metadata.len() > PLUGIN_BYTES_MAX {
+            return Err(Failure::plugin_rejected(
+                "plugin.too-large",
+                format!("the plugin `{shown}` is larger than {PLUGIN_BYTES_MAX} bytes"),
+            ));
+        }
+        let bytes = std::fs::read(&path).map_err(cannot)?;
+        let mut plugin = Self::check(bytes, &shown)?;
+        plugin.path = path;
+        plugin.bundled = bundled;
+        Ok(plugin)
+    }
+
+    /// As [`Plugin::load`] for bytes at hand; `shown` names them in messages.
+    ///
+    /// # Errors
+    ///
+    /// As [`Plugin::load`].
+    pub fn check(bytes: Vec<u8>, shown: &str) -> Result<Self, Failure> {
+        let reject = |code, problem: &str, hint: String| {
+            Failure::plugin_rejected(code, format!("cannot load plugin `{shown}`: {problem}"))
+                .with_hint(hint)
+        };
+        match plugin_manifest::kind(&bytes) {
+            WasmKind::Component => {}
+            WasmKind::CoreModule => {
+                return Err(reject(
+                    "plugin.core-module",
+                    "it is a core module; this host runs components",
+                    "make a component of it: `cargo xtask plugins` does for plugins in this tree, `wasm-tools component new` for others".to_owned(),
+                ));
+            }
+            WasmKind::OtherVersion { .. } => {
+                return Err(reject(
+                    "plugin.wasm-version",
+                    "it is WebAssembly of a version that this host does not know",
+                    "rebuild it with a current toolchain".to_owned(),
+                ));
+            }
+            WasmKind::Elf => {
+                return Err(reject(
+                    "plugin.not-wasm",
+                    "it is a native program, not WebAssembly",
+                    "build it for `wasm32-unknown-unknown`".to_owned(),
+                ));
+            }
+            WasmKind::NotWasm => {
+                return Err(reject(
+                    "plugin.not-wasm",
+                    "it is not WebAssembly",
+                    "a plugin is a component, beginning with the bytes `00 61 73 6d 0d 00 01 00`"
+                        .to_owned(),
+                ));
+            }
+        }
+        let damaged = |error: plugin_manifest::Error| {
+            Failure::plugin_rejected(
+                "plugin.malformed",
+                format!("cannot load plugin `{shown}`: the file is damaged"),
+            )
+            .with_source(error)
+            .with_hint("copy it again and compare its SHA-256 with the original's")
+        };
+        check_contract(&bytes, shown).map_err(|problem| problem.unwrap_or_else(damaged))?;
+        let manifest = Manifest::from_component(&bytes)
+            .map_err(|error| {
+                Failure::plugin_rejected("plugin.manifest", format!("cannot load plugin `{shown}`: its manifest is wrong"))
+                    .with_source(error)
+            })?
+            .ok_or_else(|| {
+                reject(
+                    "plugin.no-manifest",
+                    "it carries no manifest",
+                    "write a `plugin.toml` beside its source; the build packs it into the component".to_owned(),
+                )
+            })?;
+        check_manifest(&manifest, shown)?;
+        let digest = format!("sha256:{}", hex::encode(Sha256::digest(&bytes)));
+        Ok(Self {
+            bytes,
+            digest,
+            manifest,
+            path: PathBuf::from(shown),
+            bundled: false,
+        })
+    }
+}
+
+/// Either a finished failure, or an error of reading the component.
+enum Problem {
+    Failure(Failure),
+    Malformed(plugin_manifest::Error),
+}
+
+impl From<plugin_manifest::Error> for Problem {
+    fn from(error: plugin_manifest::Error) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+impl Problem {
+    fn unwrap_or_else(self, damaged: impl FnOnce(plugin_manifest::Error) -> Failure) -> Failure {
+        match self {
+            Self::Failure(failure) => failure,
+            Self::Malformed(error) => damaged(error),
+        }
+    }
+}
+
+/// Compares the names the component imports and exports with what this host has.
+fn check_contract(bytes: &[u8], shown: &str) -> Result<(), Problem> {
+    let (major, minor) = CONTRACT_VERSION;
+    let mismatch = |code, message: String| {
+        Problem::Failure(Failure::plugin_rejected(code, message).with_hint(format!(
+            "rebuild it against version {major}.{minor} of the contract `{CONTRACT_PACKAGE}`"
+        )))
+    };
+    for import in plugin_manifest::imports(bytes)? {
+        if import.starts_with("wasi:") {
+            // Linked, but inert: toolchains of other languages import WASI whether they use it or not.
+            continue;
+        }
+        let Some(rest) = import
+            .strip_prefix(CONTRACT_PACKAGE)
+            .and_then(|rest| rest.strip_prefix('/'))
+        else {
+            return Err(mismatch(
+                "plugin.foreign-import",
+                format!("plugin `{shown}` imports `{import}`, which is not part of the contract"),
+            ));
+        };
+        let version = rest.split_once('@').map_or("", |(_, version)| version);
+        if !same_minor(version) {
+            return Err(mismatch(
+                "plugin.contract-version",
+                format!("plugin `{shown}` imports `{import}`; this host provides {major}.{minor}"),
+            ));
+        }
+    }
+    let exports = plugin_manifest::exports(bytes)?;
+    let policies: Vec<&String> = exports
+        .iter()
+        .filter(|name| name.starts_with(POLICY_EXPORT))
+        .collect();
+    match policies.as_slice() {
+        [] => Err(mismatch(
+            "plugin.other-world",
+            format!(
+                "plugin `{shown}` does not export `{POLICY_EXPORT}{major}.{minor}.0`; it exports {}",
+                if exports.is_empty() {
+                    "nothing".to_owned()
+                } else {
+                    format!("`{}`", exports.join("`, `"))
+                }
+            ),
+        )),
+        [policy] if same_minor(&policy[POLICY_EXPORT.len()..]) => Ok(()),
+        [policy, ..] => Err(mismatch(
+            "plugin.contract-version",
+            format!("plugin `{shown}` exports `{policy}`; this host runs {major}.{minor}"),
+        )),
+    }
+}
+
+fn same_minor(version: &str) -> bool {
+    let (major, minor) = CONTRACT_VERSION;
+    semver::Version::parse(version).is_ok_and(|version| {
+        version.major == major && version.minor == minor && version.pre.is_empty()
+    })
+}
+
+fn check_manifest(manifest: &Manifest, shown: &str) -> Result<(), Failure> {
+    let (major, minor) = CONTRACT_VERSION;
+    if (manifest.contract.major, manifest.contract.minor) != (major, minor) {
+        return Err(Failure::plugin_rejected(
+            "plugin.contract-version",
+            format!(
+                "plugin `{shown}` was written for contract {}.{}; this host provides {major}.{minor}",
+                manifest.contract.major, manifest.contract.minor
+            ),
+        )
+        .with_hint("use a plugin or a host image of the same contract version"));
+    }
+    let own = semver::Version::parse(env!("CARGO_PKG_VERSION"))
+        .map_err(|error| Failure::internal("own version is not a version").with_source(error))?;
+    match &manifest.minimum_host {
+        Some(minimum) if *minimum > own => Err(Failure::plugin_rejected(
+            "plugin.minimum-host",
+            format!("plugin `{shown}` needs orka-step {minimum} or newer; this is {own}"),
+        )
+        .with_hint("use a newer host image")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_is_a_name_or_a_path() {
+        let parse = |text: &str| PluginRef::parse(text, None).unwrap();
+        assert_eq!(
+            parse("build"),
+            PluginRef::Bundled {
+                name: "build".to_owned(),
+                directory: None
+            }
+        );
+        assert_eq!(parse("./build"), PluginRef::Path("./build".into()));
+        assert_eq!(
+            parse("dist/build.wasm"),
+            PluginRef::Path("dist/build.wasm".into())
+        );
+        assert!(PluginRef::parse("oci://example.com/x@sha256:00", None).is_err());
+    }
+
+    #[test]
+    fn what_is_no_component_is_told_apart() {
+        let code = |bytes: &[u8]| Plugin::check(bytes.to_vec(), "x.wasm").unwrap_err().code;
+        assert_eq!(code(b""), "plugin.not-wasm");
+        assert_eq!(code(b"garbage that is long enough"), "plugin.not-wasm");
+        assert_eq!(code(b"\x7fELF\x02\x01\x01\0"), "plugin.not-wasm");
+        assert_eq!(code(b"\0asm\x01\0\0\0"), "plugin.core-module");
+        assert_eq!(
+            code(b"\0asm\x0d\0\x01\0"),
+            "plugin.other-world",
+            "an empty component exports nothing"
+        );
+        assert_eq!(code(b"\0asm\x0d\0\x01\0\x07\xff\xff"), "plugin.malformed");
+    }
+}

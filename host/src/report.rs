@@ -1,0 +1,262 @@
+//! What is left of a run: Tekton results, the closing lines, and the report.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::PoisonError;
+
+use serde::Serialize;
+
+use crate::backend::CopiedFile;
+use crate::bindings::orka::plugin::cluster::SignOut;
+use crate::bindings::orka::plugin::types::Exit;
+use crate::console::{Console, Level, PhaseRecord, millis, seconds};
+use crate::failure::Failure;
+use crate::outcome::Outcome;
+use crate::results::Results;
+use crate::run::{Conclusion, Finished};
+use crate::teardown::Leftover;
+
+/// The form of the report; raised when a member changes its meaning.
+const SCHEMA: u32 = 1;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<'a> {
+    schema: u32,
+    program: &'static str,
+    outcome: Outcome,
+    exit_code: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_status: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_signal: Option<&'a str>,
+    started_at: String,
+    duration_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plugin: Option<PluginSection<'a>>,
+    failures: Vec<FailureSection>,
+    phases: Vec<PhaseRecord>,
+    vms_deployed: u32,
+    artifacts: ArtifactsSection,
+    removed: &'a [String],
+    leftovers: &'a [Leftover],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sign_out: Option<String>,
+    host_calls: u64,
+    results: BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+struct PluginSection<'a> {
+    name: &'a str,
+    version: String,
+    digest: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct FailureSection {
+    code: String,
+    message: String,
+    causes: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+#[derive(Default, Serialize)]
+struct ArtifactsSection {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<String>,
+    files: Vec<CopiedFile>,
+}
+
+/// Says how the run ended, writes the results and the report, and gives the exit code.
+///
+/// Failing to write either is told and changes nothing else: the run's own outcome wins.
+pub fn conclude(
+    finished: &Finished,
+    console: &Console,
+    results: Option<&Results>,
+    report: Option<&Path>,
+) -> u8 {
+    let conclusion = &finished.conclusion;
+    for failure in &conclusion.failures {
+        print_failure(console, failure);
+    }
+    for leftover in &conclusion.settlement.leftovers {
+        console.warn(&format!(
+            "`{}` was not deleted and may still exist\ncaused by: {}\nhint: delete it with `{}`",
+            leftover.name, leftover.reason, leftover.command
+        ));
+    }
+    let own = finished.run.as_ref().map(|run| &run.results).or(results);
+    if let Some(results) = own
+        && let Err(failure) = write_results(conclusion, console, results)
+    {
+        print_failure(console, &failure);
+    }
+    if let Some(path) = report
+        && let Err(error) = write_report(finished, console, own, path)
+    {
+        print_failure(
+            console,
+            &Failure::files(
+                "files.report",
+                format!("cannot write the report `{}`", path.display()),
+            )
+            .with_source(error),
+        );
+    }
+    print_closing(conclusion, console);
+    conclusion.exit_code
+}
+
+/// Prints a failure in the form: what, causes, what to do next.
+pub fn print_failure(console: &Console, failure: &Failure) {
+    let mut text = failure.message.clone();
+    for cause in failure.causes() {
+        text.push_str(&format!("\ncaused by: {cause}"));
+    }
+    for (name, value) in &failure.details {
+        if value.contains('\n') {
+            text.push_str(&format!("\n{name}:"));
+            value
+                .lines()
+                .for_each(|line| text.push_str(&format!("\n  {line}")));
+        } else {
+            text.push_str(&format!("\n{name}: {value}"));
+        }
+    }
+    if let Some(hint) = &failure.hint {
+        text.push_str(&format!("\nhint: {hint}"));
+    }
+    console.log(Level::Error, &text);
+}
+
+fn print_closing(conclusion: &Conclusion, console: &Console) {
+    let script = match &conclusion.exit {
+        Some(Exit::Status(status)) => format!(", the script exited with status {status}"),
+        Some(Exit::Signal(signal)) => format!(", the script was ended by SIG{}", signal.name),
+        None => String::new(),
+    };
+    let level = if conclusion.exit_code == 0 {
+        Level::Info
+    } else {
+        Level::Error
+    };
+    console.log(
+        level,
+        &format!(
+            "{}{script} ({}, exit code {})",
+            conclusion.outcome,
+            seconds(console.elapsed()),
+            conclusion.exit_code
+        ),
+    );
+}
+
+fn write_results(
+    conclusion: &Conclusion,
+    console: &Console,
+    results: &Results,
+) -> Result<(), Failure> {
+    results.set_own("outcome", &conclusion.outcome.to_string())?;
+    if let Some(exit) = &conclusion.exit {
+        results.set_own("exit-status", &exit_status(exit).to_string())?;
+    }
+    results.set_own("duration-seconds", &console.elapsed().as_secs().to_string())
+}
+
+/// The script's status; for a signal 128 plus its number, as shells do.
+fn exit_status(exit: &Exit) -> u32 {
+    match exit {
+        Exit::Status(status) => *status,
+        Exit::Signal(signal) => u32::from(crate::outcome::of_signal(&signal.name)),
+    }
+}
+
+fn write_report(
+    finished: &Finished,
+    console: &Console,
+    results: Option<&Results>,
+    path: &Path,
+) -> std::io::Result<()> {
+    let conclusion = &finished.conclusion;
+    let run = finished.run.as_deref();
+    let artifacts = run.map(|run| {
+        run.artifacts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    });
+    let masker = console.masker();
+    let report = Report {
+        schema: SCHEMA,
+        program: concat!("orka-step ", env!("CARGO_PKG_VERSION")),
+        outcome: conclusion.outcome,
+        exit_code: conclusion.exit_code,
+        exit_status: conclusion.exit.as_ref().map(exit_status),
+        exit_signal: conclusion.exit.as_ref().and_then(|exit| match exit {
+            Exit::Signal(signal) => Some(signal.name.as_str()),
+            Exit::Status(_) => None,
+        }),
+        started_at: run
+            .map_or_else(jiff::Timestamp::now, |run| run.started_at)
+            .to_string(),
+        duration_ms: millis(console.elapsed()),
+        plugin: run.map(|run| PluginSection {
+            name: &run.manifest.name,
+            version: run.manifest.version.to_string(),
+            digest: finished.plugin_digest.as_deref(),
+        }),
+        failures: conclusion
+            .failures
+            .iter()
+            .map(|failure| FailureSection {
+                code: failure.code.to_string(),
+                message: masker.mask(&failure.message),
+                causes: failure
+                    .causes()
+                    .iter()
+                    .map(|cause| masker.mask(cause))
+                    .collect(),
+                hint: failure.hint.as_deref().map(|hint| masker.mask(hint)),
+            })
+            .collect(),
+        phases: console.phases(),
+        vms_deployed: run.map_or(0, |run| {
+            run.vms_deployed.load(std::sync::atomic::Ordering::Relaxed)
+        }),
+        artifacts: artifacts
+            .map(|artifacts| ArtifactsSection {
+                digest: artifacts.digest,
+                files: artifacts.files,
+            })
+            .unwrap_or_default(),
+        removed: &conclusion.settlement.removed,
+        leftovers: &conclusion.settlement.leftovers,
+        sign_out: run
+            .and_then(|run| run.signed_out.get())
+            .map(|outcome| match outcome {
+                SignOut::Revoked => "revoked".to_owned(),
+                SignOut::Kept(reason) => format!("kept: {reason}"),
+                SignOut::NotApplicable => "not-applicable".to_owned(),
+            }),
+        host_calls: run.map_or(0, |run| run.journal.count()),
+        results: results.map(Results::all).unwrap_or_default(),
+    };
+    write_whole(path, &serde_json::to_vec_pretty(&report)?)?;
+    write_whole(
+        &path.with_extension("html"),
+        crate::page::render(&serde_json::to_value(&report)?).as_bytes(),
+    )
+}
+
+fn write_whole(path: &Path, contents: &[u8]) -> std::io::Result<()> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let directory = cap_std::fs::Dir::open_ambient_dir(parent, cap_std::ambient_authority())?;
+    let name = path.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
+    crate::host_folder::write_whole(&directory, Path::new(name), contents)
+}

@@ -1,0 +1,335 @@
+//! One run, start to finish. Read top to bottom; this file alone decides order.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+
+use plugin_manifest::{Manifest, ParameterValue};
+use rand::SeedableRng as _;
+use tokio::time::{sleep, sleep_until};
+
+use crate::backend::orka::OrkaCluster;
+use crate::backend::ssh::SshGuests;
+use crate::bindings::exports::orka::plugin::policy::Verdict;
+use crate::bindings::orka::plugin::types::{Error as GuestError, Exit};
+use crate::config::Config;
+use crate::console::Console;
+use crate::engine::{self, Compiled, STOP_GRACE, Started};
+use crate::failure::{Class, Failure, Kind};
+use crate::grants::Grants;
+use crate::host_folder;
+use crate::ledger::Ledger;
+use crate::outcome::{self, EXIT_LEFTOVERS, Outcome, StopSignal};
+use crate::plugin::Plugin;
+use crate::results::Results;
+use crate::state::{RunContext, RunParts, Stop};
+use crate::teardown::{self, Settlement};
+use crate::trap;
+
+/// How a run ended, for the report and the exit code.
+#[derive(Debug)]
+pub struct Conclusion {
+    /// The result `outcome`.
+    pub outcome: Outcome,
+    /// The step's exit code.
+    pub exit_code: u8,
+    /// How the script ended, if it ran to an end.
+    pub exit: Option<Exit>,
+    /// What went wrong, if anything did.
+    pub failures: Vec<Failure>,
+    /// What teardown did.
+    pub settlement: Settlement,
+}
+
+/// A run that has ended, with what it left behind in memory.
+pub struct Finished {
+    /// How it ended.
+    pub conclusion: Conclusion,
+    /// Its context; none if it ended before there was one.
+    pub run: Option<Arc<RunContext>>,
+    /// The plugin's digest, if one was loaded.
+    pub plugin_digest: Option<String>,
+}
+
+/// Runs the job that `config` describes against the real cluster.
+pub async fn run(config: Config, console: Console, stop: Stop) -> Finished {
+    let (compiled, plugin, parts) = match prepare(config, console, stop) {
+        Ok(prepared) => prepared,
+        Err(failures) => return Finished::not_started(failures),
+    };
+    let run = RunContext::new(parts);
+    run.console.info(&format!(
+        "plugin `{}` {} ({})",
+        plugin.manifest.name, plugin.manifest.version, plugin.digest
+    ));
+    let conclusion = execute(&compiled, run.clone()).await;
+    Finished {
+        conclusion,
+        run: Some(run),
+        plugin_digest: Some(plugin.digest),
+    }
+}
+
+/// Everything that can be wrong before anything is sent to the cluster.
+fn prepare(
+    config: Config,
+    console: Console,
+    stop: Stop,
+) -> Result<(Compiled, Plugin, RunParts), Vec<Failure>> {
+    let plugin = Plugin::load(&config.plugin).map_err(|failure| vec![failure])?;
+    let params = parameters(&plugin.manifest, &config)?;
+    let one = |failure| vec![failure];
+    let grants = Grants::intersect(
+        config.grants.as_ref(),
+        &plugin.manifest,
+        &plugin.digest,
+        plugin.bundled,
+    )
+    .map_err(one)?;
+    let compiled = engine::engine()
+        .and_then(|engine| Compiled::new(&engine, &plugin))
+        .map_err(one)?;
+    let ledger = match &config.workspace {
+        None => Ledger::in_memory(),
+        Some(workspace) => host_folder::of_run(&workspace.dir, config.identity.run_hash())
+            .map_err(|error| {
+                Failure::config("the host's folder in the workspace cannot be made")
+                    .with_source(error)
+            })
+            .and_then(|folder| Ledger::in_directory(&folder, config.identity.pod_hash()))
+            .map_err(one)?,
+    };
+    let parts = RunParts {
+        cluster: Arc::new(OrkaCluster::new(config.orka)),
+        guests: Arc::new(SshGuests::new(config.ssh)),
+        console,
+        ledger,
+        grants,
+        params,
+        script: config.script,
+        manifest: plugin.manifest.clone(),
+        workspace: config.workspace,
+        results: Results::new(config.results.as_ref()).map_err(one)?,
+        secrets: config.secrets,
+        identity: config.identity,
+        limits: config.limits,
+        timeout: config.timeout,
+        stop,
+        random: Box::new(rand::rngs::StdRng::from_os_rng()),
+    };
+    Ok((compiled, plugin, parts))
+}
+
+/// Flags over environment, then checked against the manifest.
+fn parameters(
+    manifest: &Manifest,
+    config: &Config,
+) -> Result<BTreeMap<String, ParameterValue>, Vec<Failure>> {
+    let mut given = BTreeMap::new();
+    for (variable, value) in &config.environment_params {
+        let named = manifest
+            .parameters
+            .keys()
+            .find(|name| plugin_manifest::environment_name(name) == *variable);
+        // One that no parameter answers to is reported like any other unknown parameter.
+        let name = named.cloned().unwrap_or_else(|| variable.clone());
+        given.insert(name, value.clone());
+    }
+    given.extend(config.params.clone());
+    manifest.resolve(&given).map_err(|problems| {
+        let hint = format!(
+            "`orka-step plugin inspect {}` lists the parameters",
+            config.plugin
+        );
+        problems
+            .iter()
+            .map(|problem| {
+                let mut failure = Failure::config(problem.to_string());
+                failure.code = "params.invalid".into();
+                failure.with_hint(hint.clone())
+            })
+            .collect()
+    })
+}
+
+/// Runs a compiled plugin to its end and settles what it owes, whatever it does.
+pub async fn execute(compiled: &Compiled, run: Arc<RunContext>) -> Conclusion {
+    let ending = run_guest(compiled, &run).await;
+    // The store is gone here: nothing a guest does can reach past this point.
+    run.stop_tasks().await;
+    let settlement = teardown::settle(&run).await;
+    conclude(&run, ending, settlement)
+}
+
+/// How the guest's part ended.
+enum Ending {
+    /// It gave a verdict.
+    Verdict(Verdict),
+    /// It handed back an error.
+    Error(GuestError),
+    /// It trapped, broke a limit or could not be started.
+    Failed(Failure),
+    /// It did not come back in time after the run was stopped or its deadline had passed.
+    Dropped,
+}
+
+async fn run_guest(compiled: &Compiled, run: &Arc<RunContext>) -> Ending {
+    tokio::select! {
+        ending = call_guest(compiled, run) => ending,
+        () = patience_ends(run) => Ending::Dropped,
+    }
+}
+
+async fn call_guest(compiled: &Compiled, run: &Arc<RunContext>) -> Ending {
+    let Started {
+        mut store,
+        instance,
+        output,
+    } = match compiled.start(run.clone()).await {
+        Ok(started) => started,
+        Err(error) => return Ending::Failed(trap::explain(run, &error, None, "")),
+    };
+    match instance.orka_plugin_policy().call_run(&mut store).await {
+        Ok(Ok(verdict)) => Ending::Verdict(verdict),
+        Ok(Err(error)) => Ending::Error(error),
+        Err(error) => {
+            let breach = store.data().limiter.breach();
+            Ending::Failed(trap::explain(run, &error, breach, &output.text()))
+        }
+    }
+}
+
+/// Returns once the guest has had its time to say why, after a signal or the deadline.
+async fn patience_ends(run: &RunContext) {
+    tokio::select! {
+        () = run.stop.stopped() => {}
+        () = sleep_until(run.deadline) => {}
+    }
+    sleep(STOP_GRACE).await;
+}
+
+fn conclude(run: &RunContext, ending: Ending, settlement: Settlement) -> Conclusion {
+    let (mut outcome, mut exit_code, exit, failure) = match judge(run, ending) {
+        Ok(None) => (Outcome::Succeeded, 0, Some(Exit::Status(0)), None),
+        Ok(Some(exit)) => (Outcome::BuildFailed, exit_code_of(&exit), Some(exit), None),
+        Err(failure) => {
+            let (outcome, exit_code) = outcome::of_class(failure.class);
+            let exit_code = match failure.class {
+                Class::Cancelled => run.stop.signal().map_or(exit_code, StopSignal::exit_code),
+                _ => exit_code,
+            };
+            (outcome, exit_code, None, Some(failure))
+        }
+    };
+    if outcome == Outcome::Succeeded && !settlement.leftovers.is_empty() {
+        (outcome, exit_code) = (Outcome::InfraFailed, EXIT_LEFTOVERS);
+    }
+    Conclusion {
+        outcome,
+        exit_code,
+        exit,
+        failures: failure.into_iter().collect(),
+        settlement,
+    }
+}
+
+/// `Ok(None)` for success, `Ok(Some(exit))` for a failed build.
+fn judge(run: &RunContext, ending: Ending) -> Result<Option<Exit>, Failure> {
+    // A policy that was told to stop cannot declare the run a success all the same.
+    let told_to_stop = [Failure::cancelled(), Failure::deadline()]
+        .into_iter()
+        .find(|failure| run.class_of(&failure.code).is_some());
+    match ending {
+        Ending::Dropped if run.stop.signal().is_some() => Err(cancelled(run)),
+        Ending::Dropped => Err(Failure::deadline()),
+        Ending::Failed(failure) => Err(failure),
+        _ if told_to_stop
+            .as_ref()
+            .is_some_and(|failure| failure.class == Class::Cancelled) =>
+        {
+            Err(cancelled(run))
+        }
+        Ending::Error(error) => Err(of_guest_error(run, error)),
+        Ending::Verdict(Verdict::BuildFailed(exit)) => Ok(Some(exit)),
+        Ending::Verdict(Verdict::Succeeded) => told_to_stop.map_or(Ok(None), Err),
+    }
+}
+
+fn cancelled(run: &RunContext) -> Failure {
+    let mut failure = Failure::cancelled();
+    if let Some(signal) = run.stop.signal() {
+        failure.message = format!("{} stopped the run", signal.name());
+    }
+    failure
+}
+
+fn exit_code_of(exit: &Exit) -> u8 {
+    match exit {
+        // A policy may call a script failed that ended with 0: the step must not look successful.
+        Exit::Status(0) => 1,
+        Exit::Status(status) => outcome::of_status(*status),
+        Exit::Signal(signal) => outcome::of_signal(&signal.name),
+    }
+}
+
+/// An error handed back by the guest: the host's own keeps its class, one of the plugin's is the plugin's failure.
+fn of_guest_error(run: &RunContext, error: GuestError) -> Failure {
+    let (kind, info) = match error {
+        GuestError::Invalid(info) => (Kind::Invalid, info),
+        GuestError::Denied(info) => (Kind::Denied, info),
+        GuestError::NotFound(info) => (Kind::NotFound, info),
+        GuestError::Conflict(info) => (Kind::Conflict, info),
+        GuestError::NoCapacity(info) => (Kind::NoCapacity, info),
+        GuestError::Unauthenticated(info) => (Kind::Unauthenticated, info),
+        GuestError::Unavailable(info) => (Kind::Unavailable, info),
+        GuestError::TimedOut(info) => (Kind::TimedOut, info),
+        GuestError::Cancelled(info) => (Kind::Cancelled, info),
+        GuestError::Other(info) => (Kind::Other, info),
+    };
+    let class = run.class_of(&info.code).unwrap_or_else(|| {
+        let about_params =
+            kind == Kind::Invalid && info.code.starts_with("params.") && run.ledger.is_untouched();
+        if about_params {
+            Class::Config
+        } else {
+            Class::Plugin
+        }
+    });
+    let mut failure = Failure::new(kind, class, info.code, info.message);
+    failure.hint = info.hint;
+    failure.details = info.details;
+    failure
+}
+
+impl Finished {
+    /// A run that ended before anything was sent to the cluster.
+    pub fn not_started(failures: Vec<Failure>) -> Self {
+        // The gravest class decides; classes are ordered from the outermost inwards.
+        let class = failures
+            .iter()
+            .map(|failure| failure.class)
+            .min()
+            .unwrap_or(Class::Internal);
+        let (outcome, exit_code) = outcome::of_class(class);
+        let conclusion = Conclusion {
+            outcome,
+            exit_code,
+            exit: None,
+            failures,
+            settlement: Settlement::default(),
+        };
+        Self {
+            conclusion,
+            run: None,
+            plugin_digest: None,
+        }
+    }
+
+    /// What the guest said last before it trapped, if anything.
+    pub fn last_words(&self) -> Option<String> {
+        let run = self.run.as_ref()?;
+        run.last_words
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}

@@ -1,0 +1,399 @@
+//! What a running plugin's host functions share.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use plugin_manifest::{Manifest, ParameterValue};
+use secrecy::SecretString;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use wasmtime::component::{ResourceTable, ResourceTableError};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use crate::backend::{Cluster, CopiedFile, Guests};
+use crate::bindings::orka::plugin::cluster::{Facts, SignOut};
+use crate::config::Workspace;
+use crate::console::Console;
+use crate::failure::{Class, Failure};
+use crate::grants::Grants;
+use crate::identity::Identity;
+use crate::journal::Journal;
+use crate::ledger::Ledger;
+use crate::limits::{Breach, Limiter, Limits};
+use crate::outcome::StopSignal;
+use crate::results::Results;
+
+/// Why a host function does not return a value: a failure the guest gets told, or the end of the guest.
+#[derive(Debug)]
+pub enum CallError {
+    /// Becomes the contract's `error`.
+    Failure(Box<Failure>),
+    /// Ends the guest.
+    Trap(wasmtime::Error),
+}
+
+impl From<Failure> for CallError {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(Box::new(failure))
+    }
+}
+
+impl From<ResourceTableError> for CallError {
+    fn from(error: ResourceTableError) -> Self {
+        Self::Trap(error.into())
+    }
+}
+
+/// Tells everything that waits that the run is being stopped.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    token: CancellationToken,
+    again: CancellationToken,
+    signal: Arc<OnceLock<StopSignal>>,
+}
+
+impl Stop {
+    /// Stops the run. The first signal is the one that is reported; another one means to hurry.
+    pub fn stop(&self, signal: StopSignal) {
+        if self.signal.set(signal).is_err() {
+            self.again.cancel();
+        }
+        self.token.cancel();
+    }
+
+    /// Waits until somebody who has stopped the run already stops it again.
+    pub async fn hurried(&self) {
+        self.again.cancelled().await;
+    }
+
+    /// Which signal stopped the run, if one did.
+    pub fn signal(&self) -> Option<StopSignal> {
+        self.signal.get().copied()
+    }
+
+    /// Waits until the run is stopped.
+    pub async fn stopped(&self) {
+        self.token.cancelled().await;
+    }
+}
+
+/// Artifacts that came back, for the report.
+#[derive(Clone, Debug, Default)]
+pub struct Artifacts {
+    /// SHA-256 of the last set that came back.
+    pub digest: Option<String>,
+    /// Its files.
+    pub files: Vec<CopiedFile>,
+}
+
+/// One run: everything that outlives the guest.
+pub struct RunContext {
+    /// The cluster.
+    pub cluster: Arc<dyn Cluster>,
+    /// Its guests.
+    pub guests: Arc<dyn Guests>,
+    /// The step's log.
+    pub console: Console,
+    /// What the run owes.
+    pub ledger: Ledger,
+    /// What the plugin may do.
+    pub grants: Grants,
+    /// The plugin's parameters, checked.
+    pub params: BTreeMap<String, ParameterValue>,
+    /// The script given as a file.
+    pub script: Option<Vec<u8>>,
+    /// What the plugin says of itself.
+    pub manifest: Manifest,
+    /// The workspace.
+    pub workspace: Option<Workspace>,
+    /// Tekton results.
+    pub results: Results,
+    /// Secrets by name.
+    pub secrets: BTreeMap<String, SecretString>,
+    /// Names.
+    pub identity: Identity,
+    /// The sandbox's limits.
+    pub limits: Limits,
+    /// When the run began.
+    pub started: Instant,
+    /// The same on the calendar.
+    pub started_at: jiff::Timestamp,
+    /// The run's own deadline.
+    pub deadline: Instant,
+    /// Whether it is being stopped.
+    pub stop: Stop,
+    /// The last host calls.
+    pub journal: Journal,
+    /// Random numbers for the guest.
+    pub random: Mutex<Box<dyn rand::RngCore + Send>>,
+    /// What is known of the cluster, once signed in.
+    pub facts: tokio::sync::OnceCell<Facts>,
+    /// How the login ended, once it did.
+    pub signed_out: OnceLock<SignOut>,
+    /// Artifacts that came back.
+    pub artifacts: Mutex<Artifacts>,
+    /// VMs deployed in the whole run.
+    pub vms_deployed: AtomicU32,
+    /// What a guest says before it traps.
+    pub last_words: Mutex<Option<String>>,
+    /// Classes of the failures the guest was told, by code.
+    issued: Mutex<HashMap<String, Class>>,
+    /// Work that goes on beside the guest: deployments, output of commands.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// The parts of a [`RunContext`] that a caller decides.
+pub struct RunParts {
+    /// See [`RunContext`].
+    pub cluster: Arc<dyn Cluster>,
+    /// See [`RunContext`].
+    pub guests: Arc<dyn Guests>,
+    /// See [`RunContext`].
+    pub console: Console,
+    /// See [`RunContext`].
+    pub ledger: Ledger,
+    /// See [`RunContext`].
+    pub grants: Grants,
+    /// See [`RunContext`].
+    pub params: BTreeMap<String, ParameterValue>,
+    /// See [`RunContext`].
+    pub script: Option<Vec<u8>>,
+    /// See [`RunContext`].
+    pub manifest: Manifest,
+    /// See [`RunContext`].
+    pub workspace: Option<Workspace>,
+    /// See [`RunContext`].
+    pub results: Results,
+    /// See [`RunContext`].
+    pub secrets: BTreeMap<String, SecretString>,
+    /// See [`RunContext`].
+    pub identity: Identity,
+    /// See [`RunContext`].
+    pub limits: Limits,
+    /// From now to the run's own deadline.
+    pub timeout: Duration,
+    /// See [`RunContext`].
+    pub stop: Stop,
+    /// See [`RunContext`].
+    pub random: Box<dyn rand::RngCore + Send>,
+}
+
+impl RunContext {
+    /// A run that begins now.
+    pub fn new(parts: RunParts) -> Arc<Self> {
+        let started = Instant::now();
+        Arc::new(Self {
+            cluster: parts.cluster,
+            guests: parts.guests,
+            console: parts.console,
+            ledger: parts.ledger,
+            grants: parts.grants,
+            params: parts.params,
+            script: parts.script,
+            manifest: parts.manifest,
+            workspace: parts.workspace,
+            results: parts.results,
+            secrets: parts.secrets,
+            identity: parts.identity,
+            limits: parts.limits,
+            started,
+            started_at: jiff::Timestamp::now(),
+            deadline: started + parts.timeout,
+            stop: parts.stop,
+            journal: Journal::default(),
+            random: Mutex::new(parts.random),
+            facts: tokio::sync::OnceCell::new(),
+            signed_out: OnceLock::new(),
+            artifacts: Mutex::default(),
+            vms_deployed: AtomicU32::new(0),
+            last_words: Mutex::default(),
+            issued: Mutex::default(),
+            tasks: Mutex::default(),
+        })
+    }
+
+    /// Does the work of a host call within the run's life: ends early when the run is stopped or its deadline passes.
+    ///
+    /// # Errors
+    ///
+    /// What the work failed with, `cancelled`, the deadline, or a trap for too many calls.
+    pub async fn call<T>(
+        &self,
+        function: &'static str,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, CallError> {
+        self.count_call(function)?;
+        let began = Instant::now();
+        let result = self.within_the_run(work).await;
+        let error = result
+            .as_ref()
+            .err()
+            .map(|failure| failure.code.to_string());
+        tracing::debug!(function, elapsed_ms = crate::console::millis(began.elapsed()), error.type = error.as_deref(), "host call");
+        self.journal.end(function, began.elapsed(), error);
+        result.map_err(CallError::from)
+    }
+
+    /// As [`RunContext::call`] for work that does not wait.
+    ///
+    /// # Errors
+    ///
+    /// What the work failed with, or a trap for too many calls.
+    pub fn call_now<T>(
+        &self,
+        function: &'static str,
+        work: impl FnOnce() -> Result<T, Failure>,
+    ) -> Result<T, CallError> {
+        self.count_call(function)?;
+        let result = work();
+        self.journal.end(
+            function,
+            Duration::ZERO,
+            result
+                .as_ref()
+                .err()
+                .map(|failure| failure.code.to_string()),
+        );
+        result.map_err(CallError::from)
+    }
+
+    /// Lets work take as long as the run lasts.
+    ///
+    /// # Errors
+    ///
+    /// What the work failed with, `cancelled`, or the deadline.
+    pub async fn within_the_run<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            () = self.stop.stopped() => Err(Failure::cancelled()),
+            () = sleep_until(self.deadline) => Err(Failure::deadline()),
+            result = work => result,
+        }
+    }
+
+    fn count_call(&self, function: &'static str) -> Result<(), CallError> {
+        if self.journal.begin(function) > self.limits.host_calls {
+            return Err(CallError::Trap(
+                BreachError(Breach::HostCalls(self.limits.host_calls)).into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Starts work beside the guest; it ends with the run at the latest.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .spawn(work);
+    }
+
+    /// Ends all work beside the guest.
+    pub async fn stop_tasks(&self) {
+        let mut tasks =
+            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+    }
+
+    /// Notes what the guest was told, so that the same failure handed back decides the outcome.
+    pub fn issued(&self, failure: &Failure) {
+        let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        issued.insert(failure.code.to_string(), failure.class);
+    }
+
+    /// Whose failure a code is that the guest was told; none if it never was.
+    pub fn class_of(&self, code: &str) -> Option<Class> {
+        self.issued
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(code)
+            .copied()
+    }
+
+    /// How long until the run's own deadline.
+    pub fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// The earlier of the run's deadline and `limit` from now.
+    pub fn deadline_within(&self, limit: Duration) -> Instant {
+        Instant::now()
+            .checked_add(limit)
+            .map_or(self.deadline, |limit| limit.min(self.deadline))
+    }
+
+    /// Counts a deployment.
+    pub fn count_deployment(&self) -> u32 {
+        self.vms_deployed.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The workspace.
+    ///
+    /// # Errors
+    ///
+    /// `not-found` if the run has none.
+    pub fn workspace(&self) -> Result<&Workspace, Failure> {
+        self.workspace.as_ref().ok_or_else(|| {
+            Failure::new(
+                crate::failure::Kind::NotFound,
+                Class::Config,
+                "run.no-workspace",
+                "this run has no workspace",
+            )
+            .with_hint("give a directory with `--workspace`")
+        })
+    }
+}
+
+/// A breach that a host function found.
+#[derive(Debug, thiserror::Error)]
+#[error("limit exceeded")]
+pub struct BreachError(pub Breach);
+
+/// The `T` of the guest's store.
+pub struct HostState {
+    /// The run.
+    pub run: Arc<RunContext>,
+    /// What the guest's handles stand for.
+    pub table: ResourceTable,
+    /// What the guest takes.
+    pub limiter: Limiter,
+    /// WASI, inert.
+    pub wasi: WasiCtx,
+}
+
+impl WasiView for HostState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl HostState {
+    /// Keeps what a new handle stands for.
+    ///
+    /// # Errors
+    ///
+    /// A trap if the guest keeps too many.
+    pub fn keep<T: Send + 'static>(
+        &mut self,
+        thing: T,
+    ) -> Result<wasmtime::component::Resource<T>, CallError> {
+        match self.table.push(thing) {
+            Err(ResourceTableError::Full) => Err(CallError::Trap(
+                self.limiter
+                    .broken(Breach::Handles(self.run.limits.handles)),
+            )),
+            other => Ok(other?),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! From a trap to a message: what happened, what the guest said last, where it was, and its last host calls.
+
+use std::sync::PoisonError;
+
+use wasmtime::{Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use crate::failure::{Class, Failure, Kind};
+use crate::limits::Breach;
+use crate::state::RunContext;
+
+/// Frames shown of a guest's stack.
+const FRAMES_MAX: usize = 12;
+
+/// Parts of function names that say nothing about a policy: panic machinery and generated glue.
+const MACHINERY: [&str; 7] = [
+    "rust_panic",
+    "panicking::",
+    "rust_begin_unwind",
+    "rustc_entry",
+    "__rust_",
+    "core::panic",
+    "cabi_realloc",
+];
+
+/// Explains why a guest ended without an answer.
+pub fn explain(
+    run: &RunContext,
+    error: &wasmtime::Error,
+    breach: Option<Breach>,
+    output: &str,
+) -> Failure {
+    let name = &run.manifest.name;
+    let mask = |text: &str| run.console.masker().mask(text);
+    let last_words = run
+        .last_words
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    let mut failure = match (breach, error.downcast_ref::<I32Exit>(), last_words) {
+        (Some(breach), _, _) => {
+            let (what, hint) = breach.explain();
+            plugin_failure("plugin.limit", format!("plugin `{name}` was stopped: {what}")).with_hint(hint)
+        }
+        (None, Some(I32Exit(status)), _) => plugin_failure(
+            "plugin.exited",
+            format!("plugin `{name}` left through WASI's exit with status {status} instead of giving a verdict"),
+        )
+        .with_hint("return a verdict or an error from `policy.run`"),
+        (None, None, Some(words)) => plugin_failure("plugin.panicked", format!("plugin `{name}` panicked: {}", mask(&words)))
+            .with_hint("this is a mistake in the plugin; report it to its author with these lines"),
+        (None, None, None) => plugin_failure("plugin.trapped", format!("plugin `{name}` trapped: {}", reason(error)))
+            .with_hint("this is a mistake in the plugin; report it to its author with these lines"),
+    };
+    if !output.trim().is_empty() {
+        failure = failure.with_detail("the plugin's output", mask(output.trim_end()));
+    }
+    if let Some(frames) = frames(error) {
+        failure = failure.with_detail("in", frames);
+    }
+    let calls = last_calls(run);
+    if !calls.is_empty() {
+        failure = failure.with_detail("its last host calls", calls);
+    }
+    failure
+}
+
+fn plugin_failure(code: &'static str, message: String) -> Failure {
+    Failure::new(Kind::Other, Class::Plugin, code, message)
+}
+
+fn reason(error: &wasmtime::Error) -> String {
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::MemoryOutOfBounds) => {
+            "it reached outside its memory (in Rust, mostly a stack that is too deep)".to_owned()
+        }
+        Some(Trap::UnreachableCodeReached) => {
+            "it gave up without saying why (`unreachable`)".to_owned()
+        }
+        Some(Trap::StackOverflow) => "its stack is too deep (endless recursion?)".to_owned(),
+        Some(trap) => trap.to_string(),
+        // The backtrace is the outermost layer of the chain; what happened is the innermost.
+        None => error.root_cause().to_string(),
+    }
+}
+
+fn frames(error: &wasmtime::Error) -> Option<String> {
+    let backtrace = error.downcast_ref::<WasmBacktrace>()?;
+    let names: Vec<String> = backtrace
+        .frames()
+        .iter()
+        .filter_map(|frame| frame.func_name())
+        .map(|name| format!("{:#}", rustc_demangle::demangle(name)))
+        .filter(|name| !MACHINERY.iter().any(|part| name.contains(part)))
+        .take(FRAMES_MAX)
+        .collect();
+    (!names.is_empty()).then(|| names.join("\n"))
+}
+
+fn last_calls(run: &RunContext) -> String {
+    let mut lines: Vec<String> = run
+        .journal
+        .last()
+        .iter()
+        .map(|call| match &call.error {
+            None => format!("{} ({} ms)", call.function, call.elapsed_ms),
+            Some(code) => format!("{} ({} ms): {code}", call.function, call.elapsed_ms),
+        })
+        .collect();
+    if let Some(current) = run.journal.current() {
+        lines.push(format!("{current} (still running)"));
+    }
+    lines.join("\n")
+}
