@@ -6,6 +6,8 @@
     reason = "each test file uses its own part"
 )]
 
+pub mod tls;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -357,4 +359,20 @@ pub fn config(url: &str, credentials: Credentials) -> ClientConfig {
         wait_max: Duration::from_millis(20),
     };
     config
+}
+
+/// A redirect.
+pub fn moved(status: u16, location: &str) -> Answer {
+    with_header(raw(status, "text/plain", ""), "location", location)
+}
+
+/// An Orka 3 in which there is nothing.
+pub fn orka3(request: &Request) -> Answer {
+    match request.path.as_str() {
+        "/api/v1/cluster-info" => {
+            reply(200, json!({ "apiEndpoint": "https://10.221.188.19:6443" }))
+        }
+        "/health-check" => page_not_found(),
+        _ => reply(200, json!({ "items": [] })),
+    }
 }
