@@ -120,6 +120,8 @@ pub(crate) struct VmSpec {
 pub(crate) struct Vm {
     /// Unique within this simulator.
     pub(crate) serial: u64,
+    /// The waiting entry it came from.
+    pub(crate) ticket: Option<u64>,
     pub(crate) spec: VmSpec,
     pub(crate) node: usize,
     pub(crate) ip: IpAddr,
@@ -141,6 +143,14 @@ impl Vm {
     pub(crate) fn occupies(&self) -> bool {
         !matches!(self.phase, Phase::Failed(_))
     }
+}
+
+/// A 3.x VM that has no node yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Waiting {
+    pub(crate) ticket: u64,
+    pub(crate) created: SystemTime,
+    pub(crate) spec: VmSpec,
 }
 
 /// One node and the images it has copied.
@@ -169,6 +179,10 @@ pub(crate) struct Inner {
     /// 3.x VM configurations, as their makers wrote them.
     pub(crate) vmconfigs: Vec<Map<String, Value>>,
     pub(crate) vms: Vec<Vm>,
+    /// 3.x VMs that have no node yet.
+    pub(crate) waiting: Vec<Waiting>,
+    /// Service accounts made through the API: namespace and name.
+    pub(crate) accounts: Vec<(String, String)>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) images: Vec<Image>,
     pub(crate) faults: Faults,
@@ -265,6 +279,8 @@ impl Inner {
             configs: Vec::new(),
             vmconfigs: Vec::new(),
             vms: Vec::new(),
+            waiting: Vec::new(),
+            accounts: Vec::new(),
             nodes: config.nodes.iter().map(node).collect(),
             images: config.images.iter().map(image).collect(),
             faults,
@@ -280,6 +296,14 @@ impl Inner {
             return Some(image.spec.architecture);
         }
         (is_oci_reference(name) && !strict_oci).then(|| architecture_of(name))
+    }
+
+    pub(crate) fn is_waiting(&self, ticket: u64) -> bool {
+        self.waiting.iter().any(|waiting| waiting.ticket == ticket)
+    }
+
+    pub(crate) fn forget_waiting(&mut self, ticket: u64) {
+        self.waiting.retain(|waiting| waiting.ticket != ticket);
     }
 
     pub(crate) fn vm(&self, serial: u64) -> Option<&Vm> {

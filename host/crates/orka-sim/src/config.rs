@@ -228,7 +228,7 @@ pub struct SimConfig {
 }
 
 impl Default for SimConfig {
-    /// Both APIs at version 2.4.0, one user, two Apple silicon nodes with two slots each and one Intel node, no delays,
+    /// Both APIs at version 2.4.0, one user, a service account token for `orka-default` and an administrator's token, two Apple silicon nodes with two slots each and one Intel node, no delays,
     /// embedded guests with `admin`/`admin`.
     fn default() -> Self {
         Self {
@@ -239,13 +239,23 @@ impl Default for SimConfig {
                 password: "correct-horse".to_owned(),
             }],
             licence_key: "orka-license-0123456789abcdef".to_owned(),
-            sa_tokens: vec![SaToken {
-                token: "sim-sa-token-ci".to_owned(),
-                account: "sa-ci".to_owned(),
-                namespaces: vec!["orka-default".to_owned()],
-                lifetime: Some(Duration::from_secs(8760 * 3600)),
-                admin: false,
-            }],
+            sa_tokens: vec![
+                SaToken {
+                    token: "sim-sa-token-ci".to_owned(),
+                    account: "sa-ci".to_owned(),
+                    namespaces: vec!["orka-default".to_owned()],
+                    lifetime: Some(Duration::from_secs(8760 * 3600)),
+                    admin: false,
+                },
+                SaToken {
+                    token: "sim-admin-token".to_owned(),
+                    account: "admin@example.com".to_owned(),
+                    namespaces: vec!["orka-default".to_owned(), "orka-test".to_owned()],
+                    // People's tokens live an hour.
+                    lifetime: Some(Duration::from_secs(3600)),
+                    admin: true,
+                },
+            ],
             namespaces: vec!["orka-default".to_owned(), "orka-test".to_owned()],
             nodes: vec![
                 NodeSpec::apple_silicon("mini-arm-1"),

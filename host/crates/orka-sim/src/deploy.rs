@@ -8,7 +8,7 @@ use tokio::net::TcpSocket;
 
 use crate::cluster::{Cluster, Inner, Phase, Vm, VmSpec};
 use crate::config::{Architecture, GuestKind};
-use crate::guest::{Guest, GuestOrder};
+use crate::guest::{Guest, GuestOrder, kill_processes_of};
 use crate::snapshot::DeletionRecord;
 use crate::switches::{NetworkMode, PortNumbers};
 
@@ -44,7 +44,13 @@ pub(crate) struct Reserved {
 }
 
 /// Puts a VM on the list, on a node that has room.
-pub(crate) fn reserve(cluster: &Cluster, spec: VmSpec) -> Result<Reserved, NoRoom> {
+///
+/// A `ticket` is the waiting entry that becomes this VM.
+pub(crate) fn reserve(
+    cluster: &Cluster,
+    spec: VmSpec,
+    ticket: Option<u64>,
+) -> Result<Reserved, NoRoom> {
     let mut inner = cluster.lock();
     let node = choose_node(&inner, &spec)?;
     let memory_gib = spec
@@ -60,8 +66,12 @@ pub(crate) fn reserve(cluster: &Cluster, spec: VmSpec) -> Result<Reserved, NoRoo
     inner.next_serial += 1;
     let home = cluster.homes.join(format!("{}-{serial}", spec.name));
     let pull = !inner.nodes[node].cached_images.contains(&spec.image);
+    if let Some(ticket) = ticket {
+        inner.forget_waiting(ticket);
+    }
     inner.vms.push(Vm {
         serial,
+        ticket,
         node,
         ip,
         ssh_port,
@@ -85,6 +95,9 @@ pub(crate) enum BringUpError {
     /// Somebody deleted it in the meantime.
     #[error("the VM was deleted while it was being deployed")]
     Deleted,
+    /// A fault says so.
+    #[error("{0}")]
+    Failed(String),
     /// The guest did not start.
     #[error("the VM process has crashed")]
     Guest(#[source] crate::guest::GuestError),
@@ -94,6 +107,7 @@ pub(crate) enum BringUpError {
 pub(crate) async fn bring_up(
     cluster: &Arc<Cluster>,
     reserved: &Reserved,
+    failing: Option<String>,
 ) -> Result<(), BringUpError> {
     let pull = if reserved.pull {
         cluster.config.image_pull_delay
@@ -107,6 +121,10 @@ pub(crate) async fn bring_up(
     let order = {
         let mut inner = cluster.lock();
         let vm = inner.vm_mut(reserved.serial).ok_or(BringUpError::Deleted)?;
+        if let Some(message) = failing {
+            vm.phase = Phase::Failed(message.clone());
+            return Err(BringUpError::Failed(message));
+        }
         let socket = vm.socket.take().ok_or(BringUpError::Deleted)?;
         guest_order(cluster, vm, socket)
     };
@@ -183,8 +201,10 @@ pub(crate) async fn take_down(cluster: &Cluster, goes: impl Fn(&Vm) -> bool) -> 
         if let Some(guest) = vm.guest {
             guest.stop().await;
         }
+        kill_processes_of(&vm.home);
         remove_home(vm.home).await;
     }
+    // Also told when nothing went: a VM without a node may have been forgotten.
     cluster.room_freed.notify_waiters();
     count
 }
@@ -318,8 +338,16 @@ fn ssh_address(
     Err(last)
 }
 
+/// The address VMs of a node are reached at.
+pub(crate) fn address(cluster: &Cluster, node: usize) -> String {
+    match cluster.config.switches.port_numbers {
+        PortNumbers::Kernel => cluster.config.bind.to_string(),
+        PortNumbers::Cluster => node_address(node).to_string(),
+    }
+}
+
 /// The loopback address of a node with cluster port numbers: 127.0.0.2 upward.
-pub(crate) fn node_address(node: usize) -> Ipv4Addr {
+fn node_address(node: usize) -> Ipv4Addr {
     let number = u32::try_from(node)
         .unwrap_or(0)
         .saturating_add(2)

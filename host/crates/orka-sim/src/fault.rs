@@ -191,7 +191,7 @@ pub enum FaultAction {
     },
     /// After the work: unknown members beside the known ones, at every depth, some of them `null`.
     UnknownMembers,
-    /// After the work of a 3.x deploy: the VM is `Failed` with this message, and stays so.
+    /// The VM of this deploy is made and fails with this message: `Failed`, in 2.x `ERROR`. It stays on the list.
     FailVm {
         /// `errorMessage`, and the message of the answer.
         message: String,
@@ -311,6 +311,14 @@ pub(crate) fn guest_fault(actions: &[FaultAction]) -> GuestFault {
         }
     });
     guest.cloned().unwrap_or_default()
+}
+
+/// The message of an action that lets the VM fail.
+pub(crate) fn failing_vm(actions: &[FaultAction]) -> Option<String> {
+    actions.iter().find_map(|action| match action {
+        FaultAction::FailVm { message } => Some(message.clone()),
+        _ => None,
+    })
 }
 
 /// Why a file of fault rules cannot be used.

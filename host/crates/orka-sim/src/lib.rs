@@ -22,6 +22,7 @@ mod sim;
 mod snapshot;
 mod switches;
 mod v2;
+mod v3;
 
 pub use config::{
     Architecture, ConfigError, Generation, GuestKind, ImageSpec, NodeSpec, SaToken, SimConfig,

@@ -19,7 +19,7 @@ use crate::fault::{FaultAction, delay_after, delay_before, parse_faults};
 use crate::reply::{Content, Reply, WireBody, weak_etag};
 use crate::request::Request;
 use crate::snapshot::RequestRecord;
-use crate::{config::Generation, v2};
+use crate::{v2, v3};
 
 /// Largest body read; larger ones end the connection. Well above what the APIs take.
 const BODY_BYTES_MAX: usize = 16 << 20;
@@ -303,7 +303,7 @@ fn is_three(request: &Request) -> bool {
 
 fn error_reply(request: &Request, status: u16, message: &str) -> Reply {
     if is_three(request) {
-        status_object(status, message)
+        v3::status_object(status, message)
     } else {
         v2::fail(status, message)
     }
@@ -315,20 +315,6 @@ fn unauthorized_text(request: &Request) -> &'static str {
     } else {
         "invalid signature"
     }
-}
-
-/// A Kubernetes `Status` for an error of no particular kind.
-fn status_object(code: u16, message: &str) -> Reply {
-    let reason = http::StatusCode::from_u16(code)
-        .ok()
-        .and_then(|code| code.canonical_reason())
-        .unwrap_or("Unknown");
-    let reason: String = reason.split(' ').collect();
-    let value = json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": message, "reason": reason, "code": code,
-    });
-    Reply::json(code, value)
 }
 
 /// The page of a reverse proxy in front of the service.
@@ -382,14 +368,20 @@ fn add_unknown(value: &mut Value) {
 }
 
 async fn route(cluster: &Arc<Cluster>, request: &Request, actions: &[FaultAction]) -> Reply {
-    let generation: Generation = cluster.config.generation;
+    let generation = cluster.config.generation;
+    if generation.serves_three()
+        && is_three(request)
+        && let Some(reply) = v3::answer(cluster, request, actions).await
+    {
+        return reply;
+    }
     if generation.serves_two()
         && !is_three(request)
         && let Some(reply) = v2::answer(cluster, request, actions).await
     {
         return reply;
     }
-    if generation.serves_two() {
+    if generation.serves_two() && !(is_three(request) && generation.serves_three()) {
         Reply::express_not_found(request.method.as_str(), &request.path)
     } else {
         Reply::text(404, "text/plain; charset=utf-8", "404 page not found\n")

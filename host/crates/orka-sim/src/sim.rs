@@ -14,7 +14,7 @@ use crate::cluster::Cluster;
 use crate::config::{ConfigError, GuestKind, SimConfig};
 use crate::deploy::take_down;
 use crate::fault::FaultRule;
-use crate::guest::{GuestError, SshdSite};
+use crate::guest::{GuestError, SshdSite, kill_processes_of};
 use crate::server;
 use crate::snapshot::State;
 
@@ -181,6 +181,9 @@ impl Drop for Sim {
         self.power.cancel();
         // Guests stop when they are dropped; the server's tasks may hold the cluster a moment longer.
         let vms = std::mem::take(&mut self.cluster.lock().vms);
-        drop(vms);
+        for vm in vms {
+            drop(vm.guest);
+            kill_processes_of(&vm.home);
+        }
     }
 }

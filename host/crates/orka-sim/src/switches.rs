@@ -179,6 +179,12 @@ pub struct Switches {
     pub full_cluster: FullCluster,
     /// A 3.x VM whose deploy request timed out is removed instead of kept.
     pub remove_after_timeout: bool,
+    /// Status code of 3.x validation failures.
+    pub v3_validation_status: u16,
+    /// Status code of 3.x capacity failures.
+    pub v3_capacity_status: u16,
+    /// Milliseconds of one minute of a 3.x deploy request's `timeout`.
+    pub minute_ms: u64,
     /// The text of a 3.x failure for want of a free VM slot; `{node}` is replaced. Empty: the usual text.
     pub v3_slots_text: String,
     /// 3.x deploys also take `customVMMetadata`.
@@ -210,6 +216,9 @@ impl Default for Switches {
             delete_reply: DeleteReply::default(),
             full_cluster: FullCluster::default(),
             remove_after_timeout: false,
+            v3_validation_status: 400,
+            v3_capacity_status: 500,
+            minute_ms: 60_000,
             v3_slots_text: String::new(),
             accept_custom_vm_metadata: false,
             network_mode: NetworkMode::default(),

@@ -140,7 +140,9 @@ pub(super) fn kill_group(group: Pid, signal: Signal) {
 /// or the connection goes away.
 ///
 /// As with OpenSSH, the exit status is told as soon as the program ends, and the channel closes when its output does.
-pub(super) async fn bridge(channel: Channel<Msg>, program: Program, watch: Watch) {
+///
+/// Returns whether the program ended by itself; one that did not is the caller's to kill.
+pub(super) async fn bridge(channel: Channel<Msg>, program: Program, watch: Watch) -> bool {
     let id = channel.id();
     let (mut incoming, outgoing) = channel.split();
     let outgoing = Arc::new(outgoing);
@@ -193,6 +195,7 @@ pub(super) async fn bridge(channel: Channel<Msg>, program: Program, watch: Watch
         let _ = outgoing.eof().await;
         let _ = outgoing.close().await;
     }
+    exited
 }
 
 /// Tells the client how the program ended.

@@ -290,9 +290,10 @@ impl Connection {
             handle,
         };
         self.shared.tracker.spawn(async move {
-            command::bridge(channel, program, watch).await;
+            let ended = command::bridge(channel, program, watch).await;
             lock(&running).remove(&id);
-            if let Some(group) = group {
+            // What a finished command left in the background stays, as on a real machine.
+            if let (Some(group), false) = (group, ended) {
                 command::kill_group(group, Signal::KILL);
             }
         });

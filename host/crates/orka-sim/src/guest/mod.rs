@@ -5,6 +5,7 @@ mod embedded;
 mod gate;
 mod sftp;
 mod sshd;
+mod sweep;
 
 use std::io;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::fault::GuestFault;
 
 pub(crate) use embedded::EmbeddedGuest;
 pub(crate) use sshd::{SshdGuest, SshdSite};
+pub(crate) use sweep::kill_processes_of;
 
 /// Why a guest could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +60,10 @@ pub(crate) enum Guest {
     /// A real `sshd`.
     Sshd(SshdGuest),
     /// A closed port, held so that nobody else answers there.
-    Closed(TcpSocket),
+    Closed {
+        /// Never listens.
+        _port: TcpSocket,
+    },
 }
 
 impl Guest {
@@ -70,7 +75,9 @@ impl Guest {
         match kind {
             GuestKind::Embedded => EmbeddedGuest::start(order).map(Self::Embedded),
             GuestKind::Sshd(settings) => SshdGuest::start(settings, order).await.map(Self::Sshd),
-            GuestKind::None => Ok(Self::Closed(order.socket)),
+            GuestKind::None => Ok(Self::Closed {
+                _port: order.socket,
+            }),
         }
     }
 
@@ -79,7 +86,7 @@ impl Guest {
         match self {
             Self::Embedded(guest) => guest.stop().await,
             Self::Sshd(guest) => guest.stop().await,
-            Self::Closed(_) => {}
+            Self::Closed { .. } => {}
         }
     }
 }

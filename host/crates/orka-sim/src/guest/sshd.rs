@@ -140,7 +140,7 @@ async fn write_site(
     let keys = order.authorized_keys.join("\n") + "\n";
     tokio::fs::write(site.join("authorized_keys"), keys).await?;
     let login = site.join("login");
-    tokio::fs::write(&login, login_script(&order.home, user)).await?;
+    tokio::fs::write(&login, login_script(order, user)).await?;
     tokio::fs::set_permissions(&login, std::fs::Permissions::from_mode(0o755)).await?;
     let config = site.join("sshd_config");
     tokio::fs::write(config, sshd_config(site, order, at)).await
@@ -180,8 +180,16 @@ fn sshd_config(site: &Path, order: &GuestOrder, at: std::net::SocketAddr) -> Str
 }
 
 /// The wrapper each session runs: the VM's own home and a clean environment, then the command, a shell or SFTP.
-fn login_script(home: &Path, user: &str) -> String {
-    let home = shell_quote(&home.display().to_string());
+fn login_script(order: &GuestOrder, user: &str) -> String {
+    let home = shell_quote(&order.home.display().to_string());
+    // The user's own login shell runs this script, and may have set anything.
+    let kept = order
+        .accept_env
+        .iter()
+        .map(String::as_str)
+        .chain(["SSH_*", "TERM"])
+        .collect::<Vec<_>>()
+        .join("|");
     let sftp = [
         "/usr/lib/openssh/sftp-server",
         "/usr/libexec/openssh/sftp-server",
@@ -193,6 +201,9 @@ fn login_script(home: &Path, user: &str) -> String {
         .unwrap_or("sftp-server");
     format!(
         "#!/bin/sh\n\
+         for name in $(env | sed -n 's/^\\([A-Za-z_][A-Za-z_0-9]*\\)=.*/\\1/p'); do\n\
+         case $name in {kept}) ;; *) unset \"$name\" ;; esac\n\
+         done\n\
          HOME={home}\n\
          TMPDIR=$HOME/tmp\n\
          PATH=/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin\n\

@@ -7,7 +7,7 @@ use super::{Call, envelope, fail, namespace};
 use crate::cluster::{Cluster, Vm, VmConfig, VmSpec};
 use crate::config::Architecture;
 use crate::deploy::{NoRoom, Reserved, bring_up, has_architecture, reserve};
-use crate::fault::{FaultAction, guest_fault};
+use crate::fault::{failing_vm, guest_fault};
 use crate::id;
 use crate::reply::{Content, Reply};
 use crate::switches::{BooleanStyle, PortStyle};
@@ -36,12 +36,6 @@ pub(super) async fn deploy(call: &Call<'_>) -> Reply {
 
 async fn try_deploy(call: &Call<'_>) -> Result<Reply, Failure> {
     let spec = order(call)?;
-    if let Some(message) = failing_vm(call.actions) {
-        return Err(Failure {
-            status: 500,
-            text: message,
-        });
-    }
     let wanted = spec.replicas;
     let mut deployed = Vec::new();
     let mut last = None;
@@ -72,22 +66,14 @@ async fn try_deploy(call: &Call<'_>) -> Result<Reply, Failure> {
 
 async fn deploy_one(call: &Call<'_>, spec: VmSpec) -> Result<u64, Failure> {
     let reserved: Reserved =
-        reserve(call.cluster, spec).map_err(|why| no_room(call.cluster, &why))?;
-    bring_up(call.cluster, &reserved)
+        reserve(call.cluster, spec, None).map_err(|why| no_room(call.cluster, &why))?;
+    bring_up(call.cluster, &reserved, failing_vm(call.actions))
         .await
         .map_err(|error| Failure {
             status: 500,
             text: error.to_string(),
         })?;
     Ok(reserved.serial)
-}
-
-/// The message of a fault that lets the VM fail.
-fn failing_vm(actions: &[FaultAction]) -> Option<String> {
-    actions.iter().find_map(|action| match action {
-        FaultAction::FailVm { message } => Some(message.clone()),
-        _ => None,
-    })
 }
 
 /// Remembers whether the last deploy of a configuration failed.

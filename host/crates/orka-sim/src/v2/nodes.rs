@@ -6,9 +6,8 @@ use super::status::port_records;
 use super::{Call, envelope, fail};
 use crate::cluster::{Cluster, Inner};
 use crate::config::Architecture;
-use crate::deploy::node_address;
+use crate::deploy::address;
 use crate::reply::Reply;
-use crate::switches::PortNumbers;
 
 /// `GET /resources/node/list`.
 pub(super) fn list(call: &Call<'_>) -> Reply {
@@ -44,14 +43,6 @@ fn show(cluster: &Cluster, inner: &Inner, node: usize) -> Value {
         "state": if spec.ready { "READY" } else { "NOT READY" },
         "orka_tags": spec.tags,
     })
-}
-
-/// The address VMs of a node are reached at.
-pub(crate) fn address(cluster: &Cluster, node: usize) -> String {
-    match cluster.config.switches.port_numbers {
-        PortNumbers::Kernel => cluster.config.bind.to_string(),
-        PortNumbers::Cluster => node_address(node).to_string(),
-    }
 }
 
 /// `GET /resources/node/status/{node}`.
