@@ -346,6 +346,25 @@ mod redirects {
     }
 
     #[tokio::test]
+    async fn another_name_is_another_host_even_on_the_same_port() {
+        let fake = Fake::orka2("2.4.0", |request| {
+            let host = request
+                .header("host")
+                .unwrap()
+                .replace("127.0.0.1", "localhost");
+            moved(307, &format!("http://{host}/taken"))
+        })
+        .await;
+        let client = Client::connect(config(&fake.url, login())).await.unwrap();
+        let error = client.vms().await.unwrap_err();
+        assert!(
+            matches!(&error, Error::Redirected { target, .. } if target.contains("localhost")),
+            "{error:?}"
+        );
+        assert_eq!(fake.count("GET", "/taken"), 0);
+    }
+
+    #[tokio::test]
     async fn nothing_goes_back_from_https_to_http() {
         let plain = Fake::start(orka3).await;
         let target = plain.url.clone();
