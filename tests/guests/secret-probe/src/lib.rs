@@ -1,0 +1,64 @@
+//! Uses a secret in every way it can and tells all it sees.
+
+use orka_plugin_sdk::console::{self, Level};
+use orka_plugin_sdk::ssh::{self, ConnectOptions, Connection, ExecOptions, Output, Stdin};
+use orka_plugin_sdk::{Error, Plugin, Verdict, params, results, secrets};
+
+const NAME: &str = "TOKEN_X";
+
+/// Shows the secret to the log in several forms, its length, and the arguments of every process of this VM's user.
+const SHOW: &str = r#"
+echo "plain $TOKEN_X"
+echo "again $TOKEN_X" >&2
+printf %s "$TOKEN_X" | base64 -w0; echo
+printf 'length %s\n' "$(printf %s "$TOKEN_X" | wc -c)"
+cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' ' ' | grep -F -c -e "$TOKEN_X"
+"#;
+
+struct SecretProbe;
+
+impl Plugin for SecretProbe {
+    fn run() -> Result<Verdict, Error> {
+        let secret = secrets::open(NAME)?;
+        console::log(Level::Info, &format!("opened {}", secret.name()));
+        let vm = guest_common::deploy()?;
+        let connection = ssh::connect(&vm, &ConnectOptions::default())?;
+        let with_secret = |output| ExecOptions {
+            secret_env: vec![(NAME.to_owned(), &secret)],
+            output,
+            ..ExecOptions::default()
+        };
+        let shown = ssh::run(&connection, "sh", &["-c", SHOW], &with_secret(Output::Log))?;
+        let options = ExecOptions {
+            stdin: Stdin::Secret(&secret),
+            ..ExecOptions::default()
+        };
+        ssh::run(
+            &connection,
+            "sh",
+            &["-c", "printf 'stdin '; cat; echo"],
+            &options,
+        )?;
+        let seen = seen(&connection, &with_secret(Output::Capture))?;
+        console::log(Level::Info, &format!("seen {seen}"));
+        results::set("seen", &seen)?;
+        if params::flag("fail")? {
+            panic!("the secret is {seen}");
+        }
+        Ok(Verdict::from(shown))
+    }
+}
+
+fn seen(connection: &Connection, options: &ExecOptions<'_>) -> Result<String, Error> {
+    let arguments = ["-c".to_owned(), "printf %s \"$TOKEN_X\"".to_owned()];
+    let command = connection.exec("sh", &arguments, options)?;
+    let mut seen = Vec::new();
+    while let Some(chunks) = command.read_output(4096, 10_000)? {
+        chunks
+            .iter()
+            .for_each(|chunk| seen.extend_from_slice(&chunk.data));
+    }
+    Ok(String::from_utf8_lossy(&seen).into_owned())
+}
+
+orka_plugin_sdk::register!(SecretProbe);
