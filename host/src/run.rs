@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
-use plugin_manifest::{Manifest, ParameterValue};
+use plugin_manifest::{Manifest, ParameterProblem, ParameterValue};
 use rand::SeedableRng as _;
 use tokio::time::{sleep, sleep_until};
 
@@ -135,19 +135,27 @@ fn parameters(
         given.insert(name, value.clone());
     }
     given.extend(config.params.clone());
-    manifest.resolve(&given).map_err(|problems| {
-        let hint = format!(
-            "`orka-step plugin inspect {}` lists the parameters",
-            config.plugin
-        );
-        problems
-            .iter()
-            .map(|problem| {
-                let mut failure = Failure::config(problem.to_string());
-                failure.code = "params.invalid".into();
-                failure.with_hint(hint.clone())
-            })
-            .collect()
+    check_parameters(manifest, &given, &config.plugin.to_string())
+}
+
+/// Checks parameters against the manifest; `shown` names the plugin in hints.
+///
+/// # Errors
+///
+/// Every problem found.
+pub fn check_parameters(
+    manifest: &Manifest,
+    given: &BTreeMap<String, String>,
+    shown: &str,
+) -> Result<BTreeMap<String, ParameterValue>, Vec<Failure>> {
+    manifest.resolve(given).map_err(|problems| {
+        let hint = format!("`orka-step plugin inspect {shown}` lists the parameters");
+        let failure = |problem: &ParameterProblem| {
+            let mut failure = Failure::config(problem.to_string());
+            failure.code = "params.invalid".into();
+            failure.with_hint(hint.clone())
+        };
+        problems.iter().map(failure).collect()
     })
 }
 

@@ -187,6 +187,9 @@ async fn create_config(run: &RunContext, spec: VmSpec) -> Result<VmConfig, Failu
         run.ledger.owe(Thing::VmConfig, &name)?;
     }
     if let Err(failure) = run.cluster.create_config(&name, &spec).await {
+        if stored && is_definite(&failure) {
+            run.ledger.released(&name);
+        }
         return Err(failure);
     }
     if stored {
@@ -266,7 +269,7 @@ async fn deploy(
     }
 }
 
-/// Whether a failed deploy certainly left no VM.
+/// Whether a request that failed like this certainly made nothing.
 fn is_definite(failure: &Failure) -> bool {
     matches!(
         failure.kind,

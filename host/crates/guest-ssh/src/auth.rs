@@ -141,15 +141,17 @@ fn is_encrypted(text: &str) -> bool {
 
 /// How an authentication conversation ended without success.
 #[derive(Debug)]
-pub(crate) enum Declined {
-    /// The server said no to everything.
-    Refused {
-        accepts: Vec<String>,
-        tried: Vec<String>,
-    },
-    /// The connection ended first.
-    Cut,
+pub(crate) struct Declined {
+    /// Methods the server said it accepts, when it last said so.
+    pub(crate) accepts: Vec<String>,
+    /// What it was offered.
+    pub(crate) tried: Vec<String>,
+    /// The connection ended with it; whether that was the answer, the session's end tells.
+    pub(crate) cut: bool,
 }
+
+/// The connection ended in the middle of a conversation.
+struct Cut;
 
 /// Proves `credentials` on a fresh connection.
 pub(crate) async fn authenticate<H: Handler>(
@@ -161,39 +163,22 @@ pub(crate) async fn authenticate<H: Handler>(
         user: &credentials.username,
         accepts: MethodSet::empty(),
     };
-    // The `none` request costs one round trip, counts as no failure, and tells what the server accepts (RFC 4252, 5.2).
-    let first = conversation
-        .handle
-        .authenticate_none(&credentials.username)
-        .await;
-    if conversation.note(first)? {
-        return Ok(());
-    }
-    let mut pending: Vec<&AuthMethod> = credentials.methods.iter().collect();
     let mut tried = Vec::new();
-    // Not simply in order: after a partial success the server may ask for a method that was passed over before.
-    while let Some(next) = pending
-        .iter()
-        .position(|method| conversation.accepts_method(method))
-    {
-        let method = pending.remove(next);
-        let (label, outcome) = conversation.attempt(method).await;
-        tried.push(label);
-        if outcome? {
-            return Ok(());
-        }
-    }
-    tried.extend(
-        pending
-            .into_iter()
-            .map(|method| format!("not {}", label(method))),
-    );
+    let cut = match conversation.hold(&credentials.methods, &mut tried).await {
+        Ok(true) => return Ok(()),
+        Ok(false) => false,
+        Err(Cut) => true,
+    };
     let accepts = conversation
         .accepts
         .iter()
         .map(|method| <&str>::from(method).to_owned())
         .collect();
-    Err(Declined::Refused { accepts, tried })
+    Err(Declined {
+        accepts,
+        tried,
+        cut,
+    })
 }
 
 fn label(method: &AuthMethod) -> String {
@@ -210,6 +195,34 @@ struct Conversation<'a, H: Handler> {
 }
 
 impl<H: Handler> Conversation<'_, H> {
+    /// True when we are in, false when nothing is left to try.
+    async fn hold(&mut self, methods: &[AuthMethod], tried: &mut Vec<String>) -> Result<bool, Cut> {
+        // The `none` request costs one round trip, counts as no failure, and tells what the server accepts (RFC 4252,
+        // 5.2).
+        let first = self.handle.authenticate_none(self.user).await;
+        if self.note(first)? {
+            return Ok(true);
+        }
+        let mut pending: Vec<&AuthMethod> = methods.iter().collect();
+        // Not simply in order: after a partial success the server may ask for a method that was passed over before.
+        while let Some(next) = pending
+            .iter()
+            .position(|method| self.accepts_method(method))
+        {
+            let (label, outcome) = self.attempt(pending.remove(next)).await;
+            tried.push(label);
+            if outcome? {
+                return Ok(true);
+            }
+        }
+        tried.extend(
+            pending
+                .into_iter()
+                .map(|method| format!("not {}", label(method))),
+        );
+        Ok(false)
+    }
+
     fn accepts_method(&self, method: &AuthMethod) -> bool {
         match method {
             AuthMethod::PrivateKey(_) => self.accepts.contains(&MethodKind::PublicKey),
@@ -220,7 +233,7 @@ impl<H: Handler> Conversation<'_, H> {
         }
     }
 
-    async fn attempt(&mut self, method: &AuthMethod) -> (String, Result<bool, Declined>) {
+    async fn attempt(&mut self, method: &AuthMethod) -> (String, Result<bool, Cut>) {
         match method {
             AuthMethod::PrivateKey(identity) => {
                 let key = PrivateKeyWithHashAlg::new(
@@ -249,10 +262,7 @@ impl<H: Handler> Conversation<'_, H> {
         Some(named.unwrap_or(HashAlg::Sha512))
     }
 
-    async fn attempt_password(
-        &mut self,
-        password: &SecretString,
-    ) -> (String, Result<bool, Declined>) {
+    async fn attempt_password(&mut self, password: &SecretString) -> (String, Result<bool, Cut>) {
         let mut label = String::new();
         if self.accepts.contains(&MethodKind::Password) {
             label.push_str("password");
@@ -274,7 +284,7 @@ impl<H: Handler> Conversation<'_, H> {
         (label, Ok(false))
     }
 
-    async fn answer_questions(&mut self, password: &SecretString) -> Result<bool, Declined> {
+    async fn answer_questions(&mut self, password: &SecretString) -> Result<bool, Cut> {
         let mut reply = self
             .handle
             .authenticate_keyboard_interactive_start(self.user, None)
@@ -283,13 +293,19 @@ impl<H: Handler> Conversation<'_, H> {
             let prompts = match reply {
                 Ok(KeyboardInteractiveAuthResponse::Success) => return Ok(true),
                 Ok(KeyboardInteractiveAuthResponse::Failure {
+                    ref remaining_methods,
+                    ..
+                }) if remaining_methods.is_empty() => {
+                    return Err(Cut);
+                }
+                Ok(KeyboardInteractiveAuthResponse::Failure {
                     remaining_methods, ..
                 }) => {
                     self.accepts = remaining_methods;
                     return Ok(false);
                 }
                 Ok(KeyboardInteractiveAuthResponse::InfoRequest { prompts, .. }) => prompts,
-                Err(_) => return Err(Declined::Cut),
+                Err(_) => return Err(Cut),
             };
             // Only hidden input is a password; a visible question is not one we have an answer to.
             let answers = prompts
@@ -311,21 +327,21 @@ impl<H: Handler> Conversation<'_, H> {
     }
 
     /// Keeps what the server accepts; true when we are in.
-    fn note(&mut self, reply: Result<AuthResult, russh::Error>) -> Result<bool, Declined> {
+    fn note(&mut self, reply: Result<AuthResult, russh::Error>) -> Result<bool, Cut> {
         match reply {
             Ok(AuthResult::Success) => Ok(true),
-            // The library reports a cut connection as a refusal that leaves no method.
+            // The library ends the session when no method is left, and reports a cut connection the same way.
             Ok(AuthResult::Failure {
                 ref remaining_methods,
                 ..
-            }) if remaining_methods.is_empty() && self.handle.is_closed() => Err(Declined::Cut),
+            }) if remaining_methods.is_empty() => Err(Cut),
             Ok(AuthResult::Failure {
                 remaining_methods, ..
             }) => {
                 self.accepts = remaining_methods;
                 Ok(false)
             }
-            Err(_) => Err(Declined::Cut),
+            Err(_) => Err(Cut),
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::Error;
-use crate::auth::{self, Credentials, Declined};
+use crate::auth::{self, Credentials};
 use crate::hostkey::Verifier;
 use crate::ready::{Keepalive, Target};
 
@@ -135,23 +135,33 @@ impl Dialer {
             .await
             .map_err(|problem| self.handshake_error(problem, progress))?;
         progress.stage.store(LOGGING_IN, Ordering::Relaxed);
-        match auth::authenticate(&mut handle, &self.credentials).await {
-            Ok(()) => Ok(Session {
-                handle,
-                notes,
-                busy: AtomicBool::new(false),
-            }),
-            Err(Declined::Cut) => Err(Error::Reset {
-                address: self.target.to_string(),
-                during: progress.during(),
-            }),
-            Err(Declined::Refused { accepts, tried }) => Err(Error::AuthenticationDeclined {
-                address: self.target.to_string(),
-                user: self.credentials.username.clone(),
-                accepts,
-                tried,
-            }),
+        let declined = match auth::authenticate(&mut handle, &self.credentials).await {
+            Ok(()) => {
+                return Ok(Session {
+                    handle,
+                    notes,
+                    busy: AtomicBool::new(false),
+                });
+            }
+            Err(declined) => declined,
+        };
+        if declined.cut {
+            // Its end is recorded just before it is over. A server that hangs up on a wrong password has answered;
+            // one that hangs up for no reason may be starting still.
+            let _ = (&mut handle).await;
+            if !lock(&notes).login_refused {
+                return Err(Error::Reset {
+                    address: self.target.to_string(),
+                    during: progress.during(),
+                });
+            }
         }
+        Err(Error::AuthenticationDeclined {
+            address: self.target.to_string(),
+            user: self.credentials.username.clone(),
+            accepts: declined.accepts,
+            tried: declined.tried,
+        })
     }
 
     async fn open_tcp(&self) -> Result<TcpStream, Error> {
@@ -278,6 +288,9 @@ pub(crate) struct Session {
 struct Notes {
     server_version: String,
     ended: Option<String>,
+    /// The session ended because no login was left to try: the server accepts no further method, or said that there
+    /// were too many failures (`MaxAuthTries` in `sshd_config(5)`).
+    login_refused: bool,
 }
 
 impl Session {
@@ -367,6 +380,13 @@ impl client::Handler for Client {
         &mut self,
         reason: DisconnectReason<russh::Error>,
     ) -> Result<(), russh::Error> {
+        let login_refused = match &reason {
+            DisconnectReason::ReceivedDisconnect(info) => {
+                matches!(info.reason_code, Disconnect::NoMoreAuthMethodsAvailable)
+                    || info.message.contains("authentication failures")
+            }
+            DisconnectReason::Error(problem) => matches!(problem, russh::Error::NoAuthMethod),
+        };
         let text = match reason {
             DisconnectReason::ReceivedDisconnect(info) => {
                 format!(
@@ -383,7 +403,9 @@ impl client::Handler for Client {
             DisconnectReason::Error(problem) => problem.to_string(),
         };
         tracing::debug!(reason = %text, "SSH session ended");
-        lock(&self.notes).ended = Some(text);
+        let mut notes = lock(&self.notes);
+        notes.ended = Some(text);
+        notes.login_refused = login_refused;
         Ok(())
     }
 }

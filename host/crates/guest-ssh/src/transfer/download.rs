@@ -152,7 +152,7 @@ impl Connection {
         match command.wait().await? {
             Exit::Status(0) => Ok((listing.chosen.into(), Vec::new())),
             // Some directory could not be read. Whether it matters is not ours to say, but it is said.
-            Exit::Status(1) => Ok((
+            Exit::Status(1) if listing.read > 0 => Ok((
                 listing.chosen.into(),
                 stderr.lines().map(printable).collect(),
             )),

@@ -230,10 +230,7 @@ impl Receiver<'_> {
         self.into
             .symlink_contents(target, &path)
             .map_err(|problem| self.not_new(member, problem))?;
-        let mtime =
-            SystemTimeSpec::Absolute(cap_std::time::SystemTime::from_std(time(member.mtime)));
-        DirExt::set_symlink_times(self.into, &path, None, Some(mtime))
-            .map_err(|problem| self.failed(member, problem))
+        set_time(self.into, &path, member.mtime).map_err(|problem| self.failed(member, problem))
     }
 
     fn hard_link(&mut self, member: &Member, path: PathBuf) -> Result<(), Error> {
@@ -267,15 +264,9 @@ impl Receiver<'_> {
                 self.meter
                     .failed(name, "its mode and time could not be set", problem)
             };
-            let dir = self
-                .into
-                .open_dir_nofollow(&path)
-                .map_err(failed)?
-                .into_std_file();
-            let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode & 0o777 | 0o700);
-            dir.set_permissions(permissions).map_err(failed)?;
-            dir.set_times(FileTimes::new().set_modified(time(mtime)))
-                .map_err(failed)?;
+            let mode = Permissions::from_mode(mode & 0o777 | 0o700);
+            self.into.set_permissions(&path, mode).map_err(failed)?;
+            set_time(self.into, &path, mtime).map_err(failed)?;
         }
         Ok(self.moved)
     }
@@ -347,6 +338,12 @@ fn stays_inside(path: &Path, target: &[u8]) -> Result<(), &'static str> {
         }
     }
     Ok(())
+}
+
+/// Sets the time of the entry itself, link or not.
+fn set_time(dir: &Dir, path: &Path, mtime: i64) -> io::Result<()> {
+    let mtime = SystemTimeSpec::Absolute(cap_std::time::SystemTime::from_std(time(mtime)));
+    dir.set_symlink_times(path, None, Some(mtime))
 }
 
 fn time(seconds: i64) -> SystemTime {

@@ -89,7 +89,8 @@ impl Selection {
     }
 
     /// Whether an entry takes part, judged by its path alone.
-    pub(crate) fn selects(&self, path: &Path, is_dir: bool) -> bool {
+    #[must_use]
+    pub fn selects(&self, path: &Path, is_dir: bool) -> bool {
         let mut inside = self.include.is_none();
         let mut above = PathBuf::new();
         let mut components = path.components().peekable();

@@ -1,6 +1,5 @@
 //! Sending a tree: read and packed on one thread, sent on the channel as the VM takes it, its `tar` watched meanwhile.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -203,32 +202,42 @@ impl Packer {
             .root
             .try_clone()
             .map_err(|problem| meter.failed(b".", "it cannot be opened", problem))?;
-        let mut folders = VecDeque::from([Folder {
+        // Depth first and each directory just ahead of what is in it: `tar` sets a directory's time when the stream
+        // leaves it, so it must not come back.
+        let mut folders = vec![Folder {
             path: PathBuf::new(),
             dir: root,
             inside: false,
-        }]);
-        while let Some(folder) = folders.pop_front() {
+            metadata: None,
+        }];
+        while let Some(folder) = folders.pop() {
+            if let Some(metadata) = &folder.metadata {
+                Entry {
+                    folder: &folder.dir,
+                    name: &OsString::new(),
+                    path: &folder.path,
+                    metadata,
+                }
+                .pack(&mut archive, &meter, &mut moved)?;
+            }
             let mut below = Vec::new();
             for (name, metadata) in list(&folder, &meter)? {
                 let path = folder.path.join(&name);
                 let decision = self
                     .selection
                     .decide(&path, metadata.is_dir(), folder.inside);
-                if !decision.visit {
-                    continue;
-                }
                 if metadata.is_dir() {
-                    if decision.inside || self.leads_somewhere(&path) {
+                    if decision.visit && (decision.inside || self.leads_somewhere(&path)) {
                         let dir = open_folder(&folder.dir, &name, &path, &meter)?;
+                        let metadata = decision.inside.then_some(metadata);
                         below.push(Folder {
-                            path: path.clone(),
+                            path,
                             dir,
                             inside: decision.inside,
+                            metadata,
                         });
                     }
-                }
-                if decision.inside {
+                } else if decision.inside {
                     let entry = Entry {
                         folder: &folder.dir,
                         name: &name,
@@ -238,10 +247,7 @@ impl Packer {
                     entry.pack(&mut archive, &meter, &mut moved)?;
                 }
             }
-            // Depth first, in order: keeps few directories open and the stream the same each time.
-            for folder in below.into_iter().rev() {
-                folders.push_front(folder);
-            }
+            folders.extend(below.into_iter().rev());
         }
         let finished = archive.into_inner().and_then(|mut writer| writer.flush());
         finished.map_err(|problem| meter.failed(b".", "the VM stopped reading", problem))?;
@@ -260,6 +266,8 @@ struct Folder {
     path: PathBuf,
     dir: Dir,
     inside: bool,
+    /// Present where the directory itself takes part.
+    metadata: Option<Metadata>,
 }
 
 fn open_folder(

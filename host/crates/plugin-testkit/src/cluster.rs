@@ -1,0 +1,181 @@
+//! A cluster that does what the scenario says.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use orka_step::backend::{Cluster, Deploy};
+use orka_step::bindings::orka::plugin::cluster::{
+    Facts, Generation, Node, SignOut, VmInfo, VmSpec,
+};
+use orka_step::failure::Failure;
+
+use crate::scenario::{Faults, Scenario};
+
+#[derive(Debug, Default)]
+struct State {
+    configs: BTreeSet<String>,
+    vms: BTreeSet<(String, String)>,
+    deployed: u16,
+    faults: Faults,
+}
+
+pub(crate) struct ScriptedCluster {
+    calls: Arc<Mutex<Vec<String>>>,
+    state: Mutex<State>,
+    orka3: bool,
+    deploy_time: Duration,
+}
+
+impl ScriptedCluster {
+    pub(crate) fn new(scenario: &Scenario, calls: Arc<Mutex<Vec<String>>>) -> Self {
+        let state = State {
+            faults: Faults::new(&scenario.failures),
+            ..State::default()
+        };
+        Self {
+            calls,
+            state: Mutex::new(state),
+            orka3: scenario.orka3,
+            deploy_time: scenario.deploy_time,
+        }
+    }
+
+    /// Names that still exist.
+    pub(crate) fn left(&self) -> Vec<String> {
+        let state = self.state();
+        let names: BTreeSet<&String> = state
+            .configs
+            .iter()
+            .chain(state.vms.iter().map(|(name, _)| name))
+            .collect();
+        names.into_iter().cloned().collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn called(&self, call: &str) -> Result<(), Failure> {
+        self.calls
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(call.to_owned());
+        self.state().faults.check(call)
+    }
+}
+
+#[async_trait]
+impl Cluster for ScriptedCluster {
+    async fn sign_in(&self) -> Result<Facts, Failure> {
+        self.called("sign-in")?;
+        Ok(Facts {
+            generation: if self.orka3 {
+                Generation::Orka3
+            } else {
+                Generation::Orka2
+            },
+            api_version: (!self.orka3).then(|| "2.1.0".to_owned()),
+            namespace: self.orka3.then(|| "orka-default".to_owned()),
+        })
+    }
+
+    async fn images(&self) -> Result<Vec<String>, Failure> {
+        self.called("images")?;
+        Ok(vec!["sonoma.orkasi".to_owned(), "monterey.img".to_owned()])
+    }
+
+    async fn nodes(&self) -> Result<Vec<Node>, Failure> {
+        self.called("nodes")?;
+        let node = |name: &str| Node {
+            name: name.to_owned(),
+            ready: true,
+            cpu_available: Some(12),
+            cpu_total: Some(12),
+            tags: Vec::new(),
+        };
+        Ok(vec![node("mini-1"), node("mini-2")])
+    }
+
+    async fn create_config(&self, name: &str, _spec: &VmSpec) -> Result<(), Failure> {
+        self.called("create-config")?;
+        if !self.orka3 {
+            self.state().configs.insert(name.to_owned());
+        }
+        Ok(())
+    }
+
+    fn stores_configs(&self) -> bool {
+        !self.orka3
+    }
+
+    async fn deploy(&self, deploy: &Deploy) -> Result<VmInfo, Failure> {
+        self.called("deploy")?;
+        let id = {
+            let mut state = self.state();
+            state.deployed += 1;
+            let id = format!("{:013x}", state.deployed);
+            state.vms.insert((deploy.name.clone(), id.clone()));
+            id
+        };
+        // The VM exists before its deployment is answered, as on a real cluster.
+        tokio::time::sleep(self.deploy_time).await;
+        let port = 8821 + self.state().deployed;
+        Ok(VmInfo {
+            name: deploy.name.clone(),
+            id: (!self.orka3).then_some(id),
+            node: Some("mini-1".to_owned()),
+            address: "10.0.0.1".to_owned(),
+            ssh_port: port,
+            screen_share_port: None,
+            vnc_port: None,
+        })
+    }
+
+    async fn exists(&self, vm: &VmInfo) -> Result<bool, Failure> {
+        self.called("exists")?;
+        Ok(self
+            .state()
+            .vms
+            .iter()
+            .any(|(name, id)| *name == vm.name && vm.id.as_ref().is_none_or(|wanted| wanted == id)))
+    }
+
+    async fn delete(&self, vm: &VmInfo) -> Result<(), Failure> {
+        self.called("delete")?;
+        self.state().vms.retain(|(name, id)| {
+            *name != vm.name || vm.id.as_ref().is_some_and(|wanted| wanted != id)
+        });
+        Ok(())
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), Failure> {
+        self.called("purge")?;
+        let mut state = self.state();
+        state.vms.retain(|(other, _)| other != name);
+        state.configs.remove(name);
+        Ok(())
+    }
+
+    async fn remains(&self, name: &str) -> Result<Option<String>, Failure> {
+        self.called("look")?;
+        let state = self.state();
+        let exists =
+            state.configs.contains(name) || state.vms.iter().any(|(other, _)| other == name);
+        Ok(exists.then(|| "something".to_owned()))
+    }
+
+    async fn sign_out(&self) -> Result<SignOut, Failure> {
+        self.called("sign-out")?;
+        Ok(if self.orka3 {
+            SignOut::NotApplicable
+        } else {
+            SignOut::Revoked
+        })
+    }
+
+    fn removal_command(&self, name: &str) -> String {
+        format!("orka vm purge -v {name}")
+    }
+}

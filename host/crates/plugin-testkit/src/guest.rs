@@ -1,0 +1,313 @@
+//! VMs that do what the scenario says: files in memory, programs by expectation.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cap_std::fs::Dir;
+use guest_ssh::Selection;
+use orka_step::backend::{
+    Choice, Control, Copied, CopiedFile, Event, Exec, Guest, Guests, Login, OutputStream, Running,
+};
+use orka_step::bindings::orka::plugin::cluster::VmInfo;
+use orka_step::console::Console;
+use orka_step::failure::{Class, Failure, Kind};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::scenario::{End, ExecReply, Faults, Scenario};
+
+/// A VM's SSH answers after so long if nothing else is said in production, too.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+#[derive(Default)]
+struct State {
+    files: BTreeMap<String, Vec<u8>>,
+    execs: Vec<(String, ExecReply)>,
+    unexpected: Vec<String>,
+    faults: Faults,
+}
+
+/// What all VMs of a scenario share.
+struct Shared {
+    calls: Arc<Mutex<Vec<String>>>,
+    state: Mutex<State>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn called(&self, call: &str, arguments: &str) -> Result<(), Failure> {
+        let shown = if arguments.is_empty() {
+            call.to_owned()
+        } else {
+            format!("{call} {arguments}")
+        };
+        self.calls
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(shown);
+        self.state().faults.check(call)
+    }
+}
+
+pub(crate) struct ScriptedGuests {
+    shared: Arc<Shared>,
+    boot_time: Duration,
+}
+
+impl ScriptedGuests {
+    pub(crate) fn new(scenario: &Scenario, calls: Arc<Mutex<Vec<String>>>) -> Self {
+        let state = State {
+            execs: scenario.execs.clone(),
+            faults: Faults::new(&scenario.failures),
+            ..State::default()
+        };
+        Self {
+            shared: Arc::new(Shared {
+                calls,
+                state: Mutex::new(state),
+            }),
+            boot_time: scenario.boot_time,
+        }
+    }
+
+    pub(crate) fn unexpected(&self) -> Vec<String> {
+        self.shared.state().unexpected.clone()
+    }
+
+    pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        self.shared.state().files.clone()
+    }
+}
+
+#[async_trait]
+impl Guests for ScriptedGuests {
+    async fn connect(
+        &self,
+        vm: &VmInfo,
+        _login: &Login,
+        deadline: Instant,
+        _console: &Console,
+    ) -> Result<Arc<dyn Guest>, Failure> {
+        self.shared.called("connect", "")?;
+        let up = Instant::now() + self.boot_time;
+        sleep_until(up.min(deadline)).await;
+        if up > deadline {
+            let message = format!(
+                "{}:{} was not ready for SSH in time",
+                vm.address, vm.ssh_port
+            );
+            return Err(Failure::new(
+                Kind::TimedOut,
+                Class::Ssh,
+                "ssh.refused",
+                message,
+            ));
+        }
+        Ok(Arc::new(ScriptedGuest(Arc::clone(&self.shared))))
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+}
+
+struct ScriptedGuest(Arc<Shared>);
+
+impl ScriptedGuest {
+    /// The reply to a program: the first expectation of its name, which is used up unless it is the last one.
+    fn reply(&self, program: &str) -> Option<ExecReply> {
+        let mut state = self.0.state();
+        let mut fitting =
+            (0..state.execs.len()).filter(|position| state.execs[*position].0 == program);
+        let (first, another) = (fitting.next(), fitting.next());
+        match (first, another) {
+            (Some(first), Some(_)) => Some(state.execs.remove(first).1),
+            (Some(first), None) => Some(state.execs[first].1.clone()),
+            (None, _) => {
+                state.unexpected.push(program.to_owned());
+                None
+            }
+        }
+    }
+}
+
+struct Deaf;
+
+#[async_trait]
+impl Control for Deaf {
+    async fn signal(&self, _name: &str) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Guest for ScriptedGuest {
+    fn host_key(&self) -> String {
+        "SHA256:scripted".to_owned()
+    }
+
+    async fn exec(&self, exec: Exec) -> Result<Running, Failure> {
+        let line = std::iter::once(exec.program.clone())
+            .chain(exec.arguments.clone())
+            .collect::<Vec<_>>()
+            .join(" ");
+        self.0.called("exec", &line)?;
+        let Some(reply) = self.reply(&exec.program) else {
+            let message = format!("the scenario expects no program `{}`", exec.program);
+            return Err(Failure::new(
+                Kind::Other,
+                Class::Internal,
+                "testkit.unexpected",
+                message,
+            ));
+        };
+        let (events, receiver) = mpsc::channel(8);
+        let shared = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            for (is_stdout, data) in reply.output {
+                let stream = if is_stdout {
+                    OutputStream::Stdout
+                } else {
+                    OutputStream::Stderr
+                };
+                if events
+                    .send(Event::Output(stream, data.into()))
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
+            }
+            sleep(reply.after).await;
+            shared.state().files.extend(reply.writes);
+            let ending = match reply.end {
+                End::Exit(exit) => Event::Exit(exit),
+                End::Lost => Event::Lost(Failure::new(
+                    Kind::Unavailable,
+                    Class::Ssh,
+                    "ssh.lost",
+                    "the connection to 10.0.0.1:8822 was lost",
+                )),
+                End::Never => return events.closed().await,
+            };
+            // The run may be over already.
+            let _ = events.send(ending).await;
+        });
+        Ok(Running {
+            events: receiver,
+            control: Arc::new(Deaf),
+        })
+    }
+
+    async fn write_file(&self, path: &str, contents: &[u8], _mode: u32) -> Result<(), Failure> {
+        self.0.called("write-file", path)?;
+        self.0
+            .state()
+            .files
+            .insert(path.to_owned(), contents.to_vec());
+        Ok(())
+    }
+
+    async fn upload(
+        &self,
+        source: &Dir,
+        target: &str,
+        choice: &Choice,
+        _console: &Console,
+    ) -> Result<Copied, Failure> {
+        self.0.called("upload", target)?;
+        let selection = selection(choice)?;
+        let mut copied = Copied::default();
+        let mut directories = vec![String::new()];
+        while let Some(directory) = directories.pop() {
+            let path = if directory.is_empty() {
+                "."
+            } else {
+                &directory
+            };
+            for entry in source.read_dir(path).map_err(trouble)? {
+                let entry = entry.map_err(trouble)?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let name = if directory.is_empty() {
+                    name
+                } else {
+                    format!("{directory}/{name}")
+                };
+                let is_directory = entry.file_type().map_err(trouble)?.is_dir();
+                if !selection.selects(Path::new(&name), is_directory) {
+                    continue;
+                }
+                if is_directory {
+                    directories.push(name);
+                    continue;
+                }
+                let contents = source.read(&name).map_err(trouble)?;
+                copied.files += 1;
+                copied.bytes += contents.len() as u64;
+                self.0
+                    .state()
+                    .files
+                    .insert(format!("{target}/{name}"), contents);
+            }
+        }
+        Ok(copied)
+    }
+
+    async fn download(
+        &self,
+        source: &str,
+        workspace: &Dir,
+        into: &Path,
+        choice: &Choice,
+        _console: &Console,
+    ) -> Result<Copied, Failure> {
+        self.0.called("download", source)?;
+        let selection = selection(choice)?;
+        let mut copied = Copied::default();
+        let mut set = Sha256::new();
+        let prefix = format!("{source}/");
+        for (path, contents) in self.0.state().files.clone() {
+            let Some(name) = path.strip_prefix(&prefix) else {
+                continue;
+            };
+            if !selection.selects(Path::new(name), false) {
+                continue;
+            }
+            let place = into.join(name);
+            place
+                .parent()
+                .map_or(Ok(()), |parent| workspace.create_dir_all(parent))
+                .map_err(trouble)?;
+            workspace.write(&place, &contents).map_err(trouble)?;
+            let sha256 = hex::encode(Sha256::digest(&contents));
+            set.update(format!("{sha256}  {name}\n"));
+            copied.files += 1;
+            copied.bytes += contents.len() as u64;
+            copied.entries.push(CopiedFile {
+                path: name.to_owned(),
+                size: contents.len() as u64,
+                sha256,
+            });
+        }
+        copied.digest = (copied.files > 0).then(|| hex::encode(set.finalize()));
+        Ok(copied)
+    }
+
+    async fn close(&self) {}
+}
+
+fn selection(choice: &Choice) -> Result<Selection, Failure> {
+    Selection::parse(&choice.include, &choice.exclude)
+        .map_err(|error| Failure::invalid("files.pattern", error.to_string()))
+}
+
+fn trouble(error: std::io::Error) -> Failure {
+    Failure::files("files.workspace", "the test's workspace cannot be used").with_source(error)
+}

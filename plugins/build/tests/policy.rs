@@ -1,0 +1,396 @@
+//! The policy under the production host code, with a scripted cluster and a virtual clock.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use plugin_testkit::{
+    Class, ExecReply, Failure, Kind, Limits, Outcome, PluginUnderTest, Report, Scenario, StopSignal,
+};
+
+static BUILD: LazyLock<PluginUnderTest> = LazyLock::new(|| PluginUnderTest::bundled("build"));
+
+const SCRIPT: &str = "../build-script";
+
+fn scenario() -> Scenario {
+    Scenario::new()
+        .param("base-image", "sonoma.orkasi")
+        .param("script", "make ipa\n")
+}
+
+fn run(scenario: Scenario) -> Report {
+    let report = BUILD.run(scenario);
+    assert!(
+        report.left_on_the_cluster.is_empty(),
+        "left: {:?}",
+        report.left_on_the_cluster
+    );
+    report
+}
+
+fn unavailable(code: &'static str) -> Failure {
+    Failure::new(
+        Kind::Unavailable,
+        Class::Orka,
+        code,
+        "the API is out of order",
+    )
+}
+
+#[test]
+fn does_the_whole_job_in_order() {
+    let report = run(scenario().file("main.c", "int main(void) {}").on_exec(
+        SCRIPT,
+        ExecReply::exit(0)
+            .stdout("built\n")
+            .writes("workspace/orka/app.ipa", "ipa"),
+    ));
+    assert_eq!(
+        (report.outcome, report.exit_code),
+        (Outcome::Succeeded, 0),
+        "{}",
+        report.log_text()
+    );
+    assert_eq!(
+        report.calls,
+        [
+            "sign-in",
+            "create-config",
+            "deploy",
+            "connect",
+            "upload workspace/orka",
+            "write-file workspace/build-script",
+            "exec ../build-script",
+            "download workspace/orka",
+            "purge",
+            "look",
+            "sign-out",
+        ]
+    );
+    assert_eq!(
+        report.vm_files["workspace/build-script"],
+        b"#!/bin/sh\nset -ex\nmake ipa\n"
+    );
+    assert_eq!(
+        report.vm_files["workspace/orka/main.c"],
+        b"int main(void) {}"
+    );
+    assert_eq!(report.workspace["app.ipa"], b"ipa");
+    assert_eq!(
+        report.results["vm-name"],
+        report
+            .log_text()
+            .split('`')
+            .find(|word| word.starts_with("tekton-"))
+            .unwrap()
+    );
+    assert!(report.log.contains(&"built".to_owned()));
+}
+
+#[test]
+fn the_same_file_works_on_orka_3() {
+    let report = run(scenario().on_orka3().on_exec(SCRIPT, ExecReply::exit(0)));
+    assert_eq!(report.exit_code, 0, "{}", report.log_text());
+    assert!(
+        report.log_text().contains("Orka 3 has no revocation"),
+        "{}",
+        report.log_text()
+    );
+}
+
+#[test]
+fn a_failing_script_is_the_builds_failure_and_its_status_passes_through() {
+    let report = run(scenario().on_exec(SCRIPT, ExecReply::exit(65).stderr("no such scheme\n")));
+    assert_eq!(
+        (report.outcome, report.exit_code),
+        (Outcome::BuildFailed, 65)
+    );
+    assert_eq!(report.results["exit-status"], "65");
+    assert!(
+        !report.calls.iter().any(|call| call.starts_with("download")),
+        "{:?}",
+        report.calls
+    );
+}
+
+#[test]
+fn a_killed_script_gives_128_plus_the_signal() {
+    assert_eq!(
+        run(scenario().on_exec(SCRIPT, ExecReply::signal("KILL"))).exit_code,
+        137
+    );
+}
+
+#[test]
+fn evidence_comes_back_when_asked_for() {
+    let script = ExecReply::exit(1)
+        .writes("workspace/orka/out/log.txt", "why")
+        .writes("workspace/orka/other", "x");
+    for (when, comes) in [("always", true), ("failure", true), ("success", false)] {
+        let report = run(scenario()
+            .param("artifacts", "out/**")
+            .param("artifacts-when", when)
+            .on_exec(SCRIPT, script.clone()));
+        assert_eq!(report.exit_code, 1);
+        assert_eq!(
+            report.workspace.contains_key("out/log.txt"),
+            comes,
+            "{when}"
+        );
+        assert!(!report.workspace.contains_key("other"));
+    }
+}
+
+#[test]
+fn missing_evidence_of_a_failed_script_does_not_hide_its_status() {
+    let report = run(scenario()
+        .param("artifacts", "*.xcresult")
+        .param("artifacts-when", "always")
+        .on_exec(SCRIPT, ExecReply::exit(65)));
+    assert_eq!(
+        (report.outcome, report.exit_code),
+        (Outcome::BuildFailed, 65)
+    );
+    assert!(
+        report.log_text().contains("nothing was copied back"),
+        "{}",
+        report.log_text()
+    );
+}
+
+#[test]
+fn a_missing_artifact_of_a_good_script_fails_the_step() {
+    let report = run(scenario()
+        .param("artifacts", "*.ipa")
+        .on_exec(SCRIPT, ExecReply::exit(0)));
+    assert_eq!(
+        (report.outcome, report.exit_code),
+        (Outcome::InfraFailed, 217)
+    );
+    assert_eq!(report.code(), "files.nothing-matched");
+}
+
+#[test]
+fn copy_build_off_copies_one_way_only() {
+    let script = ExecReply::exit(0).writes("workspace/orka/app.ipa", "ipa");
+    let report = run(scenario()
+        .param("copy-build", "false")
+        .on_exec(SCRIPT, script));
+    assert!(!report.workspace.contains_key("app.ipa"));
+    assert_eq!(report.exit_code, 0);
+}
+
+#[test]
+fn excluded_files_go_neither_way() {
+    let report = run(scenario()
+        .param("exclude", ".git\n*.o")
+        .file(".git/config", "x")
+        .file("a.o", "x")
+        .file("a.c", "x")
+        .on_exec(SCRIPT, ExecReply::exit(0).writes("workspace/orka/b.o", "x")));
+    assert!(report.vm_files.contains_key("workspace/orka/a.c"));
+    assert!(!report.vm_files.contains_key("workspace/orka/a.o"));
+    assert!(!report.vm_files.contains_key("workspace/orka/.git/config"));
+    assert!(!report.workspace.contains_key("b.o"));
+}
+
+#[test]
+fn the_script_comes_from_a_file_or_as_a_file_of_its_own() {
+    let base = || {
+        Scenario::new()
+            .param("base-image", "sonoma.orkasi")
+            .on_exec(SCRIPT, ExecReply::exit(0))
+    };
+    let from_file = run(base()
+        .param("script-file", "ci/build.rb")
+        .file("ci/build.rb", "#!/usr/bin/env ruby\n"));
+    assert_eq!(
+        from_file.vm_files["workspace/build-script"],
+        b"#!/usr/bin/env ruby\n"
+    );
+    let own = run(base().script("echo $$ $(HOME)\ncat <<EOF\nEOF\n"));
+    assert_eq!(
+        own.vm_files["workspace/build-script"],
+        b"#!/bin/sh\nset -ex\necho $$ $(HOME)\ncat <<EOF\nEOF\n"
+    );
+}
+
+#[test]
+fn works_without_a_workspace() {
+    let report = run(scenario()
+        .without_workspace()
+        .on_exec("mkdir", ExecReply::exit(0))
+        .on_exec(SCRIPT, ExecReply::exit(0)));
+    assert_eq!(report.exit_code, 0, "{}", report.log_text());
+    assert!(
+        report
+            .calls
+            .contains(&"exec mkdir -p workspace/orka".to_owned()),
+        "{:?}",
+        report.calls
+    );
+}
+
+#[test]
+fn wrong_parameters_are_told_before_anything_is_sent() {
+    let with = |name: &str, value: &str| scenario().param(name, value);
+    for (scenario, expected) in [
+        (Scenario::new().param("script", "x"), "base-image"),
+        (
+            Scenario::new().param("base-image", "x"),
+            "`script` is missing",
+        ),
+        (with("script-file", "x"), "given more than once"),
+        (with("vm-metadata", "[{key: a}]"), "vm-metadata"),
+        (with("env", "no equals sign"), "`env`"),
+        (with("memory", "lots"), "memory"),
+        (with("capacity-wait", "soon"), "capacity-wait"),
+        (with("scheduler", "cheapest"), "scheduler"),
+        (with("cpu-count", "many"), "cpu-count"),
+        (with("base-imagee", "x"), "base-image"),
+    ] {
+        let report = run(scenario);
+        assert_eq!(report.exit_code, 211, "{expected}: {}", report.log_text());
+        assert!(
+            report.log_text().contains(expected),
+            "{expected}: {}",
+            report.log_text()
+        );
+        assert!(
+            !report.calls.contains(&"create-config".to_owned()),
+            "{expected}"
+        );
+    }
+}
+
+#[test]
+fn a_failed_deploy_leaves_no_config() {
+    let report = run(scenario().fails("deploy", 0, unavailable("orka.server-error")));
+    assert_eq!(
+        (report.outcome, report.exit_code),
+        (Outcome::InfraFailed, 214)
+    );
+    assert!(report.message().contains("out of order"));
+}
+
+#[test]
+fn a_full_cluster_is_told_at_once_or_waited_for() {
+    let full = Failure::new(
+        Kind::NoCapacity,
+        Class::NoCapacity,
+        "orka.no-capacity",
+        "no node has room",
+    );
+    let at_once = run(scenario().fails("deploy", 0, full.clone()));
+    assert_eq!(
+        (at_once.outcome, at_once.exit_code),
+        (Outcome::NoCapacity, 215)
+    );
+    let waited = run(scenario()
+        .param("capacity-wait", "10m")
+        .fails("deploy", 1, full.clone())
+        .on_exec(SCRIPT, ExecReply::exit(0)));
+    assert_eq!(waited.exit_code, 0, "{}", waited.log_text());
+    assert!(waited.log_text().contains("waiting for room"));
+    let in_vain = run(scenario()
+        .param("capacity-wait", "10m")
+        .fails("deploy", 0, full));
+    assert_eq!(in_vain.exit_code, 215);
+    assert!(
+        in_vain.elapsed < Duration::from_secs(660),
+        "{:?}",
+        in_vain.elapsed
+    );
+}
+
+#[test]
+fn ssh_that_never_comes_up_is_given_up_with_the_last_state() {
+    let report = run(scenario().boot_time(Duration::from_secs(3000)));
+    assert_eq!(
+        (report.outcome, report.exit_code),
+        (Outcome::InfraFailed, 216)
+    );
+    assert_eq!(report.code(), "ssh.refused");
+}
+
+#[test]
+fn a_lost_connection_is_not_a_failed_build() {
+    let report = run(scenario().on_exec(SCRIPT, ExecReply::lost()));
+    assert_eq!(
+        (report.outcome, report.exit_code),
+        (Outcome::InfraFailed, 216)
+    );
+    assert!(!report.results.contains_key("exit-status"));
+}
+
+#[test]
+fn a_purge_that_fails_is_tried_again_by_the_host() {
+    let report = run(scenario().on_exec(SCRIPT, ExecReply::exit(0)).fails(
+        "purge",
+        1,
+        unavailable("orka.server-error"),
+    ));
+    assert_eq!(report.exit_code, 0, "{}", report.log_text());
+    assert!(report.calls.iter().filter(|call| *call == "purge").count() >= 2);
+}
+
+#[test]
+fn a_purge_that_never_works_is_told_with_the_name_and_the_command() {
+    let report = BUILD.run(scenario().on_exec(SCRIPT, ExecReply::exit(0)).fails(
+        "purge",
+        0,
+        unavailable("orka.server-error"),
+    ));
+    assert_eq!(
+        (report.outcome, report.exit_code),
+        (Outcome::InfraFailed, 219)
+    );
+    assert_eq!(report.left_on_the_cluster.len(), 1);
+    let expected = format!("orka vm purge -v {}", report.left_on_the_cluster[0]);
+    assert!(
+        report.log_text().contains(&expected),
+        "{}",
+        report.log_text()
+    );
+}
+
+#[test]
+fn the_runs_deadline_ends_a_script_that_hangs() {
+    let report = run(scenario()
+        .timeout(Duration::from_secs(120))
+        .on_exec(SCRIPT, ExecReply::never_ends()));
+    assert_eq!((report.outcome, report.exit_code), (Outcome::TimedOut, 218));
+}
+
+#[test]
+fn a_cancelled_run_says_so_and_cleans_up() {
+    let report = run(scenario()
+        .stopped_after(Duration::from_secs(60), StopSignal::Terminate)
+        .on_exec(SCRIPT, ExecReply::never_ends()));
+    assert_eq!(
+        (report.outcome, report.exit_code),
+        (Outcome::Cancelled, 143)
+    );
+    assert!(
+        report.elapsed < Duration::from_secs(85),
+        "{:?}",
+        report.elapsed
+    );
+}
+
+#[test]
+fn fits_into_a_small_sandbox() {
+    let limits = Limits {
+        memory_bytes: 4 * 1024 * 1024,
+        host_calls: 100,
+        ..Limits::default()
+    };
+    assert_eq!(
+        run(scenario()
+            .limits(limits)
+            .on_exec(SCRIPT, ExecReply::exit(0)))
+        .exit_code,
+        0
+    );
+}
