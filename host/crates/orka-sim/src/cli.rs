@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
 use orka_sim::{
     Generation, GuestKind, ImageSpec, NodeSpec, PortNumbers, SaToken, SimConfig, SshdSettings,
-    Switches, User, parse_faults,
+    Switches, Tls, User, parse_faults,
 };
 
 /// An Orka cluster in a process: the REST API, VMs that answer real SSH, and faults on demand.
@@ -86,6 +86,9 @@ pub(crate) struct Cli {
     /// Number SSH ports as a cluster does (8822 upward, an address for each node) instead of using free ones.
     #[arg(long)]
     cluster_ports: bool,
+    /// https with a certificate of this kind, from an authority of the simulator's own.
+    #[arg(long, value_name = "KIND")]
+    tls: Option<TlsArg>,
     /// Directory for the homes of VMs; a temporary one when absent.
     #[arg(long, value_name = "DIR")]
     home_root: Option<PathBuf>,
@@ -111,6 +114,13 @@ enum GuestsArg {
     Embedded,
     Sshd,
     None,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TlsArg {
+    PrivateCa,
+    WrongHost,
+    Expired,
 }
 
 fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
@@ -139,6 +149,11 @@ impl Cli {
             image_pull_delay: self.image_pull_delay,
             guest_user: self.ssh_user,
             guest_password: self.ssh_password,
+            tls: self.tls.map(|kind| match kind {
+                TlsArg::PrivateCa => Tls::PrivateCa,
+                TlsArg::WrongHost => Tls::WrongHost,
+                TlsArg::Expired => Tls::Expired,
+            }),
             home_root: self.home_root,
             nodes: nodes(self.nodes, self.intel_nodes, &self.node_tags),
             ..SimConfig::default()

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use tokio::net::TcpSocket;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Architecture, ImageSpec, NodeSpec, SaToken, SimConfig, User, architecture_of};
 use crate::fault::{Faults, GuestFault};
@@ -199,6 +200,8 @@ pub(crate) struct Cluster {
     started: Instant,
     started_at: SystemTime,
     inner: Mutex<Inner>,
+    /// Cancelled when the simulator ends; nothing new is made then.
+    pub(crate) power: CancellationToken,
     /// Told whenever a VM leaves a node.
     pub(crate) room_freed: Notify,
 }
@@ -212,6 +215,7 @@ impl Cluster {
             started: Instant::now(),
             started_at,
             inner: Mutex::new(inner),
+            power: CancellationToken::new(),
             room_freed: Notify::new(),
             config,
         }

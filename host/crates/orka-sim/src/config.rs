@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::FaultRule;
 use crate::switches::Switches;
+use crate::tls::Tls;
 
 /// Which of the two REST APIs the cluster serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -223,6 +224,8 @@ pub struct SimConfig {
     pub authorized_keys: Vec<String>,
     /// Names of environment variables a guest takes from its SSH client; a final `*` stands for any ending.
     pub accept_env: Vec<String>,
+    /// https with a certificate of this kind; absent for plain http.
+    pub tls: Option<Tls>,
     /// Where VM homes are made; a temporary directory when absent.
     pub home_root: Option<PathBuf>,
 }
@@ -286,6 +289,7 @@ impl Default for SimConfig {
             guest_password: "admin".to_owned(),
             authorized_keys: Vec::new(),
             accept_env: vec!["LANG".to_owned(), "LC_*".to_owned()],
+            tls: None,
             home_root: None,
         }
     }

@@ -52,6 +52,9 @@ pub(crate) fn reserve(
     ticket: Option<u64>,
 ) -> Result<Reserved, NoRoom> {
     let mut inner = cluster.lock();
+    if cluster.power.is_cancelled() {
+        return Err(NoRoom::NoSuchNode);
+    }
     let node = choose_node(&inner, &spec)?;
     let memory_gib = spec
         .memory_gib

@@ -205,6 +205,8 @@ fn found() -> u16 {
 }
 
 /// How a guest misbehaves before, or instead of, working.
+///
+/// A real `sshd` guest knows `boot_ms` and `never_boots` alone; the other faults need an embedded one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GuestFault {

@@ -21,6 +21,7 @@ mod server;
 mod sim;
 mod snapshot;
 mod switches;
+mod tls;
 mod v2;
 mod v3;
 
@@ -35,3 +36,4 @@ pub use switches::{
     BooleanStyle, DeleteReply, FullCluster, NetworkMode, PortNumbers, PortStyle, Switches,
     TokenModel, V2Statuses,
 };
+pub use tls::{Tls, TlsError};

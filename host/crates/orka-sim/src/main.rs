@@ -66,6 +66,7 @@ fn introduction(sim: &Sim) -> Value {
         "licence_key": config.licence_key,
         "token": token.map(|token| &token.token),
         "namespace": token.and_then(|token| token.namespaces.first()),
+        "authority": sim.authority(),
         "ssh_user": sim.guest_user(),
         "ssh_password": password,
         "ssh_key": sim.guest_key(),

@@ -10,7 +10,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -48,7 +50,12 @@ enum Ending {
 }
 
 /// Accepts connections until the power goes, and then ends all of them.
-pub(crate) async fn serve(cluster: Arc<Cluster>, listener: TcpListener, power: CancellationToken) {
+pub(crate) async fn serve(
+    cluster: Arc<Cluster>,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    power: CancellationToken,
+) {
     let tracker = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -57,7 +64,8 @@ pub(crate) async fn serve(cluster: Arc<Cluster>, listener: TcpListener, power: C
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = connection(Arc::clone(&cluster), stream, power.clone());
+                let connection =
+                    connection(Arc::clone(&cluster), stream, tls.clone(), power.clone());
                 tracker.spawn(connection);
             }
             Err(error) => tracing::warn!(%error, "a connection could not be accepted"),
@@ -68,14 +76,47 @@ pub(crate) async fn serve(cluster: Arc<Cluster>, listener: TcpListener, power: C
     tracker.wait().await;
 }
 
-async fn connection(cluster: Arc<Cluster>, stream: TcpStream, power: CancellationToken) {
+async fn connection(
+    cluster: Arc<Cluster>,
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    power: CancellationToken,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
-    let local = stream
+    let address = stream
         .local_addr()
         .map(|address| address.to_string())
         .unwrap_or_default();
+    let Some(tls) = tls else {
+        let local = format!("http://{address}");
+        return speak_http(cluster, stream, local, power, |stream| stream).await;
+    };
+    let accepted = tokio::select! {
+        accepted = tls.accept(stream) => accepted,
+        () = power.cancelled() => return,
+    };
+    match accepted {
+        Ok(stream) => {
+            let local = format!("https://{address}");
+            speak_http(cluster, stream, local, power, |stream| stream.get_ref().0).await;
+        }
+        // What a client does that does not trust the certificate.
+        Err(error) => tracing::debug!(%error, "no TLS session"),
+    }
+}
+
+/// Serves one connection; `tcp` finds the socket in the stream.
+async fn speak_http<S>(
+    cluster: Arc<Cluster>,
+    stream: S,
+    local: String,
+    power: CancellationToken,
+    tcp: impl Fn(&S) -> &TcpStream,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |request| {
         let (cluster, local) = (Arc::clone(&cluster), local.clone());
         async move { respond(cluster, request, &local).await }
@@ -89,7 +130,7 @@ async fn connection(cluster: Arc<Cluster>, stream: TcpStream, power: Cancellatio
     };
     if let Err(error) = outcome
         && caused_by_reset(&error)
-        && let Err(error) = connection.into_parts().io.into_inner().set_zero_linger()
+        && let Err(error) = tcp(connection.into_parts().io.inner()).set_zero_linger()
     {
         tracing::debug!(%error, "connection is closed instead of reset");
     }
@@ -130,13 +171,13 @@ async fn read(request: hyper::Request<Incoming>, local: &str) -> io::Result<Requ
             return Err(io::Error::other("the body is too large"));
         }
     }
+    let scheme = local.split_once("://").map_or("http", |(scheme, _)| scheme);
     let host = parts
         .headers
         .get("host")
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or(local);
+        .and_then(|host| host.to_str().ok());
     Ok(Request {
-        base: format!("http://{host}"),
+        base: host.map_or_else(|| local.to_owned(), |host| format!("{scheme}://{host}")),
         method: parts.method,
         path: parts.uri.path().to_owned(),
         query: parts.uri.query().map(str::to_owned),

@@ -17,6 +17,7 @@ use crate::fault::FaultRule;
 use crate::guest::{GuestError, SshdSite, kill_processes_of};
 use crate::server;
 use crate::snapshot::State;
+use crate::tls::{TlsError, TlsSite};
 
 /// Why a simulator did not start.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,9 @@ pub enum StartError {
     /// The directory for the homes of VMs could not be made.
     #[error("cannot make a directory for the homes of VMs")]
     Homes(#[source] io::Error),
+    /// The certificate for https could not be made.
+    #[error("cannot serve https")]
+    Tls(#[from] TlsError),
     /// Guests of the wanted kind cannot run here.
     #[error("guests of the wanted kind cannot run here")]
     Guest(#[from] GuestError),
@@ -50,6 +54,8 @@ pub struct Sim {
     server: Option<JoinHandle<()>>,
     guest_key: Option<PathBuf>,
     guest_user: String,
+    /// PEM, where the API speaks https.
+    authority: Option<String>,
     /// Removed with everything in it when the simulator goes.
     scratch: Option<TempDir>,
 }
@@ -95,9 +101,17 @@ impl Sim {
         };
         let listener = TcpListener::bind(wanted).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
+        let tls = config.tls.map(TlsSite::make).transpose()?;
+        let authority = tls.as_ref().map(|site| site.authority.clone());
+        let acceptor = tls.map(|site| site.acceptor);
         let cluster = Arc::new(Cluster::new(config, homes));
-        let power = CancellationToken::new();
-        let server = tokio::spawn(server::serve(Arc::clone(&cluster), listener, power.clone()));
+        let power = cluster.power.clone();
+        let server = tokio::spawn(server::serve(
+            Arc::clone(&cluster),
+            listener,
+            acceptor,
+            power.clone(),
+        ));
         Ok(Self {
             cluster,
             address,
@@ -105,6 +119,7 @@ impl Sim {
             server: Some(server),
             guest_key,
             guest_user,
+            authority,
             scratch: Some(scratch),
         })
     }
@@ -115,7 +130,12 @@ impl Sim {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
             ip => ip,
         };
-        format!("http://{}", SocketAddr::new(host, self.address.port()))
+        let scheme = if self.authority.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        format!("{scheme}://{}", SocketAddr::new(host, self.address.port()))
     }
 
     /// A copy of the present state of the cluster, with all requests so far.
@@ -152,6 +172,11 @@ impl Sim {
     /// The user that logs in to VMs: `guest_user`, or with real `sshd` guests the user this process runs as.
     pub fn guest_user(&self) -> &str {
         &self.guest_user
+    }
+
+    /// The certificate of the authority behind an https API, PEM; absent where the API speaks http.
+    pub fn authority(&self) -> Option<&str> {
+        self.authority.as_deref()
     }
 
     /// The private key made for `sshd` guests, where no key was given.

@@ -166,6 +166,8 @@ fn sshd_config(site: &Path, order: &GuestOrder, at: std::net::SocketAddr) -> Str
         "MaxStartups 100".to_owned(),
         "MaxSessions 100".to_owned(),
         "Subsystem sftp internal-sftp".to_owned(),
+        // The login shell that runs the wrapper reads its start-up files from here, not from the user's own home.
+        format!("SetEnv \"HOME={}\"", order.home.display()),
         if accept_env.is_empty() {
             String::new()
         } else {
@@ -212,6 +214,7 @@ fn login_script(order: &GuestOrder, user: &str) -> String {
          SHELL=/bin/sh\n\
          export HOME TMPDIR PATH USER LOGNAME SHELL\n\
          cd \"$HOME\" || exit 254\n\
+         unset OLDPWD\n\
          if [ -z \"${{SSH_ORIGINAL_COMMAND+x}}\" ]; then exec /bin/sh; fi\n\
          if [ \"$SSH_ORIGINAL_COMMAND\" = internal-sftp ]; then exec {sftp} -d \"$HOME\"; fi\n\
          command=$SSH_ORIGINAL_COMMAND\n\
