@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use guest_ssh::{EnvValue, Error, ExecRequest, Exit, RemotePath, ShellChoice, Signal, Stdin};
+use guest_ssh::{EnvValue, Error, ExecRequest, Exit, RemotePath, ShellChoice, Stdin};
 use secrecy::SecretString;
 use support::run_out;
 use support::sshd::Sshd;

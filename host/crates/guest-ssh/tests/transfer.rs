@@ -71,6 +71,8 @@ fn odd_tree(root: &Path) {
     symlink("Versions/Current/App", root.join("App.framework/App")).unwrap();
     symlink("../plain", root.join("nothing/up")).unwrap();
     symlink("x".repeat(150), root.join("long link")).unwrap();
+    symlink("y".repeat(100), root.join("full link")).unwrap();
+    symlink("./nothing//in here/", root.join("untidy link")).unwrap();
     std::fs::hard_link(root.join("plain"), root.join("same as plain")).unwrap();
     std::fs::set_permissions(root.join("nothing"), PermissionsExt::from_mode(0o750)).unwrap();
     let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
@@ -525,13 +527,12 @@ async fn an_upload_whose_tar_dies_ends_with_its_words() {
         write(scene.there.path().join("dir"), b"", 0o644);
         let connection = scene.server.connect().await;
         let target = remote(&scene.there.path().join("dir"));
-        let upload = connection.upload(
-            &open(scene.here.path()),
-            &Selection::everything(),
-            &target,
-            &Limits::default(),
-            |_| (),
+        let (from, what, limits) = (
+            open(scene.here.path()),
+            Selection::everything(),
+            Limits::default(),
         );
+        let upload = connection.upload(&from, &what, &target, &limits, |_| ());
         let outcome = tokio::time::timeout(Duration::from_secs(30), upload)
             .await
             .unwrap();
@@ -545,10 +546,10 @@ async fn an_upload_whose_tar_dies_ends_with_its_words() {
 #[tokio::test]
 async fn a_vm_without_tar_is_told_apart() {
     let bin = tempfile::tempdir().unwrap();
-    for tool in ["sh", "mkdir", "find"] {
+    for tool in ["sh", "mkdir", "find", "printf"] {
         symlink(Path::new("/usr/bin").join(tool), bin.path().join(tool)).unwrap();
     }
-    let server = Sshd::with(&format!("SetEnv PATH={}\n", bin.path().display()));
+    let server = Sshd::with_path(&bin.path().display().to_string());
     let connection = server.connect().await;
     let here = tempfile::tempdir().unwrap();
     write(here.path().join("x"), b"", 0o644);

@@ -37,10 +37,11 @@ done
 exit "$orka_step_status""#;
 
 /// Argument: directory. Names come on standard input, each with a NUL behind and `./` in front. bsdtar alone would send
-/// files with holes in a form of its own; the option against it is unknown to GNU tar.
+/// files with holes in a form of its own and complain of names it cannot put into UTF-8; its options are unknown to GNU
+/// tar.
 const PACK: &str = r#"command -v tar >/dev/null || exit 92
 cd "$1" || exit
-case $(tar --version 2>/dev/null) in *bsdtar*) set -- --no-read-sparse ;; *) set -- ;; esac
+case $(tar --version 2>/dev/null) in *bsdtar*) set -- --no-read-sparse --format gnutar ;; *) set -- ;; esac
 COPYFILE_DISABLE=1 exec tar -cf - "$@" --no-recursion --null -T -"#;
 
 /// Bytes of names one listing may bring in all, selected or not: a listing that never ends is cut off.

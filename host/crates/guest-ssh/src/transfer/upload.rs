@@ -348,10 +348,13 @@ impl Entry<'_> {
                 .folder
                 .read_link_contents(self.name)
                 .map_err(|problem| self.unreadable(meter, problem))?;
-            let mut header = header(self.metadata, tar::EntryType::Symlink, 0);
-            return archive
-                .append_link(&mut header, self.path, target)
-                .map_err(|problem| self.not_sent(meter, problem));
+            let packed = pack_link(
+                archive,
+                self.metadata,
+                self.path,
+                target.as_os_str().as_bytes(),
+            );
+            return packed.map_err(|problem| self.not_sent(meter, problem));
         }
         moved.files.push(self.pack_file(archive, meter)?);
         Ok(())
@@ -410,6 +413,33 @@ impl Entry<'_> {
         meter.failed(self.bytes(), "it could not be sent", problem)
     }
 }
+
+/// Writes a link exactly as it is; the library would tidy its target. Of a long target the header holds the beginning
+/// too: without it bsdtar takes the link for an empty file.
+fn pack_link(
+    archive: &mut Archive,
+    metadata: &Metadata,
+    path: &Path,
+    target: &[u8],
+) -> io::Result<()> {
+    let mut header = header(metadata, tar::EntryType::Symlink, 0);
+    let room = header.as_old().linkname.len();
+    if target.len() > room {
+        let mut long = tar::Header::new_gnu();
+        long.as_old_mut().name[..LONG_LINK.len()].copy_from_slice(LONG_LINK);
+        long.set_entry_type(tar::EntryType::GNULongLink);
+        long.set_mode(0o644);
+        long.set_size(target.len() as u64 + 1);
+        long.set_cksum();
+        archive.append(&long, target.chain(&b"\0"[..]))?;
+    }
+    let shown = &target[..target.len().min(room)];
+    header.as_old_mut().linkname[..shown.len()].copy_from_slice(shown);
+    archive.append_data(&mut header, path, io::empty())
+}
+
+/// The name GNU tar gives to records with long names.
+const LONG_LINK: &[u8] = b"././@LongLink";
 
 fn header(metadata: &Metadata, kind: tar::EntryType, size: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();

@@ -1,5 +1,9 @@
 //! Servers to test against: OpenSSH's `sshd`, one per test, and a scripted one in this process.
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses its own part"
+)]
 
 pub mod scripted;
 pub mod sshd;

@@ -44,13 +44,22 @@ impl Sshd {
                 );
                 let bin = tempfile::tempdir().unwrap().keep();
                 std::os::unix::fs::symlink(bsdtar, bin.join("tar")).unwrap();
-                Self::with(&format!("SetEnv PATH={}:/usr/bin:/bin\n", bin.display()))
+                Self::with_path(&format!("{}:/usr/bin:/bin", bin.display()))
             }
         }
     }
 
+    /// A server whose sessions look for programs there.
+    pub fn with_path(path: &str) -> Self {
+        Self::configured("", &format!("PATH={path}"))
+    }
+
     /// A server with further lines in its configuration.
     pub fn with(extra: &str) -> Self {
+        Self::configured(extra, "")
+    }
+
+    fn configured(extra: &str, environment: &str) -> Self {
         assert!(
             Path::new(SSHD).exists(),
             "these tests need OpenSSH's server: install the package `openssh-server`"
@@ -69,7 +78,7 @@ impl Sshd {
                 .local_addr()
                 .unwrap()
                 .port();
-            if let Some(child) = try_start(dir.path(), port, extra) {
+            if let Some(child) = try_start(dir.path(), port, extra, environment) {
                 return Self { child, dir, port };
             }
         }
@@ -173,9 +182,9 @@ impl Drop for Sshd {
     }
 }
 
-fn try_start(dir: &Path, port: u16, extra: &str) -> Option<Child> {
+fn try_start(dir: &Path, port: u16, extra: &str, environment: &str) -> Option<Child> {
     let config = dir.join("config");
-    std::fs::write(&config, configuration(dir, port, extra)).unwrap();
+    std::fs::write(&config, configuration(dir, port, extra, environment)).unwrap();
     let log = std::fs::File::create(dir.join("log")).unwrap();
     let mut child = Command::new(SSHD)
         .args(["-D", "-e", "-f"])
@@ -196,14 +205,16 @@ fn try_start(dir: &Path, port: u16, extra: &str) -> Option<Child> {
     }
 }
 
-fn configuration(dir: &Path, port: u16, extra: &str) -> String {
+/// The home directory is an empty one: what a developer's own start-up files do is no part of a test.
+fn configuration(dir: &Path, port: u16, extra: &str, environment: &str) -> String {
     let dir = dir.display();
     let mut text = String::new();
     write!(
         text,
         "Port {port}\nListenAddress 127.0.0.1\nHostKey {dir}/host_ed25519\nHostKey {dir}/host_ecdsa\n\
          AuthorizedKeysFile {dir}/id.pub\nPidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n\
-         PasswordAuthentication no\nKbdInteractiveAuthentication no\nPrintMotd no\nMaxStartups 100\n{extra}"
+         PasswordAuthentication no\nKbdInteractiveAuthentication no\nPrintMotd no\nMaxStartups 100\n\
+         SetEnv HOME={dir} {environment}\n{extra}"
     )
     .unwrap();
     text
