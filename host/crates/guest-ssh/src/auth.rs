@@ -8,7 +8,7 @@ use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg};
 use russh::{MethodKind, MethodSet};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::Error;
+use crate::{Error, short_scalar};
 
 /// How many questions a keyboard-interactive server may ask. PAM asks once or twice; more is a loop.
 const INTERACTIVE_ROUNDS_MAX: usize = 8;
@@ -81,10 +81,22 @@ impl Identity {
             Err(russh::keys::Error::KeyIsEncrypted) if passphrase.is_none() => {
                 Err(Error::PassphraseNeeded)
             }
+            // The check numbers came out right, so the passphrase is: what follows them is at fault.
+            Err(russh::keys::Error::SshKey(russh::keys::ssh_key::Error::Encoding(_)))
+                if encrypted =>
+            {
+                let reason = "its private number is in a form that is read only without encryption"
+                    .to_owned();
+                Err(Error::InvalidKey { reason })
+            }
             Err(_) if encrypted => Err(Error::WrongPassphrase),
-            Err(problem) => Err(Error::InvalidKey {
-                reason: problem.to_string(),
-            }),
+            Err(problem) => match short_scalar::widen(text).map(|key| PrivateKey::from_bytes(&key))
+            {
+                Some(Ok(key)) => Ok(Self { key: Arc::new(key) }),
+                _ => Err(Error::InvalidKey {
+                    reason: problem.to_string(),
+                }),
+            },
         }
     }
 
@@ -393,6 +405,33 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// Made by `ssh-keygen -t ecdsa` for this test and used nowhere else: its private number has 31 bytes.
+    const SHORT_KEY: &str = "-----BEGIN OPENSSH PRIVATE KEY-----
+b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAaAAAABNlY2RzYS
+1zaGEyLW5pc3RwMjU2AAAACG5pc3RwMjU2AAAAQQTA49jlFI89iY7pSWykUVawl+aRhTiI
+2sszHGydeFu8qYh2/lA9p6iZburfnAXqyD226apxSV1gxzZ+thz2EoEqAAAAoKicy1eonM
+tXAAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBMDj2OUUjz2JjulJ
+bKRRVrCX5pGFOIjayzMcbJ14W7ypiHb+UD2nqJlu6t+cBerIPbbpqnFJXWDHNn62HPYSgS
+oAAAAfZ1XN+KPwQo8j2PrWrkZ51ymM6Hemn1PZq7D9+xSMlwAAAAVzaG9ydAECAwQ=
+-----END OPENSSH PRIVATE KEY-----";
+
+    #[test]
+    fn reads_a_key_whose_private_number_is_short() {
+        let identity = Identity::parse(&secret(SHORT_KEY), None).unwrap();
+        let expected = "ecdsa-sha2-nistp256 SHA256:urrPWyKy+r3sb16/TAogGSG/2T71YSSOLpx2wnCC2PI";
+        assert_eq!(identity.describe(), expected);
+        // It signs as the key it is, and not as one with the number shifted.
+        let signature = identity
+            .key
+            .sign("test", HashAlg::Sha256, b"message")
+            .unwrap();
+        identity
+            .key
+            .public_key()
+            .verify("test", b"message", &signature)
+            .unwrap();
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use crate::Error;
-use crate::exec::{self, Command, ExecRequest};
+use crate::command::{self, Command};
+use crate::exec::ExecRequest;
 use crate::ready::Target;
 use crate::session::{Dialer, Lease, Session};
 
@@ -75,7 +76,7 @@ impl Connection {
     /// [`Error::Invalid`] for what cannot be a program argument, [`Error::ExecRefused`], [`Error::Lost`].
     pub async fn exec(&self, request: ExecRequest) -> Result<Command, Error> {
         let start = request.into_start()?;
-        exec::start(self.lease().await?, self.address(), start).await
+        command::start(self.lease().await?, self.address(), start).await
     }
 
     /// Says goodbye on every session. Commands still running lose their connection.

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::exec::Exit;
+use crate::command::Exit;
 use crate::transfer::Direction;
 
 /// Why an SSH operation did not succeed. Messages state their own layer; the cause is in `source()`.

@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod auth;
+mod command;
 mod connection;
 mod error;
 mod exec;
@@ -15,15 +16,14 @@ mod hostkey;
 mod quote;
 mod ready;
 mod session;
+mod short_scalar;
 mod transfer;
 
 pub use auth::{AuthMethod, Credentials, Identity};
+pub use command::{Command, Exit, OutputChunk, Signal, Stream};
 pub use connection::Connection;
 pub use error::Error;
-pub use exec::{
-    Command, EnvValue, ExecRequest, Exit, OutputChunk, ShellChoice, Signal, Stdin, Stream,
-    WRAPPER_FAILED,
-};
+pub use exec::{EnvValue, ExecRequest, ShellChoice, Stdin, WRAPPER_FAILED};
 pub use hostkey::{Fingerprint, HostKeyPolicy, KnownHosts};
 pub use quote::RemotePath;
 pub use ready::{Backoff, ConnectOptions, Keepalive, Target, Waiting, connect};

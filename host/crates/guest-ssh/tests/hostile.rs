@@ -10,9 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
-use guest_ssh::{Error, ExecRequest, Exit, Limits, RemotePath, Selection, Signal, TransferSummary};
+use guest_ssh::{
+    ConnectOptions, Error, ExecRequest, Exit, HostKeyPolicy, Keepalive, Limits, RemotePath,
+    Selection, Signal, Target, TransferSummary,
+};
 use support::run_out;
-use support::scripted::{Answer, End, Script, Scripted};
+use support::scripted::{Answer, End, Script, Scripted, password};
 
 /// One archive member; its checksum is right whatever else is wrong.
 fn member(kind: u8, name: &str, link: &str, contents: &[u8]) -> Vec<u8> {
@@ -457,4 +460,68 @@ async fn a_signal_is_sent_and_its_end_told() {
         message: "as told".to_owned(),
     };
     assert_eq!(exit, expected);
+}
+
+/// Passes bytes on both ways until told to freeze: then the connection stays open and nothing moves, as when a VM is
+/// paused or a link dies.
+async fn freezable(port: u16) -> (u16, tokio::sync::watch::Sender<bool>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own_port = listener.local_addr().unwrap().port();
+    let (freeze, frozen) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut frozen = frozen.clone();
+            tokio::spawn(async move {
+                let mut far = tokio::net::TcpStream::connect(("127.0.0.1", port))
+                    .await
+                    .unwrap();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    _ = async { frozen.wait_for(|frozen| *frozen).await.map(drop) } => std::future::pending().await,
+                }
+            });
+        }
+    });
+    (own_port, freeze)
+}
+
+#[tokio::test]
+async fn a_link_that_goes_dead_is_noticed() {
+    let server = Scripted::start(Script::answering(|_| Answer::new("ready", End::BySignal))).await;
+    let (port, freeze) = freezable(server.port).await;
+    let target = Target {
+        port,
+        ..server.target()
+    };
+    let keepalive = Keepalive {
+        interval: Duration::from_millis(100),
+        count_max: 2,
+    };
+    let options = ConnectOptions {
+        keepalive,
+        ..support::options()
+    };
+    let policy = HostKeyPolicy::AcceptAndRecord;
+    let connection = guest_ssh::connect(&target, &password("admin"), &policy, &options, |_| ())
+        .await
+        .unwrap();
+    let mut command = connection
+        .exec(ExecRequest::new("x", [""; 0]))
+        .await
+        .unwrap();
+    assert_eq!(command.next_output().await.unwrap().data, "ready");
+    // Quiet alone is no reason to give up.
+    assert!(
+        tokio::time::timeout(Duration::from_millis(700), command.wait())
+            .await
+            .is_err()
+    );
+    freeze.send(true).unwrap();
+    let outcome = tokio::time::timeout(Duration::from_secs(20), command.wait())
+        .await
+        .unwrap();
+    assert!(
+        matches!(&outcome, Err(Error::Lost { reason, .. }) if reason.contains("keepalive")),
+        "{outcome:?}"
+    );
 }

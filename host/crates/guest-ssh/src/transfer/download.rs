@@ -17,8 +17,9 @@ use super::{
     Counters, Direction, Limits, Meter, Moved, NO_SUCH_PLACE, PIPE_PIECES, Reporter, Selection,
     TransferProgress, TransferSummary, place, script_error,
 };
+use crate::command::{self, Command, Exit, OutputChunk, Stream, Tail};
 use crate::connection::Connection;
-use crate::exec::{self, Command, Exit, OutputChunk, Start, Stdin, Stream, Tail};
+use crate::exec::{Start, Stdin};
 use crate::quote::printable;
 use crate::{Error, RemotePath};
 
@@ -88,7 +89,7 @@ impl Connection {
         let counters = Arc::new(Counters::default());
         let path = remote.argument();
         let start = Start::script(PACK, [path.as_slice()], Stdin::Bytes(names));
-        let command = exec::start(self.lease().await?, self.address(), start).await?;
+        let command = command::start(self.lease().await?, self.address(), start).await?;
 
         let work = Work::new(into, what, *limits, Arc::clone(&counters))?;
         let target = target.to_owned();
@@ -134,7 +135,7 @@ impl Connection {
             .collect();
         let arguments = std::iter::once(path.as_slice()).chain(starts.iter().map(Vec::as_slice));
         let start = Start::script(LIST, arguments, Stdin::None);
-        let mut command = exec::start(self.lease().await?, self.address(), start).await?;
+        let mut command = command::start(self.lease().await?, self.address(), start).await?;
         let mut listing = Listing {
             selection: what,
             limits,

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 
 use super::{Direction, NO_SUCH_PLACE, script_error};
+use crate::command::{self, Exit};
 use crate::connection::Connection;
-use crate::exec::{self, Exit, Start, Stdin};
+use crate::exec::{Start, Stdin};
 use crate::{Error, RemotePath};
 
 /// Arguments: path, mode, size. A lost connection looks like the end of the file to `cat`, so the size is checked before
@@ -49,7 +50,7 @@ impl Connection {
             arguments,
             Stdin::Bytes(Bytes::copy_from_slice(bytes)),
         );
-        let mut command = exec::start(self.lease().await?, self.address(), start).await?;
+        let mut command = command::start(self.lease().await?, self.address(), start).await?;
         let said = command.collect(0).await?;
         match said.exit {
             Some(Exit::Status(0)) => Ok(()),
@@ -69,7 +70,7 @@ impl Connection {
     pub async fn read_file(&self, remote: &RemotePath, bytes_max: usize) -> Result<Vec<u8>, Error> {
         let path = remote.argument();
         let start = Start::script(READ, [path.as_slice()], Stdin::None);
-        let mut command = exec::start(self.lease().await?, self.address(), start).await?;
+        let mut command = command::start(self.lease().await?, self.address(), start).await?;
         let said = command.collect(bytes_max).await?;
         match said.exit {
             Some(Exit::Status(0)) => Ok(said.stdout),

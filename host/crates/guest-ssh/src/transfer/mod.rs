@@ -21,7 +21,7 @@ pub use digest::FileDigest;
 pub use select::Selection;
 
 use crate::Error;
-use crate::exec::Exit;
+use crate::command::Exit;
 use crate::quote::printable;
 
 /// Bytes that one message of a pipe between threads holds. Small enough that a full pipe stays under a mebibyte.

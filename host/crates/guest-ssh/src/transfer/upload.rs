@@ -19,8 +19,9 @@ use super::{
     Counters, Direction, FileDigest, Limits, Meter, Moved, PIECE, PIPE_PIECES, Reporter, Selection,
     Skipped, TransferProgress, TransferSummary, script_error,
 };
+use crate::command::{self, Collected, Command, Exit, OutputChunk, Stream};
 use crate::connection::Connection;
-use crate::exec::{self, Collected, Command, Exit, OutputChunk, Start, Stdin, Stream};
+use crate::exec::{Start, Stdin};
 use crate::{Error, RemotePath};
 
 /// Argument: directory. `-o` and `-p` keep modes but not owners, in both kinds of `tar`.
@@ -55,7 +56,7 @@ impl Connection {
         let counters = Arc::new(Counters::default());
         let path = remote.argument();
         let start = Start::script(UNPACK, [path.as_slice()], Stdin::Open);
-        let mut command = exec::start(self.lease().await?, self.address(), start).await?;
+        let mut command = command::start(self.lease().await?, self.address(), start).await?;
 
         let (pieces, queue) = mpsc::channel(PIPE_PIECES);
         let packer = Packer::new(dir, files, *limits, Arc::clone(&counters), pieces)?;

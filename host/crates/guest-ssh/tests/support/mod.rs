@@ -7,6 +7,7 @@
 
 pub mod scripted;
 pub mod sshd;
+pub mod trees;
 
 use std::time::Duration;
 

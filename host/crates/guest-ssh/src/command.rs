@@ -1,0 +1,473 @@
+//! A program that runs in the VM: its input, what it prints, how it ends.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use russh::client::Msg;
+use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Pty, Sig};
+use tokio::io::AsyncReadExt;
+use tokio::task::JoinHandle;
+
+use crate::Error;
+use crate::exec::{Start, Stdin};
+use crate::session::Lease;
+
+/// How long output may stay silent after the exit status came. A build may leave a daemon behind that holds the
+/// output open for ever; what the program itself wrote has long arrived by then.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+
+/// Standard error kept from helper programs, for messages.
+const STDERR_KEPT: usize = 4 * 1024;
+
+/// Piece size when standard input is read from a reader.
+const INPUT_PIECE: usize = 64 * 1024;
+
+/// Opens a channel, starts the command, and sees to its input.
+pub(crate) async fn start(lease: Lease, address: String, start: Start) -> Result<Command, Error> {
+    let lost = |_| Error::Lost {
+        address: address.clone(),
+        reason: lease.end(),
+    };
+    let channel = match lease.handle.channel_open_session().await {
+        Ok(channel) => channel,
+        Err(russh::Error::ChannelOpenFailure(reason)) => {
+            return Err(Error::ExecRefused {
+                address,
+                reason: reason.description().to_owned(),
+            });
+        }
+        Err(problem) => return Err(lost(problem)),
+    };
+    let (read, write) = channel.split();
+    let mut command = Command {
+        read,
+        write: Arc::new(write),
+        feeder: None,
+        exit: None,
+        ended: false,
+        left_open: false,
+        address: address.clone(),
+        lease,
+    };
+    if start.pty {
+        // No echo: what is sent as input is not output.
+        let modes = [(Pty::ECHO, 0), (Pty::ECHONL, 0)];
+        let asked = command
+            .write
+            .request_pty(true, "xterm", 80, 24, 0, 0, &modes)
+            .await;
+        command.confirmed(asked, "it gives no terminal").await?;
+    }
+    let asked = command.write.exec(true, start.line).await;
+    command
+        .confirmed(asked, "it refuses to run commands")
+        .await?;
+    command.feed(start.preamble, start.stdin, start.pty);
+    Ok(command)
+}
+
+/// Which output a chunk belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output, or the terminal.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// A piece of output as it arrived, at most one SSH packet (32 KiB).
+#[derive(Clone, Debug)]
+pub struct OutputChunk {
+    /// Where it was written.
+    pub stream: Stream,
+    /// What was written.
+    pub data: Bytes,
+}
+
+/// How a program ended. Losing the connection is [`Error::Lost`] instead: then its end is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It exited with this status.
+    Status(u32),
+    /// A signal ended it.
+    Signal {
+        /// The name without `SIG`, such as `KILL`.
+        name: String,
+        /// Whether a core file was written.
+        core_dumped: bool,
+        /// What the server adds; often nothing.
+        message: String,
+    },
+}
+
+impl Exit {
+    /// Whether it exited with status 0.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        *self == Self::Status(0)
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "status {status}"),
+            Self::Signal {
+                name, core_dumped, ..
+            } => {
+                write!(
+                    f,
+                    "signal {}{}",
+                    crate::quote::printable(name.as_bytes()),
+                    if *core_dumped { " (core dumped)" } else { "" }
+                )
+            }
+        }
+    }
+}
+
+/// A signal for a running command (RFC 4254, 6.10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are POSIX's own")]
+pub enum Signal {
+    Hup,
+    Int,
+    Quit,
+    Kill,
+    Term,
+    Usr1,
+    Abrt,
+    Alrm,
+    Pipe,
+}
+
+impl From<Signal> for Sig {
+    fn from(signal: Signal) -> Self {
+        match signal {
+            Signal::Hup => Self::HUP,
+            Signal::Int => Self::INT,
+            Signal::Quit => Self::QUIT,
+            Signal::Kill => Self::KILL,
+            Signal::Term => Self::TERM,
+            Signal::Usr1 => Self::USR1,
+            Signal::Abrt => Self::ABRT,
+            Signal::Alrm => Self::ALRM,
+            Signal::Pipe => Self::PIPE,
+        }
+    }
+}
+
+/// A running command.
+///
+/// Its output waits until it is read: after about 4 MiB the program is held back, nothing is lost and nothing else
+/// grows. Dropping the command closes its channel, which ends its input and output; a program that ignores both goes on
+/// until the VM is gone, unless it was sent a [`Signal`].
+pub struct Command {
+    read: ChannelReadHalf,
+    write: Arc<ChannelWriteHalf<Msg>>,
+    feeder: Option<JoinHandle<()>>,
+    exit: Option<Exit>,
+    ended: bool,
+    left_open: bool,
+    address: String,
+    lease: Lease,
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Command")
+            .field("address", &self.address)
+            .field("exit", &self.exit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Command {
+    /// The next output in the order it arrived, or [`None`] at its end. Afterwards [`Self::wait`] has the exit.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn next_output(&mut self) -> Option<OutputChunk> {
+        while !self.ended {
+            match self.next_message().await {
+                Some(ChannelMsg::Data { data }) => {
+                    return Some(OutputChunk {
+                        stream: Stream::Stdout,
+                        data,
+                    });
+                }
+                // 1 is the only kind of extended data there is (RFC 4254, 5.2).
+                Some(ChannelMsg::ExtendedData { data, ext: 1 }) => {
+                    return Some(OutputChunk {
+                        stream: Stream::Stderr,
+                        data,
+                    });
+                }
+                Some(ChannelMsg::ExitStatus { exit_status }) => {
+                    self.exit = Some(Exit::Status(exit_status))
+                }
+                Some(ChannelMsg::ExitSignal {
+                    signal_name,
+                    core_dumped,
+                    error_message,
+                    ..
+                }) => {
+                    self.exit = Some(Exit::Signal {
+                        name: signal_text(&signal_name),
+                        core_dumped,
+                        message: error_message,
+                    });
+                }
+                Some(ChannelMsg::Close) | None => self.end(),
+                Some(_) => {}
+            }
+        }
+        None
+    }
+
+    /// Waits for the program's end. Output that was not read before is read and dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lost`] if the connection ended first: the program may still run, and may have done anything.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again; the answer stays the same once known.
+    pub async fn wait(&mut self) -> Result<Exit, Error> {
+        while self.next_output().await.is_some() {}
+        self.exit.clone().ok_or_else(|| self.lost())
+    }
+
+    /// Sends a signal to the program and its process group. Delivery is not confirmed by the protocol, and servers may
+    /// ignore it: OpenSSH does before 7.9 and for logins as root.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lost`] if there is no connection to send it on.
+    pub async fn signal(&self, signal: Signal) -> Result<(), Error> {
+        self.write
+            .signal(signal.into())
+            .await
+            .map_err(|_| self.lost())
+    }
+
+    /// Sends input; only of use with [`Stdin::Open`]. Returns when it is on its way, so a program that does not read
+    /// holds the caller back: read output meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lost`] if the connection is gone.
+    pub async fn write_input(&self, bytes: impl Into<Bytes>) -> Result<(), Error> {
+        self.write.data_bytes(bytes).await.map_err(|_| self.lost())
+    }
+
+    /// Ends the input; only of use with [`Stdin::Open`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lost`] if the connection is gone.
+    pub async fn close_input(&self) -> Result<(), Error> {
+        self.write.eof().await.map_err(|_| self.lost())
+    }
+
+    /// Whether output ended because the program had exited while another process still held it open.
+    #[must_use]
+    pub fn output_left_open(&self) -> bool {
+        self.left_open
+    }
+
+    /// The writing half, for transfers that send and read at once.
+    pub(crate) fn writer(&self) -> Arc<ChannelWriteHalf<Msg>> {
+        Arc::clone(&self.write)
+    }
+
+    /// Everything it prints, standard output up to `stdout_max` bytes, then its end.
+    pub(crate) async fn collect(&mut self, stdout_max: usize) -> Result<Collected, Error> {
+        let mut collected = Collected::default();
+        while let Some(OutputChunk { stream, data }) = self.next_output().await {
+            match stream {
+                Stream::Stdout if collected.stdout.len() + data.len() > stdout_max => {
+                    collected.overflow = true
+                }
+                Stream::Stdout => collected.stdout.extend_from_slice(&data),
+                Stream::Stderr => collected.stderr.push(&data),
+            }
+            if collected.overflow {
+                return Ok(collected);
+            }
+        }
+        collected.exit = Some(self.wait().await?);
+        Ok(collected)
+    }
+
+    async fn next_message(&mut self) -> Option<ChannelMsg> {
+        if self.exit.is_none() {
+            return self.read.wait().await;
+        }
+        match tokio::time::timeout(LINGER_MAX, self.read.wait()).await {
+            Ok(message) => message,
+            Err(_) => {
+                self.left_open = true;
+                None
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        if self.ended {
+            return;
+        }
+        self.ended = true;
+        if let Some(feeder) = self.feeder.take() {
+            // It may be waiting for window that will never come.
+            feeder.abort();
+        }
+    }
+
+    fn lost(&self) -> Error {
+        let reason = if self.lease.is_closed() {
+            self.lease.end()
+        } else {
+            "the server closed the channel without saying how the program ended".to_owned()
+        };
+        Error::Lost {
+            address: self.address.clone(),
+            reason,
+        }
+    }
+
+    /// Waits for the answer to a request just sent.
+    async fn confirmed(
+        &mut self,
+        asked: Result<(), russh::Error>,
+        refused: &str,
+    ) -> Result<(), Error> {
+        if asked.is_err() {
+            return Err(self.lost());
+        }
+        loop {
+            match self.read.wait().await {
+                Some(ChannelMsg::Success) => return Ok(()),
+                Some(ChannelMsg::Failure) => {
+                    return Err(Error::ExecRefused {
+                        address: self.address.clone(),
+                        reason: refused.to_owned(),
+                    });
+                }
+                Some(ChannelMsg::Close) | None => return Err(self.lost()),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Sends input in the background, because the program may print before it reads.
+    fn feed(&mut self, preamble: Bytes, stdin: Stdin, pty: bool) {
+        let write = Arc::clone(&self.write);
+        self.feeder = Some(tokio::spawn(async move {
+            if let Err(problem) = feed(&write, preamble, stdin, pty).await {
+                tracing::debug!(%problem, "standard input ended early");
+            }
+        }));
+    }
+}
+
+impl Drop for Command {
+    fn drop(&mut self) {
+        let closed = self.ended && !self.left_open;
+        self.end();
+        if closed {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let write = Arc::clone(&self.write);
+            runtime.spawn(async move {
+                // The connection may be gone; then the channel is too.
+                let _ = write.close().await;
+            });
+        }
+    }
+}
+
+async fn feed(
+    write: &ChannelWriteHalf<Msg>,
+    preamble: Bytes,
+    stdin: Stdin,
+    pty: bool,
+) -> Result<(), russh::Error> {
+    write.data_bytes(preamble).await?;
+    match stdin {
+        Stdin::None => {}
+        Stdin::Bytes(bytes) => write.data_bytes(bytes).await?,
+        Stdin::Open => return Ok(()),
+        Stdin::Reader(mut reader) => {
+            let mut buffer = vec![0; INPUT_PIECE];
+            while let Ok(count @ 1..) = reader.read(&mut buffer).await {
+                write
+                    .data_bytes(Bytes::copy_from_slice(&buffer[..count]))
+                    .await?;
+            }
+        }
+    }
+    if pty {
+        // A terminal has no end of file of its own: control-D on an empty line stands for it, the first may end a line.
+        write.data_bytes(&b"\x04\x04"[..]).await?;
+    }
+    write.eof().await
+}
+
+fn signal_text(signal: &Sig) -> String {
+    match signal {
+        Sig::Custom(name) => name.clone(),
+        named => format!("{named:?}"),
+    }
+}
+
+/// What a helper program of ours said.
+#[derive(Default)]
+pub(crate) struct Collected {
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Tail,
+    pub(crate) exit: Option<Exit>,
+    pub(crate) overflow: bool,
+}
+
+/// The last [`STDERR_KEPT`] bytes of a stream.
+#[derive(Default)]
+pub(crate) struct Tail(Vec<u8>);
+
+impl Tail {
+    pub(crate) fn push(&mut self, data: &[u8]) {
+        self.0.extend_from_slice(data);
+        if self.0.len() > STDERR_KEPT {
+            self.0.drain(..self.0.len() - STDERR_KEPT);
+        }
+    }
+
+    /// Its lines, for messages: safe to print, the last few only.
+    pub(crate) fn text(&self) -> String {
+        let lines: Vec<_> = self
+            .0
+            .split(|&byte| byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .collect();
+        let shown = &lines[lines.len().saturating_sub(5)..];
+        if shown.is_empty() {
+            return "it said nothing".to_owned();
+        }
+        shown
+            .iter()
+            .map(|line| crate::quote::printable(line))
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &[u8]> {
+        self.0
+            .split(|&byte| byte == b'\n')
+            .filter(|line| !line.is_empty())
+    }
+}
