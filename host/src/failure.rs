@@ -77,6 +77,8 @@ pub struct Failure {
     pub retryable: bool,
     /// How long to wait before that.
     pub retry_after: Option<Duration>,
+    /// Whether what was asked for may exist or happen nevertheless.
+    pub may_have_happened: bool,
     /// Further facts.
     pub details: Vec<(String, String)>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
@@ -98,6 +100,7 @@ impl Failure {
             hint: None,
             retryable: false,
             retry_after: None,
+            may_have_happened: false,
             details: Vec::new(),
             source: None,
         }

@@ -43,6 +43,8 @@ pub struct Debt {
     pub state: State,
     /// VMs deployed under the name that were not deleted since; attempts with no clear answer count.
     pub vms: u32,
+    /// Whether a deploy request was sent whose end is not known: a VM may still come to exist.
+    pub in_doubt: bool,
 }
 
 /// One line of the ledger's file.
@@ -98,6 +100,7 @@ impl Ledger {
             name: name.to_owned(),
             state: State::Intent,
             vms: 0,
+            in_doubt: false,
         });
         Ok(())
     }
@@ -105,6 +108,16 @@ impl Ledger {
     /// Notes that a VM may come to exist under a name.
     pub fn vm_expected(&self, name: &str) {
         self.change(name, |debt| debt.vms += 1);
+    }
+
+    /// Notes that a deploy request is about to be sent: until it is answered, a VM may come to exist at any time.
+    pub fn deploy_sent(&self, name: &str) {
+        self.change(name, |debt| debt.in_doubt = true);
+    }
+
+    /// Notes that the deploy request was answered, one way or the other.
+    pub fn deploy_answered(&self, name: &str) {
+        self.change(name, |debt| debt.in_doubt = false);
     }
 
     /// Notes that a VM under a name does not exist, or not any more.
@@ -123,6 +136,7 @@ impl Ledger {
         self.change(name, |debt| {
             debt.state = State::Released;
             debt.vms = 0;
+            debt.in_doubt = false;
         });
         self.note(name);
     }

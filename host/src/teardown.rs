@@ -12,6 +12,7 @@ use crate::backend::Cluster;
 use crate::bindings::orka::plugin::cluster::SignOut;
 use crate::console::Console;
 use crate::failure::{Class, Failure, Kind};
+use crate::ledger::Debt;
 use crate::state::RunContext;
 
 /// Kubernetes kills us 30 s after SIGTERM; 5 s are kept back to stop the guest and to say what was left behind.
@@ -29,6 +30,12 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 /// Pause before a failed removal is tried again; doubles up to [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(4);
+
+/// How long to look for a VM whose deploy request got no answer. Deployments of an image that is at hand take about
+/// 5 s; the reaper is for those that take minutes.
+const DOUBT_WATCHED: Duration = Duration::from_secs(10);
+/// Pause between looks.
+const DOUBT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Signing out is a courtesy: it never takes long and nothing depends on it.
 const SIGN_OUT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,18 +70,13 @@ pub async fn settle(run: &RunContext) -> Settlement {
         BUDGET
     };
     let deadline = Instant::now() + budget;
-    let mut open: Vec<String> = run
-        .ledger
-        .owed()
+    let owed = run.ledger.owed();
+    let mut open: Vec<String> = owed.iter().map(|debt| debt.name.clone()).collect();
+    let mut removals: FuturesUnordered<_> = owed
         .into_iter()
-        .map(|debt| debt.name)
-        .collect();
-    let mut removals: FuturesUnordered<_> = open
-        .iter()
-        .cloned()
-        .map(|name| async move {
-            let result = remove_confirmed(run.cluster.as_ref(), &name, deadline).await;
-            (name, result)
+        .map(|debt| async move {
+            let result = remove_owed(run.cluster.as_ref(), &debt, deadline).await;
+            (debt.name, result)
         })
         .collect();
     let mut settlement = Settlement::default();
@@ -127,6 +129,26 @@ fn reason(failure: &Failure) -> String {
         .chain(failure.causes())
         .collect::<Vec<_>>()
         .join(": ")
+}
+
+/// Removes what is owed; where a deploy request got no answer, keeps looking for a while, since a cluster that is slow
+/// or was cut off goes on deploying, and deletes what turns up.
+async fn remove_owed(cluster: &dyn Cluster, debt: &Debt, deadline: Instant) -> Result<(), Failure> {
+    remove_confirmed(cluster, &debt.name, deadline).await?;
+    if !debt.in_doubt {
+        return Ok(());
+    }
+    let watched_until = (Instant::now() + DOUBT_WATCHED).min(deadline);
+    while Instant::now() + DOUBT_PAUSE < watched_until {
+        sleep(DOUBT_PAUSE).await;
+        if limited(deadline, "read", cluster.remains(&debt.name))
+            .await?
+            .is_some()
+        {
+            remove_confirmed(cluster, &debt.name, deadline).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Deletes everything of a name and reads until nothing of it is left; tries again until `deadline`.

@@ -16,6 +16,12 @@ use crate::failure::{Class, Failure, Kind};
 /// Orka 3's own default, and the smallest number of cores that Orka 2 accepts.
 const CPU_CORES_DEFAULT: u32 = 3;
 
+/// How long to look for what makes a failure clear; listing nodes of a large cluster takes 10 s and more.
+const EXPLANATION_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Names of images shown where none is similar.
+const IMAGES_SHOWN: usize = 8;
+
 const MIB_PER_GIB: f64 = 1024.0;
 
 /// A cluster reached over HTTP. Nothing is sent before [`Cluster::sign_in`].
@@ -88,11 +94,14 @@ impl Cluster for OrkaCluster {
             .collect())
     }
 
-    async fn create_config(&self, name: &str, spec: &VmSpec) -> Result<(), Failure> {
+    async fn create_config(&self, name: &str, shape: &VmSpec) -> Result<(), Failure> {
         let client = self.client()?;
-        let spec = config_spec(name, spec)?;
+        let spec = config_spec(name, shape)?;
         if self.stores_configs() {
-            client.create_config(&spec).await.map(drop).map_err(later)
+            match client.create_config(&spec).await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(explained(client, later(error), shape).await),
+            }
         } else {
             // Orka 3 deploys from an image alone; what it would refuse is refused here, before anything exists.
             orka_client::validate::deploy(client.generation(), &DeployRequest::from(&spec))
@@ -109,7 +118,10 @@ impl Cluster for OrkaCluster {
     async fn deploy(&self, deploy: &Deploy) -> Result<VmInfo, Failure> {
         let client = self.client()?;
         let request = deploy_request(deploy, self.stores_configs())?;
-        let vm = client.deploy(&request).await.map_err(later)?;
+        let vm = match client.deploy(&request).await {
+            Ok(vm) => vm,
+            Err(error) => return Err(explained(client, later(error), &deploy.spec).await),
+        };
         for warning in &vm.warnings {
             tracing::warn!(vm = vm.name, "{warning}");
         }
@@ -191,6 +203,76 @@ impl Cluster for OrkaCluster {
         } else {
             format!("orka3 vm delete {name}")
         }
+    }
+}
+
+/// Adds what the cluster has to a failure about what was asked of it. The look takes its time only once something has
+/// failed, and its own failure changes nothing.
+async fn explained(client: &Client, failure: Failure, spec: &VmSpec) -> Failure {
+    let look = async {
+        match failure.class {
+            Class::NoCapacity => what_is_free(client, spec).await,
+            _ if about_the_image(&failure, spec) => similar_images(client, spec).await,
+            _ => None,
+        }
+    };
+    match tokio::time::timeout(EXPLANATION_TIMEOUT, look).await {
+        Ok(Some(hint)) => failure.with_hint(hint),
+        _ => failure,
+    }
+}
+
+fn about_the_image(failure: &Failure, spec: &VmSpec) -> bool {
+    let said = failure.message.to_lowercase();
+    matches!(failure.kind, Kind::NotFound | Kind::Invalid)
+        && (said.contains("image") || said.contains(&spec.image.to_lowercase()))
+}
+
+async fn what_is_free(client: &Client, spec: &VmSpec) -> Option<String> {
+    let nodes = client.nodes().await.ok()?;
+    let ready: Vec<_> = nodes.iter().filter(|node| node.is_ready).collect();
+    let most = ready.iter().filter_map(|node| node.available_cpu).max()?;
+    Some(format!(
+        "{} CPU cores were asked for; {} of {} nodes are ready and the freest has {most} cores (Apple silicon nodes run \
+         two VMs at most); wait with `capacity-wait`, or ask for less",
+        spec.cpu_cores.unwrap_or(CPU_CORES_DEFAULT),
+        ready.len(),
+        nodes.len()
+    ))
+}
+
+async fn similar_images(client: &Client, spec: &VmSpec) -> Option<String> {
+    let images = client.images().await.ok()?;
+    let names: Vec<&str> = images.iter().map(|image| image.name.as_str()).collect();
+    if names.contains(&spec.image.as_str()) {
+        return None;
+    }
+    Some(
+        match plugin_manifest::nearest(&spec.image, names.iter().copied()) {
+            Some(nearest) => format!(
+                "the cluster has no image `{}`; did you mean `{nearest}`?",
+                spec.image
+            ),
+            None => format!(
+                "the cluster has no image `{}`; it has {}",
+                spec.image,
+                shortened(&names)
+            ),
+        },
+    )
+}
+
+fn shortened(names: &[&str]) -> String {
+    let shown: Vec<String> = names
+        .iter()
+        .take(IMAGES_SHOWN)
+        .map(|name| format!("`{name}`"))
+        .collect();
+    let more = names.len().saturating_sub(IMAGES_SHOWN);
+    match (shown.is_empty(), more) {
+        (true, _) => "none".to_owned(),
+        (false, 0) => shown.join(", "),
+        (false, more) => format!("{} and {more} more", shown.join(", ")),
     }
 }
 
@@ -300,5 +382,6 @@ fn failure(error: Error, stage: Stage) -> Failure {
     failure.hint = error.hint();
     failure.retryable = error.is_retryable();
     failure.retry_after = error.retry_after();
+    failure.may_have_happened = error.may_have_happened();
     failure.with_source(error)
 }

@@ -187,7 +187,7 @@ async fn create_config(run: &RunContext, spec: VmSpec) -> Result<VmConfig, Failu
         run.ledger.owe(Thing::VmConfig, &name)?;
     }
     if let Err(failure) = run.cluster.create_config(&name, &spec).await {
-        if stored && is_definite(&failure) {
+        if stored && !failure.may_have_happened {
             run.ledger.released(&name);
         }
         return Err(failure);
@@ -233,7 +233,15 @@ async fn deploy(
     let give_up = Instant::now() + patience;
     let mut pause = CAPACITY_PAUSE_FIRST;
     loop {
-        match run.cluster.deploy(&request).await {
+        run.ledger.deploy_sent(&name);
+        let deployed = run.cluster.deploy(&request).await;
+        if deployed
+            .as_ref()
+            .map_or_else(|failure| !failure.may_have_happened, |_| true)
+        {
+            run.ledger.deploy_answered(&name);
+        }
+        match deployed {
             Ok(info) => {
                 run.ledger.created(&name);
                 let node = info
@@ -260,21 +268,13 @@ async fn deploy(
                 pause = (pause * 2).min(CAPACITY_PAUSE_MAX);
             }
             Err(failure) => {
-                if is_definite(&failure) {
+                if !failure.may_have_happened {
                     run.ledger.vm_gone(&name);
                 }
                 return Err(failure);
             }
         }
     }
-}
-
-/// Whether a request that failed like this certainly made nothing.
-fn is_definite(failure: &Failure) -> bool {
-    matches!(
-        failure.kind,
-        Kind::Invalid | Kind::Denied | Kind::NotFound | Kind::NoCapacity | Kind::Unauthenticated
-    )
 }
 
 /// Counts the deployment against the ceilings, and gives the name that the ledger knows the VM under.
