@@ -183,6 +183,27 @@ pub struct OrkaArgs {
     #[arg(long, env = "ORKA_CA", value_name = "FILE")]
     pub orka_ca: Option<PathBuf>,
 
+    /// Where a node is reached from here, as PRIVATE=PUBLIC; may be repeated, or several with commas. For clusters whose
+    /// nodes report addresses of a network of their own.
+    #[arg(
+        long = "orka-node-address",
+        env = "ORKA_NODE_ADDRESSES",
+        value_name = "PRIVATE=PUBLIC",
+        value_delimiter = ',',
+        value_parser = name_and_value
+    )]
+    pub node_addresses: Vec<(String, String)>,
+
+    /// What the cluster calls VM metadata in deploy requests (3.x): both spellings are in use.
+    #[arg(
+        long,
+        env = "ORKA_METADATA_MEMBER",
+        value_name = "NAME",
+        default_value = "customMetadata",
+        value_parser = ["customMetadata", "customVMMetadata"]
+    )]
+    pub orka_metadata_member: String,
+
     /// How long one deploy request may take. The first deployment of an image on a node takes minutes.
     #[arg(long, env = "ORKA_DEPLOY_TIMEOUT", value_name = "DURATION", default_value = "10m", value_parser = duration)]
     pub deploy_timeout: Duration,

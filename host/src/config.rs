@@ -3,13 +3,16 @@
 //! The one reader of the environment and of credential files. Every problem found is reported together.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use guest_ssh::{AuthMethod, HostKeyPolicy, Identity as KeyIdentity, KnownHosts};
-use orka_client::{ClientConfig, Credentials, Endpoint, TokenSource, VersionChoice};
+use orka_client::{
+    ClientConfig, Credentials, Endpoint, MetadataMember, TokenSource, VersionChoice,
+};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::cli::{OrkaArgs, OrkaVersion, RunArgs, SshArgs};
@@ -218,7 +221,24 @@ fn resolve_orka(
     config.namespace = args.orka_namespace.clone();
     config.ca_file = args.orka_ca.clone();
     config.timeouts.deploy = args.deploy_timeout;
+    config.node_addresses = problems.take(node_addresses(&args.node_addresses))?;
+    if args.orka_metadata_member == MetadataMember::CustomVmMetadata.as_str() {
+        config.metadata_member = MetadataMember::CustomVmMetadata;
+    }
     Some(config)
+}
+
+fn node_addresses(pairs: &[(String, String)]) -> Result<BTreeMap<IpAddr, String>, Failure> {
+    let parse = |(private, public): &(String, String)| {
+        match private.trim().parse() {
+        Ok(private) if !public.trim().is_empty() => Ok((private, public.trim().to_owned())),
+        _ => Err(Failure::config(format!(
+            "`--orka-node-address {private}={public}` does not map an IP address"
+        ))
+        .with_hint("write it as `10.221.188.13=203.0.113.7`: the address Orka reports, then the one to connect to")),
+    }
+    };
+    pairs.iter().map(parse).collect()
 }
 
 fn orka_credentials(

@@ -47,6 +47,8 @@ async fn prepared(args: &DemoArgs, console: &Console) -> Result<Stage, Failure> 
     let trouble =
         |error: std::io::Error| Failure::internal("the demo cannot be set up").with_source(error);
     let config = SimConfig {
+        // The newest version whose tokens are one per login, so that the whole job is shown: later ones keep theirs.
+        api_version: "2.1.0".to_owned(),
         guests: GuestKind::Embedded,
         boot_delay: args.boot_delay,
         ..SimConfig::default()
@@ -141,6 +143,8 @@ impl Stage {
                 orka_namespace: orka_client::DEFAULT_NAMESPACE.to_owned(),
                 orka_credentials: Some(self.scratch.path().join("orka")),
                 orka_ca: None,
+                node_addresses: Vec::new(),
+                orka_metadata_member: "customMetadata".to_owned(),
                 deploy_timeout: std::time::Duration::from_secs(600),
             },
             ssh: SshArgs {
