@@ -8,7 +8,7 @@ mod metadata;
 mod script;
 mod settings;
 
-use orka_plugin_sdk::cluster::{self, VmConfig};
+use orka_plugin_sdk::cluster::{self, Node, Session, VmConfig};
 use orka_plugin_sdk::console::{self, Ending, Level};
 use orka_plugin_sdk::ssh::{self, Connection, ExecOptions, Stdin};
 use orka_plugin_sdk::{Error, Exit, Plugin, Verdict, phase, phase_with, skipped, workspace};
@@ -31,16 +31,18 @@ impl Plugin for Build {
         // All that can be wrong with parameters is found before anything exists.
         let settings = Settings::from_params()?;
         let session = phase("sign in", cluster::sign_in)?;
-        let config = phase("create VM config", || {
-            session.create_config(&settings.vm_spec())
+        let (config, connection) = machine(&settings, &session)?;
+        phase("copy in", || copy_in(&settings, &connection))?;
+        let exit = phase_with("run script", ending_of, || {
+            run_script(&settings, &connection)
         })?;
-        let exit = build(&settings, &config)?;
-        let purged = phase("purge VM", || config.purge());
-        if let Err(error) = purged {
+        copy_back(&settings, &connection, &exit)?;
+        if let Err(error) = phase("purge VM", || config.purge()) {
             // The host tries again and tells what is left.
             console::log(Level::Warn, &error.info().message);
-        } else {
-            phase("sign out", || session.sign_out())?;
+        } else if let Err(error) = phase("sign out", || session.sign_out()) {
+            // The build is done and its VM gone: a token left behind changes neither.
+            console::log(Level::Warn, &error.info().message);
         }
         Ok(Verdict::from(exit))
     }
@@ -48,17 +50,80 @@ impl Plugin for Build {
 
 orka_plugin_sdk::register!(Build);
 
-fn build(settings: &Settings, config: &VmConfig) -> Result<Exit, Error> {
-    let vm = phase("deploy VM", || config.deploy(&settings.deploy_options()))?;
-    let connection = phase("wait for SSH", || {
+/// A VM that is logged into. One that does not come up is given up for another, on another node where there is one, as
+/// often as `deploy-attempts` allows.
+fn machine(settings: &Settings, session: &Session) -> Result<(VmConfig, Connection), Error> {
+    let mut avoided: Vec<String> = Vec::new();
+    for attempt in 1.. {
+        let config = phase("create VM config", || {
+            session.create_config(&settings.vm_spec())
+        })?;
+        let node = if avoided.is_empty() {
+            None
+        } else {
+            another_node(settings, session, &avoided)
+        };
+        let failed = match bring_up(settings, &config, node) {
+            Ok(connection) => return Ok((config, connection)),
+            Err(failed) => failed,
+        };
+        if attempt >= settings.deploy_attempts
+            || failed.error.is_final()
+            || !is_worth_another(&failed.error)
+        {
+            return Err(failed.error);
+        }
+        console::log(
+            Level::Warn,
+            &format!("{}; trying another VM", failed.error.info().message),
+        );
+        avoided.extend(failed.node);
+        phase("purge VM", || config.purge())?;
+    }
+    unreachable!("attempts are counted until one succeeds or is the last")
+}
+
+/// An attempt that failed, and where.
+struct Failed {
+    error: Error,
+    node: Option<String>,
+}
+
+fn bring_up(
+    settings: &Settings,
+    config: &VmConfig,
+    node: Option<String>,
+) -> Result<Connection, Failed> {
+    let mut options = settings.deploy_options();
+    options.node = node.or(options.node);
+    let vm = phase("deploy VM", || config.deploy(&options)).map_err(|error| Failed {
+        error,
+        node: options.node.clone(),
+    })?;
+    phase("wait for SSH", || {
         ssh::connect(&vm, &ssh::ConnectOptions::default())
-    })?;
-    phase("copy in", || copy_in(settings, &connection))?;
-    let exit = phase_with("run script", ending_of, || {
-        run_script(settings, &connection)
-    })?;
-    copy_back(settings, &connection, &exit)?;
-    Ok(exit)
+    })
+    .map_err(|error| Failed {
+        error,
+        node: vm.info().node,
+    })
+}
+
+/// Whether another VM may do better: not where values, rights or credentials are wrong.
+fn is_worth_another(error: &Error) -> bool {
+    matches!(error, Error::Unavailable(_) | Error::TimedOut(_))
+}
+
+/// A ready node with room that has not failed yet. None leaves the choice to Orka, as does a node that was asked for.
+fn another_node(settings: &Settings, session: &Session, avoided: &[String]) -> Option<String> {
+    if settings.deploy_options().node.is_some() {
+        return None;
+    }
+    let nodes = session.nodes().ok()?;
+    let cores = settings.vm_spec().cpu_cores;
+    let fits =
+        |node: &Node| node.ready && !avoided.contains(&node.name) && node.cpu_available >= cores;
+    nodes.into_iter().find(fits).map(|node| node.name)
 }
 
 fn copy_in(settings: &Settings, connection: &Connection) -> Result<(), Error> {

@@ -25,6 +25,8 @@ pub(crate) struct Settings {
     pub(crate) script: Vec<u8>,
     /// Its environment.
     pub(crate) env: Vec<(String, String)>,
+    /// How many VMs are tried.
+    pub(crate) deploy_attempts: u32,
     /// What starts it.
     pub(crate) shell: Shell,
     base_image: String,
@@ -58,6 +60,7 @@ impl Settings {
             } else {
                 Shell::Plain
             },
+            deploy_attempts: count("deploy-attempts")?,
             base_image: params::required_text("base-image")?,
             cpu_count,
             vcpu_count: fitting_vcpus(cpu_count, count("vcpu-count")?),

@@ -315,6 +315,50 @@ fn ssh_that_never_comes_up_is_given_up_with_the_last_state() {
 }
 
 #[test]
+fn a_vm_that_does_not_come_up_is_given_up_for_one_on_another_node() {
+    let slow = Failure::new(
+        Kind::TimedOut,
+        Class::Ssh,
+        "ssh.refused",
+        "not ready in time",
+    );
+    let script = || scenario().on_exec(SCRIPT, ExecReply::exit(0));
+    assert_eq!(
+        run(script().fails("connect", 1, slow.clone())).exit_code,
+        216,
+        "one attempt is the default"
+    );
+    let report = run(script()
+        .param("deploy-attempts", "2")
+        .fails("connect", 1, slow));
+    assert_eq!(report.exit_code, 0, "{}", report.log_text());
+    assert_eq!(
+        report.nodes,
+        [None, Some("mini-2".to_owned())],
+        "the node that failed is avoided"
+    );
+    assert_eq!(
+        report.calls.iter().filter(|call| *call == "purge").count(),
+        2
+    );
+}
+
+#[test]
+fn declined_credentials_are_not_tried_on_another_vm() {
+    let declined = Failure::new(
+        Kind::Unauthenticated,
+        Class::Ssh,
+        "ssh.authentication-declined",
+        "declined",
+    );
+    let report = run(scenario()
+        .param("deploy-attempts", "3")
+        .fails("connect", 0, declined));
+    assert_eq!(report.exit_code, 216);
+    assert_eq!(report.nodes.len(), 1);
+}
+
+#[test]
 fn a_lost_connection_is_not_a_failed_build() {
     let report = run(scenario().on_exec(SCRIPT, ExecReply::lost()));
     assert_eq!(

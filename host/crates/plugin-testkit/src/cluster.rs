@@ -18,6 +18,7 @@ struct State {
     configs: BTreeSet<String>,
     vms: BTreeSet<(String, String)>,
     deployed: u16,
+    nodes: Vec<Option<String>>,
     faults: Faults,
 }
 
@@ -51,6 +52,11 @@ impl ScriptedCluster {
             .chain(state.vms.iter().map(|(name, _)| name))
             .collect();
         names.into_iter().cloned().collect()
+    }
+
+    /// The node each deployment asked for.
+    pub(crate) fn nodes_asked_for(&self) -> Vec<Option<String>> {
+        self.state().nodes.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -115,6 +121,7 @@ impl Cluster for ScriptedCluster {
         let id = {
             let mut state = self.state();
             state.deployed += 1;
+            state.nodes.push(deploy.options.node.clone());
             let id = format!("{:013x}", state.deployed);
             state.vms.insert((deploy.name.clone(), id.clone()));
             id
@@ -125,7 +132,13 @@ impl Cluster for ScriptedCluster {
         Ok(VmInfo {
             name: deploy.name.clone(),
             id: (!self.orka3).then_some(id),
-            node: Some("mini-1".to_owned()),
+            node: Some(
+                deploy
+                    .options
+                    .node
+                    .clone()
+                    .unwrap_or_else(|| "mini-1".to_owned()),
+            ),
             address: "10.0.0.1".to_owned(),
             ssh_port: port,
             screen_share_port: None,

@@ -71,6 +71,8 @@ pub struct Report {
     pub failures: Vec<Failure>,
     /// Calls to the cluster and its VMs, in order, such as `deploy`, `exec ../build-script` or `purge`.
     pub calls: Vec<String>,
+    /// The node that each deployment asked for, in order.
+    pub nodes: Vec<Option<String>>,
     /// Names that the cluster still has.
     pub left_on_the_cluster: Vec<String>,
     /// The step's log, ours and the remote programs'.
@@ -201,6 +203,7 @@ impl PluginUnderTest {
             exit: finished.conclusion.exit,
             failures: finished.conclusion.failures,
             calls: calls.lock().map(|calls| calls.clone()).unwrap_or_default(),
+            nodes: cluster.nodes_asked_for(),
             left_on_the_cluster: cluster.left(),
             log: captured.lines(),
             phases: console.phases(),
