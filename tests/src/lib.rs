@@ -1,1 +1,17 @@
-//! placeholder
+//! End to end: the built `orka-step` against a simulated cluster in the test's own process.
+//!
+//! A [`Cluster`] is what stands at the other end of the wire; a [`Step`] is one start of the program, with nothing in
+//! its environment but what the test puts there. What is tested is in the files beside this crate's `src`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a failure here is the failure of the test that asked"
+)]
+
+mod built;
+mod cluster;
+mod step;
+
+pub use built::{bundled, guest, target_directory};
+pub use cluster::Cluster;
+pub use step::{Ended, Running, Step, Stream};

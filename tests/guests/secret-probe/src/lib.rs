@@ -6,13 +6,16 @@ use orka_plugin_sdk::{Error, Plugin, Verdict, params, results, secrets};
 
 const NAME: &str = "TOKEN_X";
 
-/// Shows the secret to the log in several forms, its length, and the arguments of every process of this VM's user.
+/// Shows the secret to the log in several forms and its length, and looks for it where every process
+/// of the VM could see it: in arguments.
 const SHOW: &str = r#"
 echo "plain $TOKEN_X"
 echo "again $TOKEN_X" >&2
 printf %s "$TOKEN_X" | base64 -w0; echo
 printf 'length %s\n' "$(printf %s "$TOKEN_X" | wc -c)"
-cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' ' ' | grep -F -c -e "$TOKEN_X"
+for file in /proc/$$/cmdline /proc/$PPID/cmdline; do
+  case "$(tr '\0' ' ' <"$file")" in *"$TOKEN_X"*) echo 'seen in arguments' ;; *) echo 'not in arguments' ;; esac
+done
 "#;
 
 struct SecretProbe;

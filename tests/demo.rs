@@ -1,0 +1,64 @@
+//! The whole job without a cluster.
+
+use std::path::Path;
+
+use end_to_end::{Ended, Running, Step, Stream, guest};
+use rustix::process::Signal;
+
+const LEFT: &str = "left on the cluster: 0 VMs, 0 VM configs";
+
+/// The demo with its temporary files where the test removes them.
+fn demo() -> Step {
+    let step = Step::new(&["demo"]);
+    let marker = step.scratch_file("tmp/marker", b"");
+    let directory = Path::new(&marker).parent().unwrap().to_owned();
+    step.flag("--boot-delay", "100ms")
+        .environment("TMPDIR", directory.to_str().unwrap())
+}
+
+#[tokio::test]
+async fn the_demo_builds_and_leaves_nothing_but_its_workspace() {
+    let ended = demo().ended().await;
+    assert_eq!(ended.code, Some(0), "{ended}");
+    ended.assert_says(&[LEFT, "dist/hello.tar (sha256 "]);
+    assert!(ended.stdout.contains("hello from a build VM"), "{ended}");
+    let mut left = names(&ended);
+    left.retain(|name| name != "marker");
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(left[0].starts_with("orka-step-demo-workspace-"), "{left:?}");
+}
+
+#[tokio::test]
+async fn the_demo_runs_a_foreign_plugin_and_its_own_script() {
+    let ended = demo()
+        .flag("--plugin", guest("several").to_str().unwrap())
+        .ended()
+        .await;
+    assert_eq!(ended.code, Some(0), "{ended}");
+    ended.assert_says(&[LEFT]);
+    let ended = demo()
+        .param("script", "#!/bin/sh\nmkdir dist; echo >dist/a; exit 3\n")
+        .ended()
+        .await;
+    assert_eq!(ended.code, Some(3), "{ended}");
+    ended.assert_says(&[LEFT]);
+}
+
+#[tokio::test]
+async fn a_demo_that_is_stopped_leaves_nothing() {
+    let mut running: Running = demo()
+        .param("script", "#!/bin/sh\necho running\nsleep 300\n")
+        .start();
+    running.says(Stream::Stdout, "running\n").await;
+    running.signal(Signal::INT);
+    let ended = running.ended().await;
+    assert_eq!(ended.code, Some(130), "{ended}");
+    ended.assert_says(&[LEFT]);
+}
+
+fn names(ended: &Ended) -> Vec<String> {
+    let entries = std::fs::read_dir(ended.scratch().join("tmp")).unwrap();
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}

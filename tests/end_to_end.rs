@@ -1,0 +1,15 @@
+//! The built program against a simulated cluster, by topic.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod bad_input;
+mod capacity_and_network;
+mod cli;
+mod demo;
+mod grants;
+mod guests;
+mod main_job;
+mod plugins;
+mod scripts;
+mod secrets;
+mod stopping;
+mod transfers;

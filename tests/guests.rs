@@ -1,0 +1,186 @@
+//! Plugins that misbehave: stopped, explained, and cleaned up after.
+
+use std::time::Duration;
+
+use end_to_end::{Cluster, Ended, Step};
+
+/// Runs an odd guest to exit code 213, and expects its VM gone and each of `texts` said.
+async fn assert_fails(name: &str, prepare: impl FnOnce(Step) -> Step, texts: &[&str]) -> Ended {
+    let cluster = Cluster::start().await;
+    let ended = prepare(cluster.guest(name)).ended().await;
+    ended.assert(213, "plugin-failed");
+    ended.assert_says(texts);
+    ended.assert_says(&["hint: "]);
+    assert!(!ended.results.contains_key("exit-status"), "{ended}");
+    cluster.assert_purged();
+    ended
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_computes_for_ever_is_stopped_at_its_limit() {
+    let limited = |step: Step| step.argument("--limit").argument("cpu-seconds=2");
+    let ended = assert_fails(
+        "spin",
+        limited,
+        &[
+            "plugin `spin` was stopped: it computed for 2 s without an end",
+            "`--limit cpu-seconds=4`",
+        ],
+    )
+    .await;
+    assert!(ended.took < Duration::from_secs(20), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_allocates_for_ever_is_stopped_at_its_limit() {
+    let limited = |step: Step| step.argument("--limit").argument("memory-mib=32");
+    let texts = [
+        "plugin `allocate` was stopped: it wanted ",
+        "MiB of memory and may have 32",
+        "`--limit memory-mib=",
+    ];
+    assert_fails("allocate", limited, &texts).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_allocates_for_ever_is_stopped_without_a_limit_given() {
+    assert_fails("allocate", |step| step, &["may have 256"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_panics_has_its_words_shown() {
+    assert_fails(
+        "panic",
+        |step| step,
+        &[
+            "plugin `panic` panicked: ",
+            "no target called `ipa` on port",
+            "src/lib.rs",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_traps_without_a_word_is_told_by_place_and_last_calls() {
+    let texts = [
+        "plugin `trap` trapped: it gave up without saying why",
+        "its last host calls",
+        "cluster.deploy",
+    ];
+    assert_fails("trap", |step| step, &texts).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_calls_itself_for_ever_is_told_by_its_stack() {
+    let ended = assert_fails("recurse", |step| step, &["plugin `recurse` trapped: "]).await;
+    assert!(ended.stderr.contains("stack"), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_of_the_plugins_own_is_shown_with_its_hint() {
+    let texts = [
+        "error: the licence server said no",
+        "hint: ask the licence team for a seat",
+    ];
+    let ended = assert_fails("error", |step| step, &texts).await;
+    assert_eq!(ended.report["failures"][0]["code"], "licence.no-seat");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_that_the_host_never_gave_stays_the_plugins_own() {
+    for code in [
+        "orka.no-capacity",
+        "run.cancelled",
+        "run.deadline",
+        "ssh.lost",
+        "internal",
+        "params.invalid",
+    ] {
+        assert_fails(
+            "error",
+            |step| step.param("code", code),
+            &["the licence server said no"],
+        )
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_keeps_resources_without_end_is_stopped_at_its_limit() {
+    for kind in ["sessions", "groups", "timers"] {
+        let limited = |step: Step| {
+            step.param("kind", kind)
+                .argument("--limit")
+                .argument("handles=100")
+        };
+        let texts = [
+            "plugin `handles` was stopped: it kept more than 100 resources",
+            "`--limit handles=200`",
+        ];
+        assert_fails("handles", limited, &texts).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_calls_the_host_for_ever_is_stopped_at_its_limit() {
+    let limited = |step: Step| step.argument("--limit").argument("host-calls=500");
+    let texts = [
+        "plugin `calls` was stopped: it made more than 500 host calls",
+        "`--limit host-calls=1000`",
+    ];
+    assert_fails("calls", limited, &texts).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_vms_are_deployed_side_by_side_used_and_all_purged() {
+    for cluster in [
+        Cluster::start().await,
+        Cluster::with(Cluster::orka3()).await,
+    ] {
+        let ended = cluster.guest("several").ended().await;
+        ended.assert(0, "succeeded");
+        let mut ports: Vec<&str> = ended.stdout.lines().collect();
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), 3, "{ended}");
+        assert!(
+            ports
+                .iter()
+                .all(|line| line.starts_with("hello from port ")),
+            "{ended}"
+        );
+        assert_eq!(ended.report["vmsDeployed"], 3);
+        let gone = cluster
+            .sim
+            .state()
+            .deletions
+            .iter()
+            .filter(|it| it.kind == "vm")
+            .count();
+        assert_eq!(gone, 3);
+        cluster.assert_purged();
+    }
+}
+
+/// A guest that nobody runs proves nothing.
+#[test]
+fn every_guest_is_run_by_a_test() {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sources: String = std::fs::read_dir(here)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
+    let guests = std::fs::read_dir(here.join("guests"))
+        .unwrap()
+        .map(|entry| entry.unwrap());
+    for guest in guests.filter(|entry| entry.path().join("plugin.toml").is_file()) {
+        let name = guest.file_name().into_string().unwrap();
+        assert!(
+            sources.contains(&format!("\"{name}\"")),
+            "no test runs the guest `{name}`"
+        );
+    }
+}

@@ -1,0 +1,268 @@
+//! No secret turns up in anything that the program shows, writes or passes on in the open.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use end_to_end::{Cluster, Ended, Running, Step, Stream};
+use orka_sim::{GuestKind, SimConfig, SshdSettings, User};
+use rustix::process::Signal;
+
+const ORKA_PASSWORD: &str = "orka-pass-Zx81Qq77";
+const LICENCE_KEY: &str = "licence-key-Yy52Pp66";
+const SSH_PASSWORD: &str = "ssh-pass-Ww33Oo55";
+const TOKEN_X: &str = "token-x-Vv14 Nn44\"quoted\"";
+
+/// A cluster with secrets that are nothing else.
+async fn cluster(config: SimConfig) -> Cluster {
+    let cluster = Cluster::with(SimConfig {
+        users: vec![User {
+            email: "ci@example.com".to_owned(),
+            password: ORKA_PASSWORD.to_owned(),
+        }],
+        licence_key: LICENCE_KEY.to_owned(),
+        guest_password: SSH_PASSWORD.to_owned(),
+        ..config
+    })
+    .await;
+    cluster.write_orka("licenseKey", LICENCE_KEY);
+    cluster
+}
+
+fn with_secret(step: Step) -> Step {
+    let file = step.scratch_file("secrets/TOKEN_X", TOKEN_X.as_bytes());
+    let directory = file.trim_end_matches("/TOKEN_X").to_owned();
+    step.flag("--secrets", directory).argument("-vv")
+}
+
+/// Every secret there is: those above, each token handed out, and what else the test knows.
+fn needles(cluster: &Cluster, more: &[String]) -> Vec<String> {
+    let fixed = [ORKA_PASSWORD, LICENCE_KEY, SSH_PASSWORD, TOKEN_X].map(str::to_owned);
+    let state = cluster.sim.state();
+    let tokens = state.tokens.iter().map(|token| token.token.clone());
+    let plain: Vec<String> = fixed
+        .into_iter()
+        .chain(tokens)
+        .chain(more.iter().cloned())
+        .collect();
+    let encoded = plain.iter().map(|secret| STANDARD_NO_PAD.encode(secret));
+    let escaped = plain.iter().map(|secret| secret.replace('"', "\\\""));
+    let mut all: Vec<String> = plain
+        .iter()
+        .cloned()
+        .chain(encoded)
+        .chain(escaped)
+        .collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+#[track_caller]
+fn assert_hidden(ended: &Ended, needles: &[String]) {
+    let mut shown = vec![
+        (
+            "standard output".to_owned(),
+            ended.stdout.clone().into_bytes(),
+        ),
+        (
+            "standard error".to_owned(),
+            ended.stderr.clone().into_bytes(),
+        ),
+    ];
+    for directory in ["results", "report", "workspace", "home"] {
+        read_all(&ended.scratch().join(directory), &mut shown);
+    }
+    assert!(
+        shown.iter().any(|(name, _)| name.ends_with("run.html")),
+        "no page"
+    );
+    assert!(
+        shown.iter().any(|(name, _)| name.contains("ledger-")),
+        "no ledger"
+    );
+    for (place, bytes) in &shown {
+        let text = String::from_utf8_lossy(bytes);
+        for needle in needles {
+            assert!(
+                !text.contains(needle.as_str()),
+                "`{needle}` is in {place}:\n{text}"
+            );
+        }
+    }
+}
+
+fn read_all(directory: &Path, into: &mut Vec<(String, Vec<u8>)>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_all(&path, into);
+        } else {
+            into.push((path.display().to_string(), std::fs::read(path).unwrap()));
+        }
+    }
+}
+
+/// Arguments and environment of a running program, as anybody on the node may see them.
+fn open_view(running: &Running) -> String {
+    let process = format!("/proc/{}", running.pid().as_raw_nonzero());
+    let read = |file: &str| std::fs::read(format!("{process}/{file}")).unwrap();
+    String::from_utf8_lossy(&[read("cmdline"), read("environ")].concat()).into_owned()
+}
+
+/// A script that shows whatever the run's own login could show.
+const NOSY: &str = "#!/bin/sh\nenv | sort\necho running\nwhile [ ! -e ~/go-on ]; do sleep 0.02; done\n\
+                    echo orka-pass-Zx81Qq77 licence-key-Yy52Pp66\necho ssh-pass-Ww33Oo55 >&2\n\
+                    printf ssh-pass-Ww33Oo55 | base64\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_shows_no_secret_at_the_highest_verbosity() {
+    for config in [Cluster::orka2(), Cluster::orka3()] {
+        let cluster = cluster(config).await;
+        let mut running = with_secret(cluster.build(NOSY)).start();
+        running.says(Stream::Stdout, "running\n").await;
+        let tokens: Vec<String> = cluster
+            .sim
+            .config()
+            .sa_tokens
+            .iter()
+            .map(|it| it.token.clone())
+            .collect();
+        let needles = needles(&cluster, &tokens);
+        let view = open_view(&running);
+        for needle in &needles {
+            assert!(!view.contains(needle.as_str()), "`{needle}` is in {view}");
+        }
+        std::fs::write(cluster.only_vm().home.join("go-on"), "").unwrap();
+        let ended = running.ended().await;
+        ended.assert(0, "succeeded");
+        assert!(ended.stdout.contains("*** ***\n"), "{ended}");
+        assert_hidden(&ended, &needles);
+        cluster.assert_purged();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_key_is_shown_neither_whole_nor_by_line() {
+    let cluster = cluster(SimConfig {
+        guests: GuestKind::Sshd(SshdSettings::default()),
+        ..Cluster::orka2()
+    })
+    .await;
+    let key = std::fs::read_to_string(cluster.ssh_credentials().join("ssh-privatekey")).unwrap();
+    let step =
+        with_secret(cluster.build("#!/bin/sh\ncat ~/key\nsed 's/^/indented /' ~/key\nexit 9\n"));
+    let step = step.param("script-file", "").file("a", "");
+    let mut running = step.flag("--ssh-timeout", "20s").start();
+    running.says(Stream::Stderr, " at 127.0.0.1:").await;
+    std::fs::write(cluster.only_vm().home.join("key"), &key).unwrap();
+    let ended = running.ended().await;
+    ended.assert(9, "build-failed");
+    let lines: Vec<String> = key
+        .lines()
+        .filter(|line| !line.starts_with("-----"))
+        .map(str::to_owned)
+        .collect();
+    assert!(ended.stdout.contains("indented ***"), "{ended}");
+    assert_hidden(&ended, &needles(&cluster, &lines));
+    cluster.assert_purged();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_show_no_secret() {
+    // Declined by the VM.
+    let declined = cluster(Cluster::orka2()).await;
+    declined.write_ssh("password", "another-pass-Uu99");
+    let ended = with_secret(declined.build("#!/bin/sh\ntrue\n"))
+        .ended()
+        .await;
+    ended.assert(216, "infra-failed");
+    assert_hidden(
+        &ended,
+        &needles(&declined, &["another-pass-Uu99".to_owned()]),
+    );
+    // Stopped in the middle.
+    let stopped = cluster(Cluster::orka2()).await;
+    let mut running = with_secret(stopped.build("#!/bin/sh\necho running\nsleep 300\n")).start();
+    running.says(Stream::Stdout, "running\n").await;
+    running.signal(Signal::TERM);
+    let ended = running.ended().await;
+    ended.assert(143, "cancelled");
+    assert_hidden(&ended, &needles(&stopped, &[]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn declined_orka_credentials_are_not_shown() {
+    let cluster = cluster(Cluster::orka2()).await;
+    cluster.write_orka("password", "another-pass-Uu99");
+    let ended = with_secret(cluster.build("#!/bin/sh\ntrue\n"))
+        .ended()
+        .await;
+    ended.assert(211, "infra-failed");
+    assert_hidden(
+        &ended,
+        &needles(&cluster, &["another-pass-Uu99".to_owned()]),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_uses_a_secret_and_neither_it_nor_the_log_shows_it() {
+    for fail in ["false", "true"] {
+        let cluster = cluster(Cluster::orka2()).await;
+        let ended = with_secret(cluster.guest("secret-probe").param("fail", fail))
+            .ended()
+            .await;
+        if fail == "true" {
+            ended.assert(213, "plugin-failed");
+        } else {
+            ended.assert(0, "succeeded");
+        }
+        ended.assert_says(&["opened TOKEN_X"]);
+        let lines: Vec<&str> = ended.stdout.lines().collect();
+        let length = format!("length {}", TOKEN_X.len());
+        for line in ["plain ***", "again ***", "stdin ***", &length] {
+            assert!(lines.contains(&line), "no `{line}`: {ended}");
+        }
+        assert_eq!(
+            lines
+                .iter()
+                .filter(|&&line| line == "not in arguments")
+                .count(),
+            2,
+            "{ended}"
+        );
+        assert_eq!(ended.result("seen"), "***");
+        assert!(!ended.stdout.contains(&STANDARD.encode(TOKEN_X)), "{ended}");
+        assert_hidden(&ended, &needles(&cluster, &[]));
+        cluster.assert_purged();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_the_run_has_not_is_told_before_anything_is_deployed() {
+    let cluster = Cluster::start().await;
+    let ended = cluster.guest("secret-probe").ended().await;
+    ended.assert(211, "infra-failed");
+    ended.assert_says(&["no secret `TOKEN_X`", "`--secrets`"]);
+    cluster.assert_untouched();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_from_the_environment_are_masked_like_those_from_files() {
+    let cluster = cluster(Cluster::orka2()).await;
+    let step = with_secret(cluster.build("#!/bin/sh\necho orka-pass-Zx81Qq77 ssh-pass-Ww33Oo55\n"));
+    let ended = step
+        .without("--orka-credentials")
+        .without("--ssh-credentials")
+        .environment("ORKA_EMAIL", "ci@example.com")
+        .environment("ORKA_PASSWORD", ORKA_PASSWORD)
+        .environment("ORKA_LICENSE_KEY", LICENCE_KEY)
+        .environment("SSH_USERNAME", "admin")
+        .environment("SSH_PASSWORD", SSH_PASSWORD)
+        .ended()
+        .await;
+    ended.assert(0, "succeeded");
+    assert!(ended.stdout.contains("*** ***"), "{ended}");
+    assert_hidden(&ended, &needles(&cluster, &[]));
+    cluster.assert_purged();
+}

@@ -1,0 +1,353 @@
+//! One start of the program.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::built::program;
+
+/// No test waits longer than this for the program: what takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where a container looks for programs.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// A command line and what belongs to it.
+pub struct Step {
+    command: Vec<String>,
+    flags: BTreeMap<String, String>,
+    arguments: Vec<String>,
+    environment: BTreeMap<String, String>,
+    patience: Duration,
+    scratch: TempDir,
+}
+
+/// One of the two streams that the program writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// What programs in VMs say.
+    Stdout,
+    /// What the program itself says.
+    Stderr,
+}
+
+impl Step {
+    /// The program with a command and nothing else.
+    pub fn new(command: &[&str]) -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        for directory in ["home", "workspace", "results", "report"] {
+            std::fs::create_dir(scratch.path().join(directory)).unwrap();
+        }
+        Self {
+            command: command.iter().map(|&word| word.to_owned()).collect(),
+            flags: BTreeMap::new(),
+            arguments: Vec::new(),
+            environment: BTreeMap::new(),
+            patience: PATIENCE,
+            scratch,
+        }
+    }
+
+    /// With a workspace, a results directory and a report, all empty.
+    pub(crate) fn with_directories(self) -> Self {
+        let inside = |name: &str| self.scratch.path().join(name).to_str().unwrap().to_owned();
+        let (workspace, results, report) = (
+            inside("workspace"),
+            inside("results"),
+            inside("report/run.json"),
+        );
+        self.flag("--workspace", workspace)
+            .flag("--results", results)
+            .flag("--report", report)
+    }
+
+    /// Sets a flag, in place of an earlier value.
+    #[must_use]
+    pub fn flag(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.flags.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Leaves out a flag.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.flags.remove(name);
+        self
+    }
+
+    /// Adds an argument as it is.
+    #[must_use]
+    pub fn argument(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Sets a parameter of the plugin.
+    #[must_use]
+    pub fn param(self, name: &str, value: &str) -> Self {
+        self.argument("-p").argument(format!("{name}={value}"))
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Uses grants with this text.
+    #[must_use]
+    pub fn granted(self, text: &str) -> Self {
+        let file = self.scratch_file("grants.toml", text.as_bytes());
+        self.flag("--grants", file)
+    }
+
+    /// Waits longer for the program's end than other tests do.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Writes a file of the workspace, making its directories.
+    #[must_use]
+    pub fn file(self, name: &str, contents: impl AsRef<[u8]>) -> Self {
+        let path = self.workspace().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, contents).unwrap();
+        self
+    }
+
+    /// Writes a file beside the workspace and gives its path.
+    pub fn scratch_file(&self, name: &str, contents: &[u8]) -> String {
+        let path = self.scratch.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, contents).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// The workspace.
+    pub fn workspace(&self) -> PathBuf {
+        self.scratch.path().join("workspace")
+    }
+
+    /// Starts the program and waits for its end.
+    pub async fn ended(self) -> Ended {
+        self.start().ended().await
+    }
+
+    /// Starts the program.
+    pub fn start(self) -> Running {
+        let mut command = Command::new(program());
+        command
+            .args(&self.command)
+            .args(self.flags.iter().flat_map(|(name, value)| [name, value]))
+            .args(&self.arguments)
+            .env_clear()
+            .env("PATH", PATH)
+            .env("HOME", self.scratch.path().join("home"))
+            .envs(&self.environment)
+            .current_dir(self.scratch.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let started = Instant::now();
+        let mut child = command.spawn().unwrap();
+        let (stdout, stdout_reader) = collect(child.stdout.take().unwrap());
+        let (stderr, stderr_reader) = collect(child.stderr.take().unwrap());
+        Running {
+            child,
+            stdout,
+            stderr,
+            readers: [stdout_reader, stderr_reader],
+            started,
+            patience: self.patience,
+            scratch: self.scratch,
+        }
+    }
+}
+
+/// Reads a stream to its end, for everyone to see how far it is.
+fn collect(
+    mut stream: impl AsyncRead + Unpin + Send + 'static,
+) -> (watch::Receiver<Vec<u8>>, JoinHandle<()>) {
+    let (sender, receiver) = watch::channel(Vec::new());
+    let reader = tokio::spawn(async move {
+        let mut chunk = vec![0; 64 * 1024];
+        while let Ok(length @ 1..) = stream.read(&mut chunk).await {
+            sender.send_modify(|text| text.extend_from_slice(&chunk[..length]));
+        }
+    });
+    (receiver, reader)
+}
+
+/// The program while it runs. Dropped, it is killed.
+pub struct Running {
+    child: Child,
+    stdout: watch::Receiver<Vec<u8>>,
+    stderr: watch::Receiver<Vec<u8>>,
+    readers: [JoinHandle<()>; 2],
+    started: Instant,
+    patience: Duration,
+    scratch: TempDir,
+}
+
+impl Running {
+    /// Waits until a stream holds this text.
+    ///
+    /// # Panics
+    ///
+    /// If the stream ends, or the time it is given passes, without it.
+    pub async fn says(&mut self, stream: Stream, text: &str) {
+        let receiver = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
+        let wanted = text.as_bytes();
+        let found = receiver.wait_for(|said| said.windows(wanted.len()).any(|part| part == wanted));
+        let found = matches!(timeout(self.patience, found).await, Ok(Ok(_)));
+        assert!(found, "never said `{text}` on {stream:?}:\n{}", self.said());
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// The program's process id.
+    pub fn pid(&self) -> Pid {
+        let id = self.child.id().expect("the program has ended already");
+        Pid::from_raw(id.cast_signed()).unwrap()
+    }
+
+    fn said(&self) -> String {
+        let text = |stream: &watch::Receiver<Vec<u8>>| {
+            String::from_utf8_lossy(&stream.borrow()).into_owned()
+        };
+        format!(
+            "stdout:\n{}\nstderr:\n{}",
+            text(&self.stdout),
+            text(&self.stderr)
+        )
+    }
+
+    /// Waits for the program's end.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end within the time it is given.
+    pub async fn ended(mut self) -> Ended {
+        let status = timeout(self.patience, self.child.wait())
+            .await
+            .unwrap_or_else(|_| panic!("still running after {:?}:\n{}", self.patience, self.said()))
+            .unwrap();
+        let took = self.started.elapsed();
+        for reader in &mut self.readers {
+            // A stream that a surviving child of the program holds open would never end.
+            timeout(self.patience, reader)
+                .await
+                .expect("a stream stays open")
+                .unwrap();
+        }
+        let text =
+            |stream: &watch::Receiver<Vec<u8>>| String::from_utf8(stream.borrow().clone()).unwrap();
+        let report = std::fs::read(self.scratch.path().join("report/run.json"));
+        Ended {
+            code: status.code(),
+            stdout: text(&self.stdout),
+            stderr: text(&self.stderr),
+            results: files_of(&self.scratch.path().join("results")),
+            report: report.map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).unwrap()),
+            took,
+            scratch: self.scratch,
+        }
+    }
+}
+
+fn files_of(directory: &Path) -> BTreeMap<String, String> {
+    let entries = std::fs::read_dir(directory).unwrap().map(Result::unwrap);
+    entries
+        .map(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            (name, std::fs::read_to_string(entry.path()).unwrap())
+        })
+        .collect()
+}
+
+/// All that is known of the program after its end.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code; none if a signal ended it.
+    pub code: Option<i32>,
+    /// What it wrote to standard output.
+    pub stdout: String,
+    /// What it wrote to standard error.
+    pub stderr: String,
+    /// The Tekton results, by name.
+    pub results: BTreeMap<String, String>,
+    /// The report, or null.
+    pub report: Value,
+    /// From its start to its end.
+    pub took: Duration,
+    scratch: TempDir,
+}
+
+impl Ended {
+    /// Fails unless the run ended with this exit code and this outcome, in the results and in the report.
+    #[track_caller]
+    pub fn assert(&self, code: i32, outcome: &str) {
+        assert_eq!(self.code, Some(code), "{self}");
+        assert_eq!(self.result("outcome"), outcome, "{self}");
+        assert_eq!(self.report["outcome"], outcome, "{self}");
+        assert_eq!(self.report["exitCode"], code, "{self}");
+    }
+
+    /// Fails unless standard error holds each of these.
+    #[track_caller]
+    pub fn assert_says(&self, texts: &[&str]) {
+        for text in texts {
+            assert!(self.stderr.contains(text), "does not say `{text}`:\n{self}");
+        }
+    }
+
+    /// A Tekton result; empty if there is none of the name.
+    pub fn result(&self, name: &str) -> &str {
+        self.results.get(name).map_or("", String::as_str)
+    }
+
+    /// The bytes of a file of the workspace, if it is there.
+    pub fn file(&self, name: &str) -> Option<Vec<u8>> {
+        std::fs::read(self.workspace().join(name)).ok()
+    }
+
+    /// The workspace.
+    pub fn workspace(&self) -> PathBuf {
+        self.scratch.path().join("workspace")
+    }
+
+    /// The directory that holds everything the program was given and has written.
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "exit code {:?} after {:?}, results {:?}\nstdout:\n{}\nstderr:\n{}",
+            self.code, self.took, self.results, self.stdout, self.stderr
+        )
+    }
+}
