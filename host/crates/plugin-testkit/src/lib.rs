@@ -174,7 +174,7 @@ impl PluginUnderTest {
         let directory = scenario
             .workspace
             .as_ref()
-            .map(|files| workspace_with(files));
+            .map(workspace_with);
         let finished = match self.parts(&scenario, &console, &cluster, &guests, directory.as_ref())
         {
             Err(failures) => Finished::not_started(failures),
