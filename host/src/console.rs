@@ -215,6 +215,8 @@ impl Console {
         if self.level <= Level::Info {
             self.line(&format!("==> {title}"));
         }
+        // What is done at once needs no progress.
+        self.state().last_progress = Some(Instant::now());
         Phase {
             title,
             started: Instant::now(),

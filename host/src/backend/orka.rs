@@ -16,6 +16,9 @@ use crate::failure::{Class, Failure, Kind};
 /// Orka 3's own default, and the smallest number of cores that Orka 2 accepts.
 const CPU_CORES_DEFAULT: u32 = 3;
 
+/// The code of an answer that says that the server does not have the call at all.
+pub(crate) const NO_SUCH_CALL: &str = "orka.no-such-call";
+
 /// How long to look for what makes a failure clear; listing nodes of a large cluster takes 10 s and more.
 const EXPLANATION_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -189,11 +192,11 @@ impl Cluster for OrkaCluster {
     async fn sign_out(&self) -> Result<SignOut, Failure> {
         Ok(match self.client()?.sign_out().await.map_err(later)? {
             ClientSignOut::Revoked => SignOut::Revoked,
-            ClientSignOut::KeptShared => SignOut::Kept(
-                "since Orka 2.1.1 all logins of a user share one token, and revoking it would end other builds".to_owned(),
-            ),
+            ClientSignOut::KeptShared => SignOut::Kept(why_kept(self.client()?)),
             ClientSignOut::NothingToRevoke => SignOut::NotApplicable,
-            ClientSignOut::NeverSignedIn => SignOut::Kept("it was given, not obtained by this run".to_owned()),
+            ClientSignOut::NeverSignedIn => {
+                SignOut::Kept("it was given, not obtained by this run".to_owned())
+            }
         })
     }
 
@@ -273,6 +276,14 @@ fn shortened(names: &[&str]) -> String {
         (true, _) => "none".to_owned(),
         (false, 0) => shown.join(", "),
         (false, more) => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+fn why_kept(client: &Client) -> String {
+    let shared = "since Orka 2.1.1 all logins of a user share one token, and revoking it would end other builds";
+    match client.api_version() {
+        Some(_) => shared.to_owned(),
+        None => format!("the cluster does not tell its version; {shared}"),
     }
 }
 
@@ -372,6 +383,11 @@ fn failure(error: Error, stage: Stage) -> Failure {
         Error::Interrupted { .. } => (Kind::Unavailable, Class::Orka, "orka.interrupted"),
         Error::RateLimited { .. } => (Kind::Unavailable, Class::Orka, "orka.rate-limited"),
         Error::Server { .. } => (Kind::Unavailable, Class::Orka, "orka.server-error"),
+        // An older or a simpler server does not have every call.
+        Error::UnexpectedReply {
+            status: 404 | 405 | 501,
+            ..
+        } => (Kind::Unavailable, Class::Orka, NO_SUCH_CALL),
         Error::UnexpectedReply { .. } => (Kind::Unavailable, Class::Orka, "orka.unexpected-reply"),
         Error::Redirected { .. } => (Kind::Unavailable, Class::Orka, "orka.redirected"),
         Error::UnusableVm { .. } => (Kind::Unavailable, Class::Orka, "orka.unusable-vm"),
