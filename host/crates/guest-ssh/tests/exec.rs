@@ -357,7 +357,7 @@ async fn a_terminal_is_given_where_asked_for() {
 async fn a_lost_connection_is_an_error_and_no_status() {
     let server = Sshd::start();
     let connection = server.connect().await;
-    let mut command = connection.exec(sh("echo ready; sleep 300")).await.unwrap();
+    let mut command = connection.exec(sh("echo ready; sleep 60")).await.unwrap();
     assert_eq!(command.next_output().await.unwrap().data, "ready\n");
     server.kill_sessions();
     let outcome = command.wait().await;

@@ -15,6 +15,7 @@ const SSHD: &str = "/usr/sbin/sshd";
 pub struct Sshd {
     child: Child,
     dir: TempDir,
+    tools: Option<TempDir>,
     pub port: u16,
 }
 
@@ -42,9 +43,12 @@ impl Sshd {
                     bsdtar.exists(),
                     "these tests need bsdtar: install the package `libarchive-tools`"
                 );
-                let bin = tempfile::tempdir().unwrap().keep();
-                std::os::unix::fs::symlink(bsdtar, bin.join("tar")).unwrap();
-                Self::with_path(&format!("{}:/usr/bin:/bin", bin.display()))
+                let bin = tempfile::tempdir().unwrap();
+                std::os::unix::fs::symlink(bsdtar, bin.path().join("tar")).unwrap();
+                let path = format!("{}:/usr/bin:/bin", bin.path().display());
+                let mut server = Self::with_path(&path);
+                server.tools = Some(bin);
+                server
             }
         }
     }
@@ -79,7 +83,12 @@ impl Sshd {
                 .unwrap()
                 .port();
             if let Some(child) = try_start(dir.path(), port, extra, environment) {
-                return Self { child, dir, port };
+                return Self {
+                    child,
+                    dir,
+                    tools: None,
+                    port,
+                };
             }
         }
         panic!(
