@@ -165,6 +165,14 @@ impl Failure {
         self
     }
 
+    /// The same failure in other words, which stand for the causes as well.
+    #[must_use]
+    pub fn reworded(mut self, message: &str) -> Self {
+        self.message = message.to_owned();
+        self.source = None;
+        self
+    }
+
     /// Adds the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {

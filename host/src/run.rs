@@ -293,15 +293,16 @@ fn of_guest_error(run: &RunContext, error: GuestError) -> Failure {
         GuestError::Cancelled(info) => (Kind::Cancelled, info),
         GuestError::Other(info) => (Kind::Other, info),
     };
-    let class = run.class_of(&info.code).unwrap_or_else(|| {
-        let about_params =
-            kind == Kind::Invalid && info.code.starts_with("params.") && run.ledger.is_untouched();
-        if about_params {
-            Class::Config
-        } else {
-            Class::Plugin
-        }
-    });
+    if let Some(failure) = run.handed_back(&info.code, &info.message) {
+        return failure;
+    }
+    let about_params =
+        kind == Kind::Invalid && info.code.starts_with("params.") && run.ledger.is_untouched();
+    let class = if about_params {
+        Class::Config
+    } else {
+        Class::Plugin
+    };
     let mut failure = Failure::new(kind, class, info.code, info.message);
     failure.hint = info.hint;
     failure.details = info.details;

@@ -81,6 +81,12 @@ impl Stop {
     }
 }
 
+/// A failure and the words in which the guest was told of it.
+struct Issued {
+    failure: Failure,
+    message: String,
+}
+
 /// Artifacts that came back, for the report.
 #[derive(Clone, Debug, Default)]
 pub struct Artifacts {
@@ -140,8 +146,8 @@ pub struct RunContext {
     pub vms_deployed: AtomicU32,
     /// What a guest says before it traps.
     pub last_words: Mutex<Option<String>>,
-    /// Classes of the failures the guest was told, by code.
-    issued: Mutex<HashMap<String, Class>>,
+    /// What the guest was told last under each code.
+    issued: Mutex<HashMap<String, Issued>>,
     /// Work that goes on beside the guest: deployments, output of commands.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -303,18 +309,37 @@ impl RunContext {
     }
 
     /// Notes what the guest was told, so that the same failure handed back decides the outcome.
-    pub fn issued(&self, failure: &Failure) {
+    pub fn issued(&self, failure: Failure, message: &str) {
         let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
-        issued.insert(failure.code.to_string(), failure.class);
+        issued.insert(
+            failure.code.to_string(),
+            Issued {
+                failure,
+                message: message.to_owned(),
+            },
+        );
     }
 
     /// Whose failure a code is that the guest was told; none if it never was.
     pub fn class_of(&self, code: &str) -> Option<Class> {
-        self.issued
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(code)
-            .copied()
+        let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        issued.get(code).map(|issued| issued.failure.class)
+    }
+
+    /// The failure behind an error that the guest hands back: with its causes apart if the guest left the message alone,
+    /// with the guest's message otherwise. None if the guest was never told this code.
+    pub fn handed_back(&self, code: &str, message: &str) -> Option<Failure> {
+        let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        let Issued {
+            failure,
+            message: told,
+        } = issued.get(code)?;
+        let mut failure = failure.clone();
+        if let Some(context) = message.strip_suffix(told.as_str()) {
+            failure.message = format!("{context}{}", failure.message);
+            return Some(failure);
+        }
+        Some(failure.reworded(message))
     }
 
     /// How long until the run's own deadline.

@@ -9,10 +9,10 @@ impl Host for HostState {
     fn convert_error(&mut self, error: CallError) -> wasmtime::Result<Error> {
         match error {
             CallError::Failure(failure) => {
-                self.run.issued(&failure);
-                Ok(for_guest(&failure, |text| {
-                    self.run.console.masker().mask(text)
-                }))
+                let masker = self.run.console.masker();
+                let message = masker.mask(&with_causes(&failure));
+                self.run.issued((*failure).clone(), &message);
+                Ok(for_guest(&failure, message, |text| masker.mask(text)))
             }
             CallError::Trap(error) => match error.downcast::<BreachError>() {
                 Ok(BreachError(breach)) => Err(self.limiter.broken(breach)),
@@ -22,16 +22,21 @@ impl Host for HostState {
     }
 }
 
-/// The contract's form of a failure; causes join the message, since the guest has no other way to learn them.
-fn for_guest(failure: &Failure, mask: impl Fn(&str) -> String) -> Error {
+/// Causes join the message, since the guest has no other way to learn them.
+fn with_causes(failure: &Failure) -> String {
     let mut message = failure.message.clone();
     for cause in failure.causes() {
         message.push_str(": ");
         message.push_str(&cause);
     }
+    message
+}
+
+/// The contract's form of a failure.
+fn for_guest(failure: &Failure, message: String, mask: impl Fn(&str) -> String) -> Error {
     let info = ErrorInfo {
         code: failure.code.to_string(),
-        message: mask(&message),
+        message,
         hint: failure.hint.as_deref().map(&mask),
         retryable: failure.retryable,
         retry_after_ms: failure.retry_after.map(millis),
