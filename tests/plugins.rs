@@ -87,7 +87,14 @@ async fn rejects_a_file_with_damaged_code() {
     // Deep inside the largest section, the code.
     let middle = bytes.len() / 2;
     bytes[middle..middle + 64].fill(0xff);
-    assert_rejected(&bytes, &["cannot compile plugin"]).await;
+    let cluster = Cluster::start().await;
+    let step = cluster.build("#!/bin/sh\ntrue\n");
+    let file = step.scratch_file("plugin.wasm", &bytes);
+    let all = "[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\n";
+    let ended = step.flag("--plugin", file).granted(all).ended().await;
+    ended.assert(212, "plugin-failed");
+    ended.assert_says(&["cannot compile plugin", "hint: "]);
+    cluster.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread")]

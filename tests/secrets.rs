@@ -5,7 +5,7 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use end_to_end::{Cluster, Ended, Running, Step, Stream};
-use orka_sim::{GuestKind, SimConfig, SshdSettings, User};
+use orka_sim::{Generation, GuestKind, SimConfig, SshdSettings, User};
 use rustix::process::Signal;
 
 const ORKA_PASSWORD: &str = "orka-pass-Zx81Qq77";
@@ -110,15 +110,22 @@ fn open_view(running: &Running) -> String {
     String::from_utf8_lossy(&[read("cmdline"), read("environ")].concat()).into_owned()
 }
 
-/// A script that shows whatever the run's own login could show.
-const NOSY: &str = "#!/bin/sh\nenv | sort\necho running\nwhile [ ! -e ~/go-on ]; do sleep 0.02; done\n\
-                    echo orka-pass-Zx81Qq77 licence-key-Yy52Pp66\necho ssh-pass-Ww33Oo55 >&2\n\
-                    printf ssh-pass-Ww33Oo55 | base64\n";
+/// A script that shows its environment and what it finds in its home, each line plain and encoded.
+const NOSY: &str = "#!/bin/sh\nenv | sort\necho running\nwhile [ ! -e ~/known ]; do sleep 0.02; done\n\
+                    cat ~/known\ncat ~/known >&2\n\
+                    while read -r line; do printf %s \"$line\" | base64 -w0; echo; done <~/known\n";
+
+/// Puts a file into the one VM's home, whole at once.
+fn plant(cluster: &Cluster, name: &str, text: &str) {
+    let home = cluster.only_vm().home;
+    std::fs::write(home.join("tmp-plant"), text).unwrap();
+    std::fs::rename(home.join("tmp-plant"), home.join(name)).unwrap();
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_shows_no_secret_at_the_highest_verbosity() {
     for config in [Cluster::orka2(), Cluster::orka3()] {
-        let cluster = cluster(config).await;
+        let cluster = cluster(config.clone()).await;
         let mut running = with_secret(cluster.build(NOSY)).start();
         running.says(Stream::Stdout, "running\n").await;
         let tokens: Vec<String> = cluster
@@ -133,14 +140,26 @@ async fn a_build_shows_no_secret_at_the_highest_verbosity() {
         for needle in &needles {
             assert!(!view.contains(needle.as_str()), "`{needle}` is in {view}");
         }
-        std::fs::write(cluster.only_vm().home.join("go-on"), "").unwrap();
+        let known = [ORKA_PASSWORD, LICENCE_KEY, SSH_PASSWORD, TOKEN_X];
+        // A run on Orka 3 never sees the password of Orka 2.
+        let known = if config.generation == Generation::Three {
+            &known[1..]
+        } else {
+            &known
+        };
+        plant(&cluster, "known", &format!("{}\n", known.join("\n")));
         let ended = running.ended().await;
         ended.assert(0, "succeeded");
-        assert!(ended.stdout.contains("*** ***\n"), "{ended}");
+        let hidden = ended.stdout.lines().filter(|&line| line == "***").count();
+        assert_eq!(hidden, 3 * known.len(), "{ended}");
         assert_hidden(&ended, &needles);
         cluster.assert_purged();
     }
 }
+
+/// Shows a key that it finds in its home, as it is and with something before each line.
+const SHOW_KEY: &str = "#!/bin/sh\necho running\nwhile [ ! -e ~/key ]; do sleep 0.02; done\ncat ~/key\n\
+                        sed 's/^/indented /' ~/key\nexit 9\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_key_is_shown_neither_whole_nor_by_line() {
@@ -150,12 +169,10 @@ async fn a_private_key_is_shown_neither_whole_nor_by_line() {
     })
     .await;
     let key = std::fs::read_to_string(cluster.ssh_credentials().join("ssh-privatekey")).unwrap();
-    let step =
-        with_secret(cluster.build("#!/bin/sh\ncat ~/key\nsed 's/^/indented /' ~/key\nexit 9\n"));
-    let step = step.param("script-file", "").file("a", "");
-    let mut running = step.flag("--ssh-timeout", "20s").start();
-    running.says(Stream::Stderr, " at 127.0.0.1:").await;
-    std::fs::write(cluster.only_vm().home.join("key"), &key).unwrap();
+    let step = with_secret(cluster.build(SHOW_KEY));
+    let mut running = step.start();
+    running.says(Stream::Stdout, "running\n").await;
+    plant(&cluster, "key", &key);
     let ended = running.ended().await;
     ended.assert(9, "build-failed");
     let lines: Vec<String> = key
@@ -250,8 +267,7 @@ async fn a_secret_that_the_run_has_not_is_told_before_anything_is_deployed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_from_the_environment_are_masked_like_those_from_files() {
     let cluster = cluster(Cluster::orka2()).await;
-    let step = with_secret(cluster.build("#!/bin/sh\necho orka-pass-Zx81Qq77 ssh-pass-Ww33Oo55\n"));
-    let ended = step
+    let mut running = with_secret(cluster.build(NOSY))
         .without("--orka-credentials")
         .without("--ssh-credentials")
         .environment("ORKA_EMAIL", "ci@example.com")
@@ -259,10 +275,34 @@ async fn secrets_from_the_environment_are_masked_like_those_from_files() {
         .environment("ORKA_LICENSE_KEY", LICENCE_KEY)
         .environment("SSH_USERNAME", "admin")
         .environment("SSH_PASSWORD", SSH_PASSWORD)
-        .ended()
-        .await;
+        .start();
+    running.says(Stream::Stdout, "running\n").await;
+    plant(
+        &cluster,
+        "known",
+        &format!("{ORKA_PASSWORD} {SSH_PASSWORD} {LICENCE_KEY}\n"),
+    );
+    let ended = running.ended().await;
     ended.assert(0, "succeeded");
-    assert!(ended.stdout.contains("*** ***"), "{ended}");
+    assert!(ended.stdout.contains("*** *** ***\n"), "{ended}");
     assert_hidden(&ended, &needles(&cluster, &[]));
     cluster.assert_purged();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_in_the_endpoint_is_refused_and_not_repeated() {
+    let cluster = cluster(Cluster::orka2()).await;
+    let url = cluster
+        .sim
+        .url()
+        .replace("http://", "http://ci:another-pass-Uu99@");
+    // As a variable: a command line can be read by everybody.
+    let step = with_secret(cluster.build("#!/bin/sh\ntrue\n")).without("--orka-api");
+    let ended = step.environment("ORKA_API", &url).ended().await;
+    ended.assert(211, "infra-failed");
+    ended.assert_says(&["must not hold a user name or password"]);
+    for text in [&ended.stdout, &ended.stderr, &ended.report.to_string()] {
+        assert!(!text.contains("another-pass-Uu99"), "{text}");
+    }
+    cluster.assert_untouched();
 }

@@ -125,7 +125,7 @@ async fn the_hosts_own_folder_does_not_travel() {
     );
     let kept = ledgers(&ended);
     assert_eq!(kept.len(), 1, "{kept:?}");
-    let states: Vec<_> = kept[0].lines().map(|line| state_of(line)).collect();
+    let states: Vec<_> = kept[0].lines().map(state_of).collect();
     assert_eq!(states.first().map(String::as_str), Some("intent"));
     assert_eq!(states.last().map(String::as_str), Some("released"));
     cluster.assert_purged();
