@@ -129,6 +129,7 @@ async fn a_full_cluster_is_told_apart() {
         .await;
         let ended = cluster.build(TRUE).ended().await;
         ended.assert(215, "no-capacity");
+        ended.assert_says(&["hint: "]);
         cluster.assert_nothing_left();
     }
 }

@@ -1,6 +1,9 @@
 //! The script: how it reaches the VM, where it runs, and how it ends.
 
-use end_to_end::Cluster;
+use std::os::unix::fs::PermissionsExt as _;
+
+use end_to_end::{Cluster, program};
+use tokio::process::Command;
 
 /// Everything that a shell, Tekton or YAML could want to change on the way.
 const AWKWARD: &str = "#!/bin/sh\n# $$ $(HOME) $(params.x) `id` 'single' \"double\" \\ \\n %s %% ${PATH} !! * ? é 🍎 \u{a0}\n\
@@ -86,6 +89,40 @@ async fn a_first_line_that_names_this_program_is_dropped() {
         ended.file("came").unwrap(),
         b"#!/bin/sh\ncat \"$0\" >came\n"
     );
+    cluster.assert_purged();
+}
+
+/// As a Tekton step has it: `script: #!/orka-step run`, everything else from the environment.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_is_an_interpreter_of_scripts() {
+    let cluster = Cluster::start().await;
+    let step = cluster.run();
+    let text = format!(
+        "#!{} run\necho \"built in ${{PWD##*/}}\"\nexit 4\n",
+        program().display()
+    );
+    let script = step.scratch_file("script-0", text.as_bytes());
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let output = Command::new(script)
+        .env_clear()
+        .env("ORKA_API", cluster.sim.url())
+        .env("ORKA_CREDENTIALS", cluster.orka_credentials())
+        .env("ORKA_SSH_CREDENTIALS", cluster.ssh_credentials())
+        .env("ORKA_WORKSPACE", step.workspace())
+        .env("ORKA_PARAM_BASE_IMAGE", "Sonoma.orkasi")
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(std::time::Duration::from_secs(60), output)
+        .await
+        .unwrap()
+        .unwrap();
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert_eq!(output.status.code(), Some(4), "{stderr}");
+    // Traced, since the script names no interpreter of its own.
+    assert!(stdout.contains("built in orka\n"), "{stdout}{stderr}");
     cluster.assert_purged();
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The program under test, from the profile that the tests themselves were built with.
-pub(crate) fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     let own = own_executable();
     let beside = own.ancestors().map(|above| above.join("orka-step"));
     built(
@@ -13,7 +13,7 @@ pub(crate) fn program() -> PathBuf {
 }
 
 /// Cargo's target directory: the one above this test that holds the plugins.
-pub fn target_directory() -> PathBuf {
+fn target_directory() -> PathBuf {
     let own = own_executable();
     let found = own
         .ancestors()

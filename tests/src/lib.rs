@@ -12,6 +12,6 @@ mod built;
 mod cluster;
 mod step;
 
-pub use built::{bundled, guest, target_directory};
+pub use built::{bundled, guest, program};
 pub use cluster::Cluster;
 pub use step::{Ended, Running, Step, Stream};
