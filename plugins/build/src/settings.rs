@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     node: Option<String>,
     capacity_wait_ms: Option<u64>,
     metadata: Vec<(String, String)>,
+    reserved_ports: Vec<String>,
+    vm_options: Vec<(String, String)>,
     copy_build: bool,
     artifacts: Vec<String>,
     artifacts_when: When,
@@ -78,6 +80,8 @@ impl Settings {
                 Some(text) => metadata::parse(&text)
                     .map_err(|problem| Error::parameter("vm-metadata", problem))?,
             },
+            reserved_ports: params::list("reserved-ports")?,
+            vm_options: options(&params::list("vm-options")?)?,
             copy_build: params::flag("copy-build")?,
             artifacts: params::list("artifacts")?,
             artifacts_when: match params::text("artifacts-when")?.as_deref() {
@@ -103,6 +107,7 @@ impl Settings {
             tag: self.tag.clone(),
             tag_required: self.tag_required,
             scheduler: self.scheduler.clone(),
+            options: self.vm_options.clone(),
             ..VmSpec::from_image(&self.base_image)
         }
     }
@@ -112,6 +117,7 @@ impl Settings {
         DeployOptions {
             node: self.node.clone(),
             metadata: self.metadata.clone(),
+            reserved_ports: self.reserved_ports.clone(),
             capacity_wait_ms: self.capacity_wait_ms,
             ..DeployOptions::default()
         }
@@ -212,6 +218,19 @@ fn environment(lines: &[String]) -> Result<Vec<(String, String)>, Error> {
             )),
         })
         .collect()
+}
+
+fn options(lines: &[String]) -> Result<Vec<(String, String)>, Error> {
+    let option = |line: &String| match line.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.to_owned()))
+        }
+        _ => Err(Error::parameter(
+            "vm-options",
+            format!("needs lines of the form NAME=VALUE, not `{line}`"),
+        )),
+    };
+    lines.iter().map(option).collect()
 }
 
 /// POSIX 8.1: letters, digits and underscores, not beginning with a digit.

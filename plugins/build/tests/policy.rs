@@ -244,6 +244,7 @@ fn wrong_parameters_are_told_before_anything_is_sent() {
         (with("script-file", "x"), "given more than once"),
         (with("vm-metadata", "[{key: a}]"), "vm-metadata"),
         (with("env", "no equals sign"), "`env`"),
+        (with("vm-options", "no equals sign"), "`vm-options`"),
         (with("memory", "lots"), "memory"),
         (with("capacity-wait", "soon"), "capacity-wait"),
         (with("scheduler", "cheapest"), "scheduler"),
