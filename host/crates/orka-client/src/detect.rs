@@ -137,7 +137,7 @@ async fn probe_orka2(transport: &Transport, config: &ClientConfig) -> Result<Fou
     let call = Call::get(&["health-check"], config.timeouts.probe);
     probe(transport, config, &call, |reply| {
         let answer = v2::judge(&call, reply)?;
-        if !answer.contains_key("api_version") {
+        if !v2::is_health_check(&answer) {
             return Err(reply.unexpected(&call, "no `api_version`"));
         }
         Ok(v2::version(&answer))

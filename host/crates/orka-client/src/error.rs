@@ -272,15 +272,15 @@ impl Error {
 
     /// Whether a client should make the same call again by itself, without looking first.
     ///
-    /// A call that creates something is repeated only if no connection was made. A time limit that passed is not
-    /// waited for again, and a name that cannot be resolved or a certificate that is wrong stays so for long.
+    /// A call that creates something is repeated only if it was certainly not carried out: no connection was made, or
+    /// it was turned away for coming too fast (RFC 6585, status 429). A time limit that passed is not waited for
+    /// again, and a name that cannot be resolved or a certificate that is wrong stays so for long.
     pub(crate) fn is_worth_repeating(&self, effect: Effect) -> bool {
         use UnreachableKind::{NoRoute, Other, Refused, TimedOut};
         match self {
             Self::Unreachable { kind, .. } => matches!(kind, Refused | TimedOut | NoRoute | Other),
-            Self::Interrupted { .. } | Self::RateLimited { .. } | Self::Server { .. } => {
-                effect != Effect::Create
-            }
+            Self::RateLimited { .. } => true,
+            Self::Interrupted { .. } | Self::Server { .. } => effect != Effect::Create,
             _ => false,
         }
     }

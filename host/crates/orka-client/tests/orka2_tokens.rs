@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use orka_client::{Client, Error, SignOut, TokenState};
 use serde_json::json;
-use support::{Answer, Fake, Request, config, envelope, login, refusal, reply};
+use support::{Answer, Fake, Request, TOKEN, config, envelope, login, refusal, reply};
 
 async fn signed_in(handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> (Fake, Client) {
     let fake = Fake::orka2("2.4.0", handler).await;
@@ -67,6 +67,21 @@ async fn a_login_without_a_token_in_the_answer_is_an_unexpected_reply() {
             "{error:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_login_that_was_turned_away_for_coming_too_fast_is_made_again() {
+    let logins = AtomicUsize::new(0);
+    let fake = Fake::start(move |request| match request.path.as_str() {
+        "/health-check" => reply(200, envelope(json!({ "api_version": "2.4.0" }))),
+        "/token" if logins.fetch_add(1, Ordering::SeqCst) == 0 => refusal(429, "slow down"),
+        "/token" => reply(200, envelope(json!({ "token": TOKEN }))),
+        _ => support::page_not_found(),
+    })
+    .await;
+    let client = Client::connect(config(&fake.url, login())).await.unwrap();
+    client.sign_in().await.unwrap();
+    assert_eq!(fake.count("POST", "/token"), 2);
 }
 
 #[tokio::test]

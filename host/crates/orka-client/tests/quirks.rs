@@ -501,6 +501,22 @@ async fn q37_a_server_that_asks_for_patience_gets_it() {
 }
 
 #[tokio::test]
+async fn q37_what_was_turned_away_for_coming_too_fast_is_asked_for_again_also_where_it_makes_something()
+ {
+    let busy = refusal(429, "slow down");
+    let done = reply(200, deployed(json!({})));
+    let (fake, client) = orka2(in_turn(vec![busy.clone(), busy.clone(), done])).await;
+    client.deploy(&DeployRequest::new(NAME)).await.unwrap();
+    assert_eq!(fake.count("POST", DEPLOY), 3);
+
+    let (fake, client) = orka2(move |_| busy.clone()).await;
+    let error = client.deploy(&DeployRequest::new(NAME)).await.unwrap_err();
+    assert!(matches!(error, Error::RateLimited { .. }), "{error:?}");
+    assert!(!error.may_have_happened());
+    assert_eq!(fake.count("POST", DEPLOY), 3, "the attempts are bounded");
+}
+
+#[tokio::test]
 async fn q41_a_deploy_answered_with_a_page_or_nothing_is_an_error_that_shows_it() {
     let long = "x".repeat(500);
     for (body, excerpt) in [

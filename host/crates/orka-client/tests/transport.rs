@@ -7,7 +7,7 @@ mod support;
 use std::sync::Mutex;
 
 use orka_client::{
-    BODY_BYTES_MAX, Client, Credentials, DeployRequest, Error, Generation, TokenSource,
+    BODY_BYTES_MAX, Client, Credentials, DeployRequest, Error, Generation, SignOut, TokenSource,
     UnreachableKind, VersionChoice,
 };
 use serde_json::json;
@@ -64,6 +64,26 @@ mod detection {
             shown.contains("Cannot GET /nowhere") && shown.contains("no `api_version`"),
             "{shown}"
         );
+    }
+
+    #[tokio::test]
+    async fn takes_an_orka_2_that_does_not_tell_its_version_for_a_new_one() {
+        for health in [json!({}), json!({ "api_version": null })] {
+            let fake = Fake::start(move |request| match request.path.as_str() {
+                "/health-check" => reply(200, envelope(health.clone())),
+                "/token" => reply(200, envelope(json!({ "token": TOKEN }))),
+                _ => page_not_found(),
+            })
+            .await;
+            let client = Client::connect(config(&fake.url, login())).await.unwrap();
+            assert_eq!(
+                (client.generation(), client.api_version()),
+                (Generation::Orka2, None)
+            );
+            client.sign_in().await.unwrap();
+            assert_eq!(client.sign_out().await.unwrap(), SignOut::KeptShared);
+            assert_eq!(fake.count("DELETE", "/token"), 0);
+        }
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use crate::lenient::{self, Object};
 use crate::refusal::Refusal;
 use crate::retry::Backoff;
 
-pub(crate) use read::{configs, images, nodes, version, vms};
+pub(crate) use read::{configs, images, is_health_check, nodes, version, vms};
 pub(crate) use write::{create_body, deploy_body, deployed};
 
 /// What the API said, if it carried the call out.
@@ -70,17 +70,23 @@ pub(crate) async fn login(
     let body = json!({ "email": email, "password": password.expose_secret() });
     let call = Call::create(&["token"], body, transport.timeouts().call);
     let mut backoff = Backoff::new(retry);
-    let reply = loop {
-        match transport.send(&call, None).await {
-            Ok(reply) => break reply,
-            Err(error) if error.is_worth_repeating(call.effect) => match backoff.next_wait(None) {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => return Err(error),
-            },
-            Err(error) => return Err(error),
+    let (envelope, status) = loop {
+        let sent = transport.send(&call, None).await;
+        let judged = sent.and_then(|reply| Ok((judge(&call, &reply)?, reply.status)));
+        let error = match judged {
+            Ok(answer) => break answer,
+            Err(error) => error,
+        };
+        let wait = if error.is_worth_repeating(call.effect) {
+            backoff.next_wait(error.retry_after())
+        } else {
+            None
+        };
+        match wait {
+            Some(wait) => tokio::time::sleep(wait).await,
+            None => return Err(as_login_refused(error)),
         }
     };
-    let envelope = judge(&call, &reply).map_err(as_login_refused)?;
     match lenient::text_of(&envelope, &["token"]) {
         Some(token) if token.bytes().all(|byte| byte.is_ascii_graphic()) => {
             Ok(SecretString::from(token))
@@ -88,7 +94,7 @@ pub(crate) async fn login(
         // The answer may hold a token in some other shape, so none of it is shown.
         _ => Err(Error::UnexpectedReply {
             call: call.to_string(),
-            status: reply.status,
+            status,
             why: "no usable `token`".to_owned(),
             excerpt: String::new(),
             may_have_happened: true,

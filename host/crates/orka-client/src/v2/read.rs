@@ -14,6 +14,15 @@ pub(crate) fn version(answer: &Object) -> Option<ApiVersion> {
         .and_then(ApiVersion::parse)
 }
 
+/// Whether an object is the answer of `GET /health-check`: it tells the version, or is at least the whole envelope that
+/// nobody else sends. A release that does not tell its version counts as a new one.
+pub(crate) fn is_health_check(answer: &Object) -> bool {
+    let envelope = answer.get("errors").is_some_and(Value::is_array)
+        && answer.get("help").is_some_and(Value::is_object)
+        && answer.contains_key("message");
+    answer.contains_key("api_version") || envelope
+}
+
 /// The VMs of `GET /resources/vm/status/{name}` and `GET /resources/vm/list`, VM configs without a VM included.
 pub(crate) fn vms(answer: &Object, addresses: &NodeAddresses) -> Vec<VmInstance> {
     let resources = lenient::objects_of(answer, &["virtual_machine_resources"]);
