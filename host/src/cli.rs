@@ -21,6 +21,27 @@ Exit codes of `run`: the script's own status if it ran to an end (128 + N if sig
   2 usage        130/143 SIGINT/SIGTERM  210 internal   211 config  212 plugin-rejected  213 plugin-failed
   214 orka       215 no-capacity         216 ssh        217 files   218 timed-out        219 leftovers";
 
+const DOCTOR_HELP: &str = "\
+Statuses:
+  ok       as a run needs it
+  warn     a run would start, but someone may want to act
+  fail     a run would end for this; the hint says what to mend
+  skipped  not checked, and why: it follows from a failure, is not used, or shows only in a run
+
+Examples:
+  Before the first build on a cluster:
+    orka-step doctor --orka-api http://10.221.188.20 --orka-credentials /creds/orka \\
+      --ssh-credentials /creds/ssh --image sonoma.orkasi
+
+  Why does this run not start:
+    orka-step doctor --plugin ./mine.wasm --grants grants.toml … -p base-image=sonoma.orkasi -p cpu-count=6
+
+  What failed, for a script:
+    orka-step doctor … --json | jq -r '.checks[] | select(.status == \"fail\") | .name'
+
+Exit code: 0 if a run would start, otherwise the one that the run would end with, such as 211 for credentials, 212 for
+the plugin, 214 for the endpoint or the image, 215 where no node has room. `orka-step --help` lists them.";
+
 /// Builds on macOS VMs of a MacStadium Orka cluster, as a Tekton step.
 ///
 /// A sandboxed Wasm plugin holds the build policy; this program owns the Orka API, SSH, the workspace, secrets and
@@ -47,6 +68,14 @@ pub struct Common {
 pub enum Command {
     /// Run a plugin: the main job.
     Run(Box<RunArgs>),
+    /// Find out whether a run would start, and what to mend if not.
+    ///
+    /// Takes the command line of `run`: replace the word `run` by `doctor`. Goes through everything a run needs: the
+    /// endpoint, the credentials and what they may do, the image, room for the VM, the SSH credentials, the
+    /// directories, the plugin with its parameters and grants. A check that fails does not keep the others from being
+    /// made. Nothing is deployed and no VM config is made; on Orka 2 it signs in and out again.
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(Box<DoctorArgs>),
     /// Look into plugins.
     Plugin(PluginArgs),
     /// Run the whole job against a simulated cluster in this process.
@@ -55,7 +84,7 @@ pub enum Command {
 }
 
 /// `orka-step run`.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct RunArgs {
     /// The build script as a file, so that this program can be a `#!` interpreter. The first line is dropped when it
     /// names `orka-step` as the interpreter.
@@ -259,6 +288,29 @@ pub enum PluginCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// `orka-step doctor`.
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub run: RunArgs,
+
+    /// The image to look for, instead of the plugin's parameter `base-image`.
+    #[arg(long, value_name = "NAME", help_heading = "Doctor")]
+    pub image: Option<String>,
+
+    /// The CPU cores to find room for, instead of the plugin's parameter `cpu-count`; 3 where neither is given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Doctor")]
+    pub cpu_count: Option<u32>,
+
+    /// How long to wait for the cluster's lists of images and nodes. Over 10 s for nodes on a large cluster.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration, help_heading = "Doctor")]
+    pub list_timeout: Duration,
+
+    /// Print JSON.
+    #[arg(long, help_heading = "Doctor")]
+    pub json: bool,
 }
 
 /// `orka-step demo`.

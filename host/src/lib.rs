@@ -14,6 +14,7 @@ pub mod config;
 pub mod console;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod doctor;
 pub mod engine;
 pub mod failure;
 pub mod grants;

@@ -53,6 +53,9 @@ async fn dispatch(cli: Cli, console: Console) -> u8 {
     }
     match cli.command {
         Command::Run(args) => run_command(*args, console, stop).await,
+        Command::Doctor(args) => {
+            orka_step::doctor::doctor(&args, &config::environment(), &console, &stop).await
+        }
         Command::Plugin(args) => match args.command {
             PluginCommand::Inspect {
                 plugin,

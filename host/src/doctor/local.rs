@@ -1,0 +1,394 @@
+//! What can be checked before anything is sent to the cluster.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+use guest_ssh::{AuthMethod, HostKeyPolicy};
+use humantime::format_duration;
+use orka_client::{ClientConfig, Credentials, TokenSource};
+use plugin_manifest::{Manifest, ParameterValue};
+
+use super::capacity::Demand;
+use super::check::{Check, Checks, Stage, Subject};
+use super::parts::{Part, resolve};
+use crate::cli::{DoctorArgs, RunArgs};
+use crate::config::{Config, Environment, SshConfig};
+use crate::engine::{self, Compiled};
+use crate::failure::Failure;
+use crate::grants::Grants;
+use crate::host_folder;
+use crate::mask::Masker;
+use crate::plugin::Plugin;
+use crate::run::check_parameters;
+
+/// Cores of a VM where nothing else is said: Orka 3's own default, and the fewest that Orka 2 takes.
+const CPU_CORES_DEFAULT: u32 = 3;
+
+/// What is left to ask the cluster.
+pub(super) struct Plan {
+    /// Where it is; none if that is not known. Without credentials.
+    pub(super) client: Option<ClientConfig>,
+    /// Who asks; none if they are not readable.
+    pub(super) credentials: Option<Credentials>,
+    /// The image to look for.
+    pub(super) image: Option<String>,
+    /// The room to look for.
+    pub(super) demand: Demand,
+    /// How long to wait for a list.
+    pub(super) list_timeout: Duration,
+}
+
+/// Makes the checks that need no cluster, and says what to ask it.
+pub(super) fn examine(
+    args: &DoctorArgs,
+    environment: &Environment,
+    masker: &Masker,
+    checks: &mut Checks,
+) -> Plan {
+    let part = |part| resolve(part, &args.run, environment, masker);
+    let api = taken(part(Part::Api), Subject::Endpoint, checks);
+    let credentials = taken(part(Part::Credentials), Subject::Credentials, checks);
+    if let Some(config) = taken(part(Part::Ssh), Subject::SshCredentials, checks) {
+        checks.add(ssh(&config.ssh));
+    }
+    if let Some(config) = taken(part(Part::Workspace), Subject::Workspace, checks) {
+        checks.add(workspace(&config));
+    }
+    if let Some(config) = taken(part(Part::Results), Subject::Results, checks) {
+        checks.add(results(config.results.as_deref()));
+    }
+    if let Some(config) = taken(part(Part::Settings), Subject::Settings, checks) {
+        checks.add(settings(&args.run, &config));
+    }
+    checks.add(timeout(&args.run));
+    let params = match taken(part(Part::Plugin), Subject::Plugin, checks) {
+        Some(config) => plugin(args, &config, checks),
+        None => args.run.params.iter().cloned().collect(),
+    };
+    checks.skip(
+        &[Subject::Parameters, Subject::Grants],
+        "the plugin is not loaded",
+    );
+    Plan {
+        client: api.map(|config| ClientConfig {
+            credentials: Credentials::Anonymous,
+            ..config.orka
+        }),
+        credentials: credentials.map(|config| config.orka.credentials),
+        image: image(args, &params),
+        demand: demand(args, &params),
+        list_timeout: args.list_timeout,
+    }
+}
+
+/// A part that is right; of one that is wrong, a run would end for what is told here.
+fn taken(
+    resolved: Result<Config, Vec<Failure>>,
+    name: Subject,
+    checks: &mut Checks,
+) -> Option<Config> {
+    resolved
+        .map_err(|failures| checks.add(Check::failed(name, Stage::Settings, failures)))
+        .ok()
+}
+
+/// What the Orka credentials are, in words.
+pub(super) fn describe(credentials: &Credentials) -> String {
+    let token_in = |source: &TokenSource| match source {
+        TokenSource::File(path) => format!("the token in `{}`", path.display()),
+        TokenSource::Static(_) => "the token in `ORKA_TOKEN`".to_owned(),
+    };
+    match credentials {
+        Credentials::Login { email, .. } => format!("`{email}` and a password"),
+        Credentials::Token(token) => token_in(token),
+        Credentials::Both { email, token, .. } => {
+            format!(
+                "`{email}` and a password (2.x), and {} (3.x)",
+                token_in(token)
+            )
+        }
+        _ => "none".to_owned(),
+    }
+}
+
+fn ssh(config: &SshConfig) -> Check {
+    let methods: Vec<String> = config
+        .methods
+        .iter()
+        .map(|method| match method {
+            AuthMethod::Password(_) => "a password".to_owned(),
+            AuthMethod::PrivateKey(key) => format!("the key {}", key.describe()),
+        })
+        .collect();
+    let host_keys = match &config.host_keys {
+        HostKeyPolicy::AcceptAndRecord => {
+            "host keys are trusted on first use (no `known_hosts`), as VMs make new ones"
+        }
+        HostKeyPolicy::KnownHosts(_) => "only host keys in `known_hosts` are accepted",
+        HostKeyPolicy::Pinned(_) => "only pinned host keys are accepted",
+    };
+    Check::ok(
+        Subject::SshCredentials,
+        format!(
+            "user `{}` with {}; {host_keys}",
+            config.username,
+            methods.join(", then ")
+        ),
+    )
+}
+
+fn workspace(config: &Config) -> Check {
+    match &config.workspace {
+        Some(workspace) => Check::ok(
+            Subject::Workspace,
+            format!("`{}` can be read and written", workspace.path.display()),
+        ),
+        None => Check::skipped(
+            Subject::Workspace,
+            "no `--workspace` is given: nothing is copied into the VM or back",
+        ),
+    }
+}
+
+/// A run notes the VM's name here before it deploys, so a directory that cannot be written ends it.
+fn results(directory: Option<&Path>) -> Check {
+    let Some(path) = directory else {
+        return Check::skipped(
+            Subject::Results,
+            "no `--results` is given and there is no `/tekton/results`: results are only in the report",
+        );
+    };
+    let name = format!(
+        ".orka-step-doctor-{}",
+        hex::encode(rand::random::<[u8; 8]>())
+    );
+    let written = Dir::open_ambient_dir(path, ambient_authority()).and_then(|directory| {
+        host_folder::write_whole(&directory, Path::new(&name), b"")
+            .and_then(|()| directory.remove_file(&name))
+    });
+    match written {
+        Ok(()) => Check::ok(
+            Subject::Results,
+            format!("`{}` can be written", path.display()),
+        ),
+        Err(error) => Check::failed(
+            Subject::Results,
+            Stage::Deploy,
+            vec![
+                Failure::files(
+                    "files.results",
+                    format!(
+                        "cannot write into the results directory `{}`",
+                        path.display()
+                    ),
+                )
+                .with_source(error)
+                .with_hint("give the step's user write access, or another `--results`"),
+            ],
+        ),
+    }
+}
+
+fn settings(args: &RunArgs, config: &Config) -> Check {
+    let script = match &config.script {
+        Some(script) => format!("the script has {} bytes; ", script.len()),
+        None => String::new(),
+    };
+    let identity = match &args.run_uid {
+        Some(uid) if !uid.is_empty() => "and the run's hash",
+        _ => "and a random hash (no `--run-uid`)",
+    };
+    Check::ok(
+        Subject::Settings,
+        format!("{script}names begin with `{}` {identity}", args.vm_prefix),
+    )
+}
+
+fn timeout(args: &RunArgs) -> Check {
+    let (deploy, login) = (args.orka.deploy_timeout, args.ssh.ssh_timeout);
+    let text = format!(
+        "the run ends {} after its start; a deploy may take {}, the login {}",
+        format_duration(args.timeout),
+        format_duration(deploy),
+        format_duration(login)
+    );
+    if args.timeout > deploy.saturating_add(login) {
+        Check::ok(
+            Subject::Timeout,
+            format!("{text}; keep the TaskRun's own timeout above it"),
+        )
+    } else {
+        Check::warn(
+            Subject::Timeout,
+            format!("{text}: a slow start leaves no time for the build"),
+            "raise `--timeout` and the TaskRun's timeout above it, or lower `--deploy-timeout` and `--ssh-timeout`",
+        )
+    }
+}
+
+/// Loads and compiles the plugin; gives its parameters as text, as far as they are known.
+fn plugin(args: &DoctorArgs, config: &Config, checks: &mut Checks) -> BTreeMap<String, String> {
+    let plugin = match Plugin::load(&config.plugin) {
+        Ok(plugin) => plugin,
+        Err(failure) => {
+            checks.add(Check::failed(Subject::Plugin, Stage::Plugin, vec![failure]));
+            return config.params.clone();
+        }
+    };
+    checks.add(compiled(&plugin));
+    let given = given(args, config, &plugin.manifest);
+    let params = match check_parameters(&plugin.manifest, &given, &config.plugin.to_string()) {
+        Ok(values) => {
+            checks.add(parameters_ok(&given, &values));
+            values
+                .into_iter()
+                .map(|(name, value)| (name, value.to_string()))
+                .collect()
+        }
+        Err(failures) => {
+            checks.add(Check::failed(
+                Subject::Parameters,
+                Stage::Parameters,
+                failures,
+            ));
+            given
+        }
+    };
+    checks.add(grants(args, config, &plugin, &params));
+    params
+}
+
+fn compiled(plugin: &Plugin) -> Check {
+    let compiled = engine::engine().and_then(|engine| Compiled::new(&engine, plugin).map(drop));
+    match compiled {
+        Ok(()) => Check::ok(
+            Subject::Plugin,
+            format!(
+                "`{}` {} from `{}` loads and compiles ({})",
+                plugin.manifest.name,
+                plugin.manifest.version,
+                plugin.path.display(),
+                plugin.digest
+            ),
+        ),
+        Err(failure) => Check::failed(Subject::Plugin, Stage::Compile, vec![failure]),
+    }
+}
+
+/// Flags over environment, as in a run; `--image` and `--cpu-count` stand in for the parameters of the same meaning.
+fn given(args: &DoctorArgs, config: &Config, manifest: &Manifest) -> BTreeMap<String, String> {
+    let mut given = BTreeMap::new();
+    for (variable, value) in &config.environment_params {
+        let named = manifest
+            .parameters
+            .keys()
+            .find(|name| plugin_manifest::environment_name(name) == *variable);
+        given.insert(named.unwrap_or(variable).clone(), value.clone());
+    }
+    given.extend(config.params.clone());
+    let stand_ins = [
+        ("base-image", args.image.clone()),
+        ("cpu-count", args.cpu_count.map(|count| count.to_string())),
+    ];
+    for (name, value) in stand_ins {
+        if let Some(value) = value.filter(|_| manifest.parameters.contains_key(name)) {
+            given.insert(name.to_owned(), value);
+        }
+    }
+    given
+}
+
+fn parameters_ok(
+    given: &BTreeMap<String, String>,
+    values: &BTreeMap<String, ParameterValue>,
+) -> Check {
+    let defaults = values
+        .keys()
+        .filter(|name| !given.contains_key(*name))
+        .count();
+    Check::ok(
+        Subject::Parameters,
+        format!("{} given, {defaults} by default", given.len()),
+    )
+}
+
+fn grants(
+    args: &DoctorArgs,
+    config: &Config,
+    plugin: &Plugin,
+    params: &BTreeMap<String, String>,
+) -> Check {
+    let granted = match Grants::intersect(
+        config.grants.as_ref(),
+        &plugin.manifest,
+        &plugin.digest,
+        plugin.bundled,
+    ) {
+        Ok(granted) => granted,
+        Err(failure) => return Check::failed(Subject::Grants, Stage::Grants, vec![failure]),
+    };
+    if let Some(image) = image(args, params)
+        && let Err(failure) = granted
+            .ceilings
+            .admit(&image, Some(cpu(args, params)), None)
+    {
+        return Check::failed(Subject::Grants, Stage::Deploy, vec![failure]);
+    }
+    let asked = plugin.manifest.capabilities.len();
+    let check = Check::ok(
+        Subject::Grants,
+        format!(
+            "all that it asks for is granted: {asked} capabilities, {} secrets",
+            plugin.manifest.secrets.len()
+        ),
+    );
+    let missing: Vec<String> = granted
+        .secrets()
+        .iter()
+        .filter(|name| !config.secrets.contains_key(*name))
+        .map(|name| format!("`{name}`"))
+        .collect();
+    if missing.is_empty() {
+        return check;
+    }
+    Check::warn(
+        Subject::Grants,
+        format!(
+            "it may use secrets that are not there: {}",
+            missing.join(", ")
+        ),
+        "put a file of that name into the directory given with `--secrets`",
+    )
+}
+
+fn image(args: &DoctorArgs, params: &BTreeMap<String, String>) -> Option<String> {
+    args.image
+        .clone()
+        .or_else(|| text(params, "base-image"))
+        .filter(|image| !image.is_empty())
+}
+
+fn cpu(args: &DoctorArgs, params: &BTreeMap<String, String>) -> u32 {
+    let from_params = || params.get("cpu-count")?.parse().ok();
+    args.cpu_count
+        .or_else(from_params)
+        .unwrap_or(CPU_CORES_DEFAULT)
+}
+
+fn demand(args: &DoctorArgs, params: &BTreeMap<String, String>) -> Demand {
+    let is_required = text(params, "tag-required").as_deref() == Some("true");
+    Demand {
+        cpu: cpu(args, params),
+        node: text(params, "node"),
+        tag: text(params, "tag").filter(|_| is_required),
+        on_apple_silicon: false,
+        wait: text(params, "capacity-wait"),
+    }
+}
+
+fn text(params: &BTreeMap<String, String>, name: &str) -> Option<String> {
+    params.get(name).filter(|value| !value.is_empty()).cloned()
+}

@@ -1,0 +1,191 @@
+//! The command line in parts, each resolved by the run's own resolution with harmless values in place of the others.
+//!
+//! [`Config::resolve`] gives everything or nothing, and a doctor wants what is right beside what is wrong.
+
+use std::path::Path;
+
+use crate::cli::RunArgs;
+use crate::config::{Config, Environment};
+use crate::failure::Failure;
+use crate::host_folder;
+use crate::mask::Masker;
+
+/// Stands for an endpoint; never contacted.
+const ENDPOINT: &str = "http://127.0.0.1";
+
+/// Stands for a name or secret. Too short to be masked in what is shown.
+const WORD: &str = "-";
+
+/// What can be right or wrong by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Where Orka is and which it is.
+    Api,
+    /// The Orka credentials.
+    Credentials,
+    /// The SSH credentials.
+    Ssh,
+    /// The workspace.
+    Workspace,
+    /// Results and report.
+    Results,
+    /// The plugin with its parameters, grants and secrets.
+    Plugin,
+    /// Script, names and limits.
+    Settings,
+}
+
+/// Resolves one part; the rest of what comes back means nothing.
+///
+/// # Errors
+///
+/// Every problem of this part.
+pub(super) fn resolve(
+    part: Part,
+    args: &RunArgs,
+    environment: &Environment,
+    masker: &Masker,
+) -> Result<Config, Vec<Failure>> {
+    let (mut args, mut environment) = (args.clone(), environment.clone());
+    for other in [
+        Part::Api,
+        Part::Credentials,
+        Part::Ssh,
+        Part::Workspace,
+        Part::Results,
+        Part::Plugin,
+        Part::Settings,
+    ] {
+        if other != part {
+            defuse(other, &mut args, &mut environment);
+        }
+    }
+    let marks = Marks::of(&args);
+    let resolved = Config::resolve(&args, &environment, masker.clone());
+    marks.restore();
+    resolved
+}
+
+/// Replaces a part by something that cannot be wrong.
+fn defuse(part: Part, args: &mut RunArgs, environment: &mut Environment) {
+    match part {
+        Part::Api => {
+            args.orka.orka_api = Some(ENDPOINT.to_owned());
+            args.orka.node_addresses.clear();
+        }
+        Part::Credentials => {
+            args.orka.orka_credentials = None;
+            for variable in ["ORKA_EMAIL", "ORKA_PASSWORD", "ORKA_LICENSE_KEY"] {
+                environment.remove(variable);
+            }
+            environment.insert("ORKA_TOKEN".to_owned(), WORD.to_owned());
+        }
+        Part::Ssh => {
+            args.ssh.ssh_credentials = None;
+            environment.insert("SSH_USERNAME".to_owned(), WORD.to_owned());
+            environment.insert("SSH_PASSWORD".to_owned(), WORD.to_owned());
+        }
+        Part::Workspace => args.workspace = None,
+        Part::Results => {
+            args.results = None;
+            args.report = None;
+        }
+        Part::Plugin => {
+            WORD.clone_into(&mut args.plugin);
+            args.plugin_dir = None;
+            args.params.clear();
+            args.grants = None;
+            args.secrets = None;
+        }
+        Part::Settings => {
+            args.script = None;
+            args.limits.clear();
+            crate::identity::DEFAULT_PREFIX.clone_into(&mut args.vm_prefix);
+        }
+    }
+}
+
+/// The host's folder in the workspace, which resolving makes in order to see whether it can.
+struct Marks<'a>(Option<&'a Path>);
+
+impl<'a> Marks<'a> {
+    fn of(args: &'a RunArgs) -> Self {
+        Self(
+            args.workspace
+                .as_deref()
+                .filter(|workspace| !workspace.join(host_folder::NAME).exists()),
+        )
+    }
+
+    /// Takes the folder away again if it was not there before.
+    fn restore(&self) {
+        if let Some(workspace) = self.0 {
+            // Refuses a folder that holds something: a run that has begun meanwhile.
+            let _ = std::fs::remove_dir(workspace.join(host_folder::NAME));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    /// A command line in which every part is wrong once, each with a word of its own.
+    fn all_wrong() -> RunArgs {
+        let line = [
+            "orka-step",
+            "run",
+            "/no-script",
+            "--orka-api=no-scheme",
+            "--orka-credentials=/no-credentials",
+            "--ssh-credentials=/no-ssh",
+            "--workspace=/no-workspace",
+            "--results=/no-results",
+            "--grants=/no-grants",
+        ];
+        match Cli::try_parse_from(line).unwrap().command {
+            Command::Run(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_problem_belongs_to_its_part_alone() {
+        for (part, word) in [
+            (Part::Api, "no-scheme"),
+            (Part::Credentials, "/no-credentials"),
+            (Part::Ssh, "/no-ssh"),
+            (Part::Workspace, "/no-workspace"),
+            (Part::Results, "/no-results"),
+            (Part::Plugin, "/no-grants"),
+            (Part::Settings, "/no-script"),
+        ] {
+            let failures =
+                resolve(part, &all_wrong(), &Environment::new(), &Masker::default()).unwrap_err();
+            assert_eq!(failures.len(), 1, "{failures:#?}");
+            assert!(failures[0].message.contains(word), "{failures:#?}");
+        }
+    }
+
+    #[test]
+    fn variables_of_a_part_count_for_that_part_alone() {
+        let variables = [("ORKA_EMAIL", "ci@example.com"), ("SSH_USERNAME", "admin")];
+        let environment = variables
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        let args = RunArgs {
+            script: None,
+            ..all_wrong()
+        };
+        let resolved = |part| resolve(part, &args, &environment, &Masker::default()).map(|_| ());
+        assert!(resolved(Part::Settings).is_ok());
+        let mut args = args.clone();
+        args.orka.orka_credentials = None;
+        let failures =
+            resolve(Part::Credentials, &args, &environment, &Masker::default()).unwrap_err();
+        assert!(failures[0].message.contains("no password"), "{failures:#?}");
+    }
+}

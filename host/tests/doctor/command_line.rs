@@ -1,0 +1,306 @@
+//! What the command line names: directories, credentials, plugin; and how it is all told.
+
+use clap::Parser as _;
+use orka_sim::{NodeSpec, SimConfig};
+use orka_step::cli::{Cli, Command};
+use orka_step::config::Environment;
+use orka_step::console::Console;
+use orka_step::doctor::{self, Status, Subject};
+use orka_step::mask::Masker;
+use orka_step::outcome::{EXIT_CONFIG, EXIT_FILES, EXIT_ORKA, EXIT_PLUGIN_REJECTED};
+use orka_step::state::Stop;
+
+use crate::bench::{Bench, GRANT_ALL, PASSWORD, orka2, orka3, shown};
+
+#[tokio::test]
+async fn an_ssh_key_that_cannot_be_used_is_found_before_a_vm_is_paid_for() {
+    let bench = Bench::start(orka2()).await;
+    bench.write(
+        "ssh/id_rsa",
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA me@here\n",
+    );
+    let examined = bench.examine().await;
+    examined.assert_failed(&[Subject::SshCredentials], EXIT_CONFIG);
+    examined.assert(Status::Ok, &[Subject::Credentials, Subject::Capacity]);
+    examined.assert_found(
+        Subject::SshCredentials,
+        "the private key `id_rsa` cannot be used",
+    );
+
+    let bench = Bench::start(orka2())
+        .await
+        .with("--ssh-credentials", "/nowhere");
+    let examined = bench.examine().await;
+    examined.assert_failed(&[Subject::SshCredentials], EXIT_CONFIG);
+    examined.assert_found(
+        Subject::SshCredentials,
+        "cannot read the directory `/nowhere`",
+    );
+}
+
+#[tokio::test]
+async fn ssh_credentials_are_described_without_being_shown() {
+    let bench = Bench::start(orka2()).await;
+    bench.write("ssh/password", "hunter2-hunter2");
+    bench.write("ssh/known_hosts", "");
+    let examined = bench.examine().await;
+    examined.assert_found(Subject::SshCredentials, "user `admin` with a password");
+    examined.assert_found(Subject::SshCredentials, "trusted on first use");
+    for secret in ["hunter2-hunter2", PASSWORD] {
+        for text in [
+            examined.diagnosis.table(),
+            examined.diagnosis.json().unwrap(),
+            examined.said.lines().join("\n"),
+        ] {
+            assert!(!text.contains(secret), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_plugin_without_grants_is_told_the_lines_that_would_allow_it() {
+    let bench = Bench::start(orka2()).await.without("--grants");
+    let examined = bench.examine().await;
+    examined.assert_failed(&[Subject::Grants], EXIT_PLUGIN_REJECTED);
+    examined.assert(
+        Status::Ok,
+        &[Subject::Plugin, Subject::Parameters, Subject::Image],
+    );
+    let hint = examined.check(Subject::Grants).findings[0]
+        .hint
+        .clone()
+        .unwrap();
+    bench.write("grants.toml", &hint[hint.find("[[grant]]").unwrap()..]);
+    let grants = shown(&bench.path("grants.toml"));
+    let mended = bench.with("--grants", &grants).examine().await;
+    mended.assert(Status::Ok, &[Subject::Grants]);
+    assert_eq!(mended.diagnosis.exit_code(), 0);
+}
+
+#[tokio::test]
+async fn an_image_above_the_ceiling_is_denied() {
+    let bench = Bench::start(orka2()).await;
+    bench.write(
+        "grants.toml",
+        &format!("{GRANT_ALL}[grant.ceilings]\nimages = [\"Ventura*\"]\n"),
+    );
+    let examined = bench.examine().await;
+    examined.assert_failed(&[Subject::Grants], EXIT_PLUGIN_REJECTED);
+    examined.assert_found(Subject::Grants, "`images`");
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_no_component_skips_what_depends_on_it() {
+    let bench = Bench::start(orka2()).await;
+    bench.write("core.wasm", "\0asm\u{1}\0\0\0");
+    let plugin = shown(&bench.path("core.wasm"));
+    let examined = bench.with("--plugin", &plugin).examine().await;
+    examined.assert_failed(&[Subject::Plugin], EXIT_PLUGIN_REJECTED);
+    examined.assert(Status::Skipped, &[Subject::Parameters, Subject::Grants]);
+    examined.assert(Status::Ok, &[Subject::Image, Subject::Capacity]);
+}
+
+#[tokio::test]
+async fn image_and_cores_can_be_named_without_parameters() {
+    let bench = Bench::start(orka2()).await.without("-pbase-image");
+    let examined = bench.examine().await;
+    examined.assert_failed(&[Subject::Parameters], EXIT_CONFIG);
+    examined.assert(Status::Skipped, &[Subject::Image]);
+
+    let bench = bench
+        .with("--image", "Ventura.orkasi")
+        .with("--cpu-count", "24");
+    let examined = bench.examine().await;
+    examined.assert(Status::Ok, &[Subject::Parameters]);
+    examined.assert_found(Subject::Image, "`Ventura.orkasi` is there");
+    examined.assert_found(
+        Subject::Capacity,
+        "1 of 3 nodes has room for 24 cores: `macpro-1`",
+    );
+}
+
+#[tokio::test]
+async fn the_failure_that_a_run_meets_first_decides_and_all_are_shown() {
+    let bench = Bench::start(orka2())
+        .await
+        .with("-pbase-image", "nothing-like-it")
+        .with("--workspace", "/nowhere")
+        .without("--grants");
+    let examined = bench.examine().await;
+    examined.assert_failed(
+        &[Subject::Image, Subject::Workspace, Subject::Grants],
+        EXIT_CONFIG,
+    );
+    let table = examined.diagnosis.table();
+    assert!(
+        table.contains("exit code 211, for `workspace`; 3 of 14 checks failed"),
+        "{table}"
+    );
+}
+
+#[tokio::test]
+async fn an_empty_command_line_is_told_everything_that_is_missing() {
+    let bench = Bench::start(orka2()).await;
+    let args = match Cli::try_parse_from(["orka-step", "doctor"])
+        .unwrap()
+        .command
+    {
+        Command::Doctor(args) => *args,
+        _ => panic!("not `doctor`"),
+    };
+    let (console, _) = Console::captured(Masker::default());
+    let diagnosis = doctor::examine(&args, &Environment::new(), &console, &Stop::default()).await;
+    for name in [
+        Subject::Endpoint,
+        Subject::Credentials,
+        Subject::SshCredentials,
+    ] {
+        let check = diagnosis.check(name).unwrap();
+        assert_eq!(check.status, Status::Fail, "{check:#?}");
+        assert!(check.findings[0].hint.is_some());
+    }
+    assert_eq!(diagnosis.exit_code(), EXIT_CONFIG);
+    assert!(bench.sim.state().requests.is_empty());
+}
+
+#[tokio::test]
+async fn the_directories_are_left_as_they_were() {
+    let bench = Bench::start(orka2()).await;
+    bench
+        .examine()
+        .await
+        .assert(Status::Ok, &[Subject::Workspace, Subject::Results]);
+    for directory in ["workspace", "results"] {
+        let left = std::fs::read_dir(bench.path(directory)).unwrap().count();
+        assert_eq!(left, 0, "{directory}");
+    }
+    bench.write("workspace/.orka-step/ledger", "of another run");
+    bench
+        .examine()
+        .await
+        .assert(Status::Ok, &[Subject::Workspace]);
+    assert!(bench.path("workspace/.orka-step/ledger").is_file());
+}
+
+#[tokio::test]
+async fn results_that_cannot_be_written_are_found() {
+    // Nobody can make files there, root included.
+    let bench = Bench::start(orka2()).await.with("--results", "/proc");
+    let examined = bench.examine().await;
+    examined.assert_failed(&[Subject::Results], EXIT_FILES);
+}
+
+#[tokio::test]
+async fn a_deadline_that_leaves_no_time_for_the_build_is_a_warning() {
+    let bench = Bench::start(orka2()).await.with("--timeout", "20m");
+    let examined = bench.examine().await;
+    examined.assert(Status::Warn, &[Subject::Timeout]);
+    assert_eq!(examined.diagnosis.exit_code(), 0);
+}
+
+#[tokio::test]
+async fn the_exit_code_is_the_one_that_the_run_itself_ends_with() {
+    let small = NodeSpec {
+        cpu: 2,
+        ..NodeSpec::apple_silicon("mini-1")
+    };
+    let cramped = |config| SimConfig {
+        nodes: vec![small.clone()],
+        ..config
+    };
+    let cases: [(&str, SimConfig, &str, &str); 12] = [
+        (
+            "unknown image on 2.x",
+            orka2(),
+            "-pbase-image",
+            "sonma.orkasi",
+        ),
+        (
+            "unknown image on 3.x",
+            orka3(),
+            "-pbase-image",
+            "sonma.orkasi",
+        ),
+        ("no room on 2.x", cramped(orka2()), "--timeout", "50m"),
+        ("no room on 3.x", cramped(orka3()), "--timeout", "50m"),
+        ("a size that 2.x has not", orka2(), "-pcpu-count", "5"),
+        ("no rights", orka3(), "--orka-namespace", "orka-test"),
+        (
+            "no such credentials",
+            orka2(),
+            "--orka-credentials",
+            "/nowhere",
+        ),
+        (
+            "no such SSH credentials",
+            orka2(),
+            "--ssh-credentials",
+            "/nowhere",
+        ),
+        ("unknown parameter", orka2(), "-pbase-imgae", "x"),
+        ("no such plugin", orka2(), "--plugin", "/nowhere.wasm"),
+        ("no such grants", orka2(), "--grants", "/dev/null"),
+        (
+            "results on a read-only place",
+            orka2(),
+            "--results",
+            "/proc",
+        ),
+    ];
+    for (case, config, flag, value) in cases {
+        let bench = Bench::start(config).await.with(flag, value);
+        let examined = bench.examine().await;
+        let foretold = examined.diagnosis.exit_code();
+        assert_ne!(foretold, 0, "{case}:\n{}", examined.diagnosis.table());
+        assert_eq!(
+            bench.run().await,
+            foretold,
+            "{case}:\n{}",
+            examined.diagnosis.table()
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_printed_is_the_table_or_the_json_and_nothing_else() {
+    let bench = Bench::start(orka3())
+        .await
+        .with("-pbase-image", "sonma.orkasi");
+    let (console, said) = Console::captured(Masker::default());
+    let mut args = bench.args();
+    let environment = Environment::new();
+    let code = doctor::doctor(&args, &environment, &console, &Stop::default()).await;
+    assert_eq!(code, EXIT_ORKA);
+    let lines = said.lines();
+    assert!(
+        lines[0].starts_with("CHECK            STATUS   FOUND"),
+        "{lines:#?}"
+    );
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.starts_with("endpoint         ok       Orka 3"))
+    );
+    assert!(lines.last().unwrap().contains("exit code 214, for `image`"));
+
+    args.json = true;
+    let (console, said) = Console::captured(Masker::default());
+    let code = doctor::doctor(&args, &environment, &console, &Stop::default()).await;
+    assert_eq!(code, EXIT_ORKA);
+    let json: serde_json::Value = serde_json::from_str(&said.lines().join("\n")).unwrap();
+    assert_eq!(json["schema"], 1);
+    assert_eq!(json["wouldStart"], false);
+    assert_eq!(json["exitCode"], 214);
+    let checks = json["checks"].as_array().unwrap();
+    assert_eq!(checks.len(), Subject::ALL.len());
+    let image = checks
+        .iter()
+        .find(|check| check["name"] == "image")
+        .unwrap();
+    assert_eq!(image["status"], "fail");
+    assert_eq!(image["exitCode"], 214);
+    assert_eq!(
+        image["findings"][0]["hint"],
+        "did you mean `Sonoma.orkasi`?"
+    );
+}
