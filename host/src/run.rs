@@ -124,6 +124,12 @@ fn parameters(
     manifest: &Manifest,
     config: &Config,
 ) -> Result<BTreeMap<String, ParameterValue>, Vec<Failure>> {
+    let given = given_parameters(manifest, config);
+    check_parameters(manifest, &given, &config.plugin.to_string())
+}
+
+/// Parameters as they were given: flags over environment.
+pub(crate) fn given_parameters(manifest: &Manifest, config: &Config) -> BTreeMap<String, String> {
     let mut given = BTreeMap::new();
     for (variable, value) in &config.environment_params {
         let named = manifest
@@ -131,11 +137,10 @@ fn parameters(
             .keys()
             .find(|name| plugin_manifest::environment_name(name) == *variable);
         // One that no parameter answers to is reported like any other unknown parameter.
-        let name = named.cloned().unwrap_or_else(|| variable.clone());
-        given.insert(name, value.clone());
+        given.insert(named.unwrap_or(variable).clone(), value.clone());
     }
     given.extend(config.params.clone());
-    check_parameters(manifest, &given, &config.plugin.to_string())
+    given
 }
 
 /// Checks parameters against the manifest; `shown` names the plugin in hints.

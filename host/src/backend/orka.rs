@@ -354,8 +354,10 @@ fn unknown_option(error: Error) -> Failure {
 
 /// When an error came: credentials declined at sign-in are the user's to mend, later ones are the cluster's doing.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(crate) enum Stage {
+    /// While connecting and signing in.
     SignIn,
+    /// After that.
     Later,
 }
 
@@ -363,7 +365,8 @@ fn later(error: Error) -> Failure {
     failure(error, Stage::Later)
 }
 
-fn failure(error: Error, stage: Stage) -> Failure {
+/// The client's error as the host has it.
+pub(crate) fn failure(error: Error, stage: Stage) -> Failure {
     let declined = if stage == Stage::SignIn {
         Class::Config
     } else {

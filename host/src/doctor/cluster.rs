@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::check::{Check, Checks, Stage, Subject};
 use super::local::{Plan, describe};
 use super::{capacity, image};
+use crate::backend::orka::{Stage as CallStage, failure};
 use crate::console::{Console, seconds};
 use crate::failure::{Class, Failure, Kind};
 use crate::state::Stop;
@@ -52,7 +53,7 @@ pub(super) async fn examine(plan: Plan, console: &Console, stop: &Stop, checks: 
     let client = match connected {
         Ok(client) => client,
         Err(error) => {
-            let failure = failure(error, When::Connecting);
+            let failure = failure(error, CallStage::SignIn);
             checks.add(Check::failed(
                 Subject::Endpoint,
                 Stage::SignIn,
@@ -137,7 +138,7 @@ impl Visit<'_> {
                 self.checks.add(self.namespace_refused(error));
             }
             Err(error) => {
-                let failure = failure(error, When::SigningIn);
+                let failure = failure(error, CallStage::SignIn);
                 self.checks.add(Check::failed(
                     Subject::Credentials,
                     Stage::SignIn,
@@ -150,7 +151,7 @@ impl Visit<'_> {
 
     fn namespace_refused(&self, error: Error) -> Check {
         let is_unknown = matches!(error, Error::NotFound(_));
-        let mut failure = failure(error, When::SigningIn);
+        let mut failure = failure(error, CallStage::SignIn);
         if is_unknown {
             failure.hint = Some(format!(
                 "check the spelling of `--orka-namespace {}`; every cluster has `{}`",
@@ -206,7 +207,7 @@ impl Visit<'_> {
         if self.client.generation() == Generation::Orka2
             && let Err(error) = validate::orka2_cpus(self.plan.demand.cpu, None)
         {
-            let failure = failure(error, When::Later);
+            let failure = failure(error, CallStage::Later);
             self.checks.add(Check::failed(
                 Subject::Capacity,
                 Stage::Deploy,
@@ -256,7 +257,7 @@ impl Visit<'_> {
     ) -> Result<T, Failure> {
         let limit = self.plan.list_timeout;
         match timeout(limit, aloud(self.console, what, list)).await {
-            Ok(listed) => listed.map_err(|error| failure(error, When::Later)),
+            Ok(listed) => listed.map_err(|error| failure(error, CallStage::Later)),
             Err(_) => Err(Failure::new(
                 Kind::TimedOut,
                 Class::Orka,
@@ -299,7 +300,7 @@ impl Visit<'_> {
             Ok(Err(error)) => Check::warned(
                 Subject::SignOut,
                 "the token of this check could not be revoked and stays valid",
-                &failure(error, When::Later),
+                &failure(error, CallStage::Later),
             ),
             Err(_) => Check::warn(
                 Subject::SignOut,
@@ -347,29 +348,4 @@ async fn aloud<T>(console: &Console, what: &str, future: impl Future<Output = T>
         () = sleep(SILENCE_MAX) => console.info(&format!("waiting for {what}")),
     }
     future.await
-}
-
-/// When an error came: credentials declined at sign-in are the user's to mend, later ones are the cluster's doing.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum When {
-    Connecting,
-    SigningIn,
-    Later,
-}
-
-/// The error as a run would meet it.
-fn failure(error: Error, when: When) -> Failure {
-    let is_declined = matches!(
-        error,
-        Error::LoginRefused(_) | Error::Unauthorized(_) | Error::Forbidden { .. }
-    );
-    let class = match &error {
-        Error::Invalid { .. } => Class::Config,
-        Error::NoCapacity(_) => Class::NoCapacity,
-        _ if is_declined && when != When::Later => Class::Config,
-        _ => Class::Orka,
-    };
-    let mut failure = Failure::new(Kind::Other, class, "doctor.orka", error.to_string());
-    failure.hint = error.hint();
-    failure.with_source(error)
 }

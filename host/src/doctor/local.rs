@@ -280,15 +280,7 @@ fn compiled(plugin: &Plugin) -> Check {
 
 /// Flags over environment, as in a run; `--image` and `--cpu-count` stand in for the parameters of the same meaning.
 fn given(args: &DoctorArgs, config: &Config, manifest: &Manifest) -> BTreeMap<String, String> {
-    let mut given = BTreeMap::new();
-    for (variable, value) in &config.environment_params {
-        let named = manifest
-            .parameters
-            .keys()
-            .find(|name| plugin_manifest::environment_name(name) == *variable);
-        given.insert(named.unwrap_or(variable).clone(), value.clone());
-    }
-    given.extend(config.params.clone());
+    let mut given = crate::run::given_parameters(manifest, config);
     let stand_ins = [
         ("base-image", args.image.clone()),
         ("cpu-count", args.cpu_count.map(|count| count.to_string())),
