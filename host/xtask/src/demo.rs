@@ -7,10 +7,10 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, anyhow};
 
 use crate::workspace::Workspace;
-use crate::{build, plugins, process, setup};
+use crate::{build, plugins, process, setup, test};
 
-/// The two programs of this repository.
-const PROGRAMS: [&str; 2] = ["orka-step", "orka-sim"];
+/// The program that plays the demo.
+const PROGRAM: &str = "orka-step";
 
 /// Builds plugins and programs and becomes `orka-step demo`; returns only if that cannot be started.
 pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<ExitCode> {
@@ -23,17 +23,20 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<ExitCod
 }
 
 /// Builds the programs and returns the path of `orka-step`.
-pub(crate) fn build_programs(workspace: &Workspace) -> Result<PathBuf> {
+///
+/// The whole workspace is named, as the tests do: cargo chooses features by what is named, and another choice would
+/// compile the larger half of the dependencies a second time.
+fn build_programs(workspace: &Workspace) -> Result<PathBuf> {
     let mut command = process::cargo();
-    command.arg("build").current_dir(&workspace.root);
-    PROGRAMS.iter().for_each(|package| {
-        command.args(["--package", package]);
-    });
+    command
+        .args(["build", "--bins"])
+        .current_dir(&workspace.root);
+    test::for_this_machine(&mut command, workspace);
     let built = build::build(&mut command)?
         .into_iter()
         .filter_map(|artifact| artifact.executable);
-    let mut found = built.filter(|path| path.file_stem().is_some_and(|name| name == PROGRAMS[0]));
+    let mut found = built.filter(|path| path.file_stem().is_some_and(|name| name == PROGRAM));
     found
         .next()
-        .ok_or_else(|| anyhow!("cargo built no program `{}`", PROGRAMS[0]))
+        .ok_or_else(|| anyhow!("cargo built no program `{}`", PROGRAM))
 }

@@ -7,13 +7,14 @@ use anyhow::{Context as _, Result};
 
 use crate::summary::{Runner, Summary};
 use crate::workspace::Workspace;
-use crate::{demo, plugins, process, setup};
+use crate::{plugins, process, setup};
 
 /// Sets up, builds, runs every test and prints the summary as the last line.
+///
+/// The programs under test are built with the tests: cargo does so for every package that has integration tests.
 pub(crate) fn run(workspace: &Workspace, filter: Option<&str>) -> Result<ExitCode> {
     setup::everything()?;
     plugins::run(workspace, &setup::wasm_toolchain()?, &[])?;
-    demo::build_programs(workspace)?;
     let mut outcome = Outcome::default();
     if process::succeeds(process::cargo().args(["nextest", "--version"])) {
         outcome.add(nextest(workspace, filter), Runner::Nextest)?;
@@ -128,7 +129,7 @@ fn cargo(workspace: &Workspace, arguments: &[&str]) -> Command {
 }
 
 /// Every package but the guests: they are Wasm through and through and are tested by those who run them.
-fn for_this_machine(command: &mut Command, workspace: &Workspace) {
+pub(crate) fn for_this_machine(command: &mut Command, workspace: &Workspace) {
     command.arg("--workspace");
     workspace.guests().for_each(|guest| {
         command.args(["--exclude", &guest.name]);
