@@ -312,9 +312,12 @@ async fn an_image_that_the_cluster_has_not_leaves_nothing() {
         .param("script", TRUE)
         .ended()
         .await;
-    assert!(matches!(ended.code, Some(211 | 214)), "{ended}");
+    ended.assert(214, "infra-failed");
     assert_eq!(ended.result("outcome"), "infra-failed");
-    ended.assert_says(&["Sonomo.orkasi"]);
+    ended.assert_says(&[
+        "image 'Sonomo.orkasi' not found",
+        "did you mean `Sonoma.orkasi`?",
+    ]);
     cluster.assert_nothing_left();
 }
 
