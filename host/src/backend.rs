@@ -34,6 +34,32 @@ pub struct Deploy {
     pub options: DeployOptions,
 }
 
+/// What exists under a name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// VMs.
+    pub vms: u32,
+    /// Whether there is a VM config.
+    pub config: bool,
+}
+
+impl Remains {
+    /// Whether there is neither.
+    pub fn is_nothing(self) -> bool {
+        self == Self::default()
+    }
+}
+
+impl std::fmt::Display for Remains {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.vms, self.config) {
+            (0, true) => f.write_str("its VM config"),
+            (1, _) => f.write_str("a VM"),
+            (vms, _) => write!(f, "{vms} VMs"),
+        }
+    }
+}
+
 /// An Orka cluster.
 #[async_trait]
 pub trait Cluster: Send + Sync {
@@ -57,6 +83,11 @@ pub trait Cluster: Send + Sync {
     /// Deploys one VM and waits for its address. Never repeats a request that may have taken effect.
     async fn deploy(&self, deploy: &Deploy) -> Result<VmInfo, Failure>;
 
+    /// Adds what the cluster has to a failure about what was asked of it. Takes its time, so it is for the last failure.
+    async fn explain(&self, failure: Failure, _spec: &VmSpec) -> Failure {
+        failure
+    }
+
     /// Whether the cluster lists this VM.
     async fn exists(&self, vm: &VmInfo) -> Result<bool, Failure>;
 
@@ -66,8 +97,8 @@ pub trait Cluster: Send + Sync {
     /// Deletes everything of this name: VMs, and the VM config where there is one. What is gone counts as deleted.
     async fn remove(&self, name: &str) -> Result<(), Failure>;
 
-    /// What still exists under this name, in words; none if nothing does.
-    async fn remains(&self, name: &str) -> Result<Option<String>, Failure>;
+    /// What exists under this name.
+    async fn remains(&self, name: &str) -> Result<Remains, Failure>;
 
     /// Ends the login, as far as that is possible and safe.
     async fn sign_out(&self) -> Result<SignOut, Failure>;

@@ -2,6 +2,7 @@
 //!
 //! A name is entered, durably, before the request that may create the thing. No VM exists outside the ledger.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 
@@ -33,7 +34,7 @@ pub enum State {
 }
 
 /// One entry.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Debt {
     /// What it is.
     pub thing: Thing,
@@ -41,10 +42,59 @@ pub struct Debt {
     pub name: String,
     /// How far it is.
     pub state: State,
-    /// VMs deployed under the name that were not deleted since; attempts with no clear answer count.
-    pub vms: u32,
-    /// Whether a deploy request was sent whose end is not known: a VM may still come to exist.
-    pub in_doubt: bool,
+    /// VMs known to exist under the name, by Orka's id, or by the name where there is none.
+    pub instances: BTreeSet<String>,
+    /// Deployments allowed and not yet answered.
+    pending: u32,
+    /// Deploy requests whose end will never be known: each may still make a VM.
+    lost: u32,
+}
+
+impl Debt {
+    /// Deploy requests that may still make a VM.
+    pub fn in_doubt(&self) -> u32 {
+        self.pending + self.lost
+    }
+
+    /// Whether nothing is left of it and nothing can come.
+    pub fn is_settled(&self) -> bool {
+        self.state == State::Released && self.in_doubt() == 0
+    }
+
+    fn vms(&self) -> u32 {
+        u32::try_from(self.instances.len())
+            .unwrap_or(u32::MAX)
+            .saturating_add(self.in_doubt())
+    }
+}
+
+/// How many VMs a run may have.
+#[derive(Clone, Copy, Debug)]
+pub struct VmLimits {
+    /// At the same time.
+    pub at_once: u32,
+    /// In all.
+    pub total: u32,
+}
+
+/// Which of the limits a deployment would break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitReached {
+    /// VMs at the same time.
+    AtOnce,
+    /// VMs in all.
+    Total,
+}
+
+/// How a deploy request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeployEnd<'a> {
+    /// There is a VM, by this key.
+    Made(&'a str),
+    /// There certainly is none.
+    Refused,
+    /// No answer will come: there may be one, now or later.
+    Lost,
 }
 
 /// One line of the ledger's file.
@@ -56,10 +106,19 @@ struct Line<'a> {
     state: State,
 }
 
+#[derive(Debug, Default)]
+struct Entries {
+    debts: Vec<Debt>,
+    /// Deployments allowed that have no name yet.
+    unnamed: u32,
+    /// Deployments allowed in all.
+    deployed: u32,
+}
+
 /// The ledger of a run.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    debts: Mutex<Vec<Debt>>,
+    entries: Mutex<Entries>,
     file: Option<Mutex<File>>,
 }
 
@@ -83,7 +142,7 @@ impl Ledger {
                     .with_source(error)
             })?;
         Ok(Self {
-            debts: Mutex::default(),
+            entries: Mutex::default(),
             file: Some(Mutex::new(file)),
         })
     }
@@ -95,34 +154,85 @@ impl Ledger {
     /// The entry cannot be written; the request must not be sent then.
     pub fn owe(&self, thing: Thing, name: &str) -> Result<(), Failure> {
         self.write(name, thing, State::Intent)?;
-        self.debts().push(Debt {
+        self.entries().debts.push(Debt {
             thing,
             name: name.to_owned(),
             state: State::Intent,
-            vms: 0,
-            in_doubt: false,
+            instances: BTreeSet::new(),
+            pending: 0,
+            lost: 0,
         });
         Ok(())
     }
 
-    /// Notes that a VM may come to exist under a name.
-    pub fn vm_expected(&self, name: &str) {
-        self.change(name, |debt| debt.vms += 1);
+    /// Allows one more deployment, counting all that exist or may come to exist.
+    ///
+    /// # Errors
+    ///
+    /// The limit that is reached.
+    pub fn allow_deployment(&self, limits: VmLimits) -> Result<(), LimitReached> {
+        let mut entries = self.entries();
+        let live = entries
+            .debts
+            .iter()
+            .map(Debt::vms)
+            .fold(entries.unnamed, u32::saturating_add);
+        if live >= limits.at_once {
+            return Err(LimitReached::AtOnce);
+        }
+        if entries.deployed >= limits.total {
+            return Err(LimitReached::Total);
+        }
+        entries.unnamed += 1;
+        entries.deployed += 1;
+        Ok(())
     }
 
-    /// Notes that a deploy request is about to be sent: until it is answered, a VM may come to exist at any time.
-    pub fn deploy_sent(&self, name: &str) {
-        self.change(name, |debt| debt.in_doubt = true);
+    /// Gives an allowed deployment back that will not be made.
+    pub fn forgo_deployment(&self) {
+        let mut entries = self.entries();
+        entries.unnamed = entries.unnamed.saturating_sub(1);
     }
 
-    /// Notes that the deploy request was answered, one way or the other.
-    pub fn deploy_answered(&self, name: &str) {
-        self.change(name, |debt| debt.in_doubt = false);
+    /// Puts an allowed deployment under a name: from here on, until it is answered, a VM may come to exist.
+    pub fn deploy_begins(&self, name: &str) {
+        let mut entries = self.entries();
+        entries.unnamed = entries.unnamed.saturating_sub(1);
+        if let Some(debt) = entries.debts.iter_mut().find(|debt| debt.name == name) {
+            debt.pending += 1;
+        }
     }
 
-    /// Notes that a VM under a name does not exist, or not any more.
-    pub fn vm_gone(&self, name: &str) {
-        self.change(name, |debt| debt.vms = debt.vms.saturating_sub(1));
+    /// Notes how a deployment ended.
+    pub fn deploy_ends(&self, name: &str, end: DeployEnd<'_>) {
+        self.change(name, |debt| {
+            debt.pending = debt.pending.saturating_sub(1);
+            match end {
+                DeployEnd::Made(key) => {
+                    debt.instances.insert(key.to_owned());
+                    debt.state = State::Created;
+                }
+                DeployEnd::Lost => debt.lost += 1,
+                // A name that only ever stood for this VM stands for nothing now.
+                DeployEnd::Refused if debt.thing == Thing::Vm && debt.vms() == 0 => {
+                    debt.state = State::Released
+                }
+                DeployEnd::Refused => {}
+            }
+        });
+        self.note(name);
+    }
+
+    /// Notes that one VM under a name is gone.
+    pub fn vm_gone(&self, name: &str, key: &str) {
+        self.change(name, |debt| {
+            debt.instances.remove(key);
+        });
+    }
+
+    /// Notes that a VM of unknown origin turned up under a name, which accounts for one request in doubt each.
+    pub fn accounted_for(&self, name: &str, vms: u32) {
+        self.change(name, |debt| debt.lost = debt.lost.saturating_sub(vms));
     }
 
     /// Notes that the thing exists.
@@ -131,46 +241,59 @@ impl Ledger {
         self.note(name);
     }
 
-    /// Notes that everything under the name is gone.
+    /// Notes that everything that was under the name is gone. Requests in doubt stay in doubt.
     pub fn released(&self, name: &str) {
         self.change(name, |debt| {
             debt.state = State::Released;
-            debt.vms = 0;
-            debt.in_doubt = false;
+            debt.instances.clear();
         });
         self.note(name);
     }
 
-    /// What is still owed, newest first.
+    /// What is still owed or in doubt, newest first.
     pub fn owed(&self) -> Vec<Debt> {
-        self.debts()
+        self.entries()
+            .debts
             .iter()
             .rev()
-            .filter(|debt| debt.state != State::Released)
+            .filter(|debt| !debt.is_settled())
             .cloned()
             .collect()
     }
 
-    /// VMs that exist or may exist.
-    pub fn vms(&self) -> u32 {
-        self.debts().iter().map(|debt| debt.vms).sum()
+    /// One entry.
+    pub fn debt(&self, name: &str) -> Option<Debt> {
+        self.entries()
+            .debts
+            .iter()
+            .find(|debt| debt.name == name)
+            .cloned()
+    }
+
+    /// Deployments allowed in all.
+    pub fn deployed(&self) -> u32 {
+        self.entries().deployed
     }
 
     /// Whether anything was ever entered.
     pub fn is_untouched(&self) -> bool {
-        self.debts().is_empty()
+        self.entries().debts.is_empty()
     }
 
     fn change(&self, name: &str, change: impl FnOnce(&mut Debt)) {
-        if let Some(debt) = self.debts().iter_mut().find(|debt| debt.name == name) {
+        if let Some(debt) = self
+            .entries()
+            .debts
+            .iter_mut()
+            .find(|debt| debt.name == name)
+        {
             change(debt);
         }
     }
 
     /// Writes the present state. A failure only costs a later look-up, so it does not stop the run.
     fn note(&self, name: &str) {
-        let found = self.debts().iter().find(|debt| debt.name == name).cloned();
-        if let Some(debt) = found
+        if let Some(debt) = self.debt(name)
             && let Err(failure) = self.write(name, debt.thing, debt.state)
         {
             tracing::warn!(error = %failure, "the ledger in the workspace is behind");
@@ -194,13 +317,17 @@ impl Ledger {
         let mut bytes = serde_json::to_vec(&line).map_err(|error| trouble(error.into()))?;
         bytes.push(b'\n');
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.write_all(&bytes)
-            .and_then(|()| file.sync_data())
-            .map_err(trouble)
+        file.write_all(&bytes).map_err(trouble)?;
+        // Only what must survive a sudden end is worth waiting for: the names that may exist.
+        if state == State::Intent {
+            file.sync_data().map_err(trouble)
+        } else {
+            Ok(())
+        }
     }
 
-    fn debts(&self) -> std::sync::MutexGuard<'_, Vec<Debt>> {
-        self.debts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn entries(&self) -> std::sync::MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -208,22 +335,90 @@ impl Ledger {
 mod tests {
     use super::*;
 
+    const LIMITS: VmLimits = VmLimits {
+        at_once: 2,
+        total: 3,
+    };
+
+    fn names(ledger: &Ledger) -> Vec<String> {
+        ledger.owed().into_iter().map(|debt| debt.name).collect()
+    }
+
     #[test]
     fn what_was_owed_is_owed_until_released_newest_first() {
         let ledger = Ledger::in_memory();
         ledger.owe(Thing::VmConfig, "a").unwrap();
         ledger.owe(Thing::Vm, "b").unwrap();
         ledger.created("b");
-        let names = |ledger: &Ledger| {
-            ledger
-                .owed()
-                .into_iter()
-                .map(|debt| debt.name)
-                .collect::<Vec<_>>()
-        };
         assert_eq!(names(&ledger), ["b", "a"]);
         ledger.released("b");
         assert_eq!(names(&ledger), ["a"]);
+    }
+
+    #[test]
+    fn a_request_without_an_answer_outlives_a_release() {
+        let ledger = Ledger::in_memory();
+        ledger.owe(Thing::VmConfig, "a").unwrap();
+        ledger.allow_deployment(LIMITS).unwrap();
+        ledger.deploy_begins("a");
+        ledger.released("a");
+        assert_eq!(names(&ledger), ["a"], "in flight");
+        ledger.deploy_ends("a", DeployEnd::Lost);
+        ledger.released("a");
+        assert_eq!(names(&ledger), ["a"], "lost");
+        ledger.accounted_for("a", 1);
+        assert!(names(&ledger).is_empty());
+    }
+
+    #[test]
+    fn a_vm_that_comes_after_a_release_is_owed_again() {
+        let ledger = Ledger::in_memory();
+        ledger.owe(Thing::VmConfig, "a").unwrap();
+        ledger.allow_deployment(LIMITS).unwrap();
+        ledger.deploy_begins("a");
+        ledger.released("a");
+        ledger.deploy_ends("a", DeployEnd::Made("id"));
+        assert_eq!(names(&ledger), ["a"]);
+    }
+
+    #[test]
+    fn a_refused_vm_is_not_owed_but_a_config_stays() {
+        let ledger = Ledger::in_memory();
+        for (thing, name) in [(Thing::Vm, "vm"), (Thing::VmConfig, "config")] {
+            ledger.owe(thing, name).unwrap();
+            ledger.allow_deployment(LIMITS).unwrap();
+            ledger.deploy_begins(name);
+            ledger.deploy_ends(name, DeployEnd::Refused);
+        }
+        assert_eq!(names(&ledger), ["config"]);
+    }
+
+    #[test]
+    fn limits_count_what_exists_and_what_may_and_each_vm_once() {
+        let ledger = Ledger::in_memory();
+        ledger.owe(Thing::VmConfig, "a").unwrap();
+        ledger.allow_deployment(LIMITS).unwrap();
+        ledger.allow_deployment(LIMITS).unwrap();
+        assert_eq!(
+            ledger.allow_deployment(LIMITS),
+            Err(LimitReached::AtOnce),
+            "allowed ones count"
+        );
+        ledger.deploy_begins("a");
+        ledger.deploy_ends("a", DeployEnd::Made("one"));
+        ledger.deploy_begins("a");
+        ledger.deploy_ends("a", DeployEnd::Made("two"));
+        assert_eq!(ledger.allow_deployment(LIMITS), Err(LimitReached::AtOnce));
+        ledger.vm_gone("a", "one");
+        ledger.vm_gone("a", "one");
+        ledger.allow_deployment(LIMITS).unwrap();
+        assert_eq!(
+            ledger.allow_deployment(LIMITS),
+            Err(LimitReached::AtOnce),
+            "deleting one twice makes no more room"
+        );
+        ledger.forgo_deployment();
+        assert_eq!(ledger.allow_deployment(LIMITS), Err(LimitReached::Total));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Settles the ledger: deletes by name, confirms by a read, then signs out.
+//! Settles the ledger: deletes by name, confirms by a read, and says what may be left; then signs out.
 //!
 //! Runs after the guest's store is gone, with a budget that no plugin can spend.
 
@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::backend::Cluster;
 use crate::backend::orka::NO_SUCH_CALL;
+use crate::backend::{Cluster, Remains};
 use crate::bindings::orka::plugin::cluster::SignOut;
 use crate::console::Console;
 use crate::failure::{Class, Failure, Kind};
-use crate::ledger::Debt;
+use crate::ledger::{Debt, Ledger};
 use crate::state::RunContext;
 
-/// Kubernetes kills us 30 s after SIGTERM; 5 s are kept back to stop the guest and to say what was left behind.
+/// Kubernetes kills us 30 s after SIGTERM; 5 s are kept back to write results and the report. Counted from the signal,
+/// so that the guest's grace, removals and signing out fit into it together.
 pub const BUDGET_AFTER_SIGNAL: Duration = Duration::from_secs(25);
 
 /// Without a signal nobody is in a hurry, but a dead API must not hold the step for long either.
@@ -32,14 +33,11 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(4);
 
-/// How long to look for a VM whose deploy request got no answer. Deployments of an image that is at hand take about
-/// 5 s; the reaper is for those that take minutes.
-const DOUBT_WATCHED: Duration = Duration::from_secs(10);
-/// Pause between looks.
+/// Pause between looks for a VM whose deploy request got no answer.
 const DOUBT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Signing out is a courtesy: it never takes long and nothing depends on it.
-const SIGN_OUT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Signing out is a courtesy: it never takes long and nothing depends on it. Kept back from the budget.
+const SIGN_OUT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Something that may still exist.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -61,38 +59,34 @@ pub struct Settlement {
     pub leftovers: Vec<Leftover>,
 }
 
-/// Deletes everything the run still owes and signs out.
+/// Deletes everything the run still owes.
 ///
-/// Never fails: what could not be done is in the answer. A second signal shortens the time to [`BUDGET_HURRIED`].
+/// Never fails: what could not be done is in the answer, and told as soon as it is known. A first signal shortens the
+/// time to what is left of [`BUDGET_AFTER_SIGNAL`], a second one to [`BUDGET_HURRIED`].
 pub async fn settle(run: &RunContext) -> Settlement {
-    let budget = if run.stop.signal().is_some() {
-        BUDGET_AFTER_SIGNAL
-    } else {
-        BUDGET
+    let deadline = match run.stop.stopped_at() {
+        Some(stopped_at) => stopped_at + BUDGET_AFTER_SIGNAL - SIGN_OUT_TIMEOUT,
+        None => Instant::now() + BUDGET,
     };
-    let deadline = Instant::now() + budget;
     let owed = run.ledger.owed();
     let mut open: Vec<String> = owed.iter().map(|debt| debt.name.clone()).collect();
     let mut removals: FuturesUnordered<_> = owed
         .into_iter()
         .map(|debt| async move {
-            let result = remove_owed(run.cluster.as_ref(), &debt, deadline).await;
+            let result = remove_owed(run.cluster.as_ref(), &run.ledger, &debt, deadline).await;
             (debt.name, result)
         })
         .collect();
     let mut settlement = Settlement::default();
-    let hurried = async {
-        run.stop.hurried().await;
-        sleep(BUDGET_HURRIED).await;
-    };
-    tokio::pin!(hurried);
+    let cut_short = cut_short(run);
+    tokio::pin!(cut_short);
     loop {
         let (name, result) = tokio::select! {
             next = removals.next() => match next {
                 Some(next) => next,
                 None => break,
             },
-            () = &mut hurried => break,
+            () = &mut cut_short => break,
         };
         open.retain(|other| *other != name);
         match result {
@@ -110,18 +104,42 @@ pub async fn settle(run: &RunContext) -> Settlement {
         settlement.leftovers.push(leftover(
             run,
             name,
-            "a second signal cut the clean-up short".to_owned(),
+            "a signal cut the clean-up short".to_owned(),
         ));
     }
-    sign_out(run).await;
     settlement
 }
 
+/// Returns when a signal that comes during the clean-up leaves no more time for it.
+async fn cut_short(run: &RunContext) {
+    let first = async {
+        if run.stop.stopped_at().is_some() {
+            // The deadline has taken it into account.
+            std::future::pending::<()>().await;
+        }
+        run.stop.stopped().await;
+        sleep(BUDGET_AFTER_SIGNAL - SIGN_OUT_TIMEOUT).await;
+    };
+    let second = async {
+        run.stop.hurried().await;
+        sleep(BUDGET_HURRIED).await;
+    };
+    tokio::select! {
+        () = first => {}
+        () = second => {}
+    }
+}
+
 fn leftover(run: &RunContext, name: String, reason: String) -> Leftover {
+    let command = run.cluster.removal_command(&name);
+    // Told at once: whoever kills us next must not keep anybody from knowing.
+    run.console.warn(&format!(
+        "`{name}` may still exist\ncaused by: {reason}\nhint: delete it with `{command}`"
+    ));
     Leftover {
-        command: run.cluster.removal_command(&name),
-        reason,
         name,
+        reason,
+        command,
     }
 }
 
@@ -132,23 +150,75 @@ fn reason(failure: &Failure) -> String {
         .join(": ")
 }
 
-/// Removes what is owed; where a deploy request got no answer, keeps looking for a while, since a cluster that is slow
-/// or was cut off goes on deploying, and deletes what turns up.
-async fn remove_owed(cluster: &dyn Cluster, debt: &Debt, deadline: Instant) -> Result<(), Failure> {
-    remove_confirmed(cluster, &debt.name, deadline).await?;
-    if !debt.in_doubt {
-        return Ok(());
-    }
-    let watched_until = (Instant::now() + DOUBT_WATCHED).min(deadline);
-    while Instant::now() + DOUBT_PAUSE < watched_until {
+/// Removes what is owed. Where a deploy request got no answer, goes on looking and deletes what turns up, since a cluster
+/// that is slow or was cut off goes on deploying.
+async fn remove_owed(
+    cluster: &dyn Cluster,
+    ledger: &Ledger,
+    debt: &Debt,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    remove_accounted(cluster, ledger, &debt.name, deadline).await?;
+    let watched_from = Instant::now();
+    // Deployments still under way when the guest ended get no answer any more.
+    while ledger
+        .debt(&debt.name)
+        .is_some_and(|debt| debt.in_doubt() > 0)
+    {
+        if Instant::now() + DOUBT_PAUSE >= deadline {
+            return Err(Failure::new(
+                Kind::Unavailable,
+                Class::Orka,
+                "orka.in-doubt",
+                format!(
+                    "a deploy request got no answer; nothing turned up in the {} s since, but a VM may still appear",
+                    watched_from.elapsed().as_secs()
+                ),
+            ));
+        }
         sleep(DOUBT_PAUSE).await;
-        if limited(deadline, "read", cluster.remains(&debt.name))
-            .await?
-            .is_some()
-        {
-            remove_confirmed(cluster, &debt.name, deadline).await?;
+        if let Err(failure) = remove_accounted(cluster, ledger, &debt.name, deadline).await {
+            tracing::debug!(vm = debt.name, error = %failure, "looking again for a VM in doubt");
         }
     }
+    Ok(())
+}
+
+/// Removes everything of a name, and notes which requests in doubt it accounts for.
+///
+/// # Errors
+///
+/// As [`remove_confirmed`].
+pub async fn remove_accounted(
+    cluster: &dyn Cluster,
+    ledger: &Ledger,
+    name: &str,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let before = ledger.debt(name);
+    let in_doubt = before.as_ref().map_or(0, Debt::in_doubt);
+    let mut seen = 0;
+    if in_doubt > 0 {
+        match limited(deadline, "read", cluster.remains(name)).await {
+            Ok(remains) => seen = remains.vms,
+            Err(failure) if failure.code == NO_SUCH_CALL => {}
+            Err(failure) => return Err(failure),
+        }
+        if seen == 0
+            && before
+                .as_ref()
+                .is_some_and(|debt| debt.state == crate::ledger::State::Released)
+        {
+            // Nothing there, and nothing else owed under this name.
+            return Ok(());
+        }
+    }
+    remove_confirmed(cluster, name, deadline).await?;
+    let known = before.map_or(0, |debt| {
+        u32::try_from(debt.instances.len()).unwrap_or(u32::MAX)
+    });
+    ledger.released(name);
+    ledger.accounted_for(name, seen.saturating_sub(known));
     Ok(())
 }
 
@@ -165,8 +235,8 @@ pub async fn remove_confirmed(
     let mut pause = PAUSE_FIRST;
     loop {
         let failure = match remove_once(cluster, name, deadline).await {
-            Ok(None) => return Ok(()),
-            Ok(Some(remains)) => Failure::new(
+            Ok(remains) if remains.is_nothing() => return Ok(()),
+            Ok(remains) => Failure::new(
                 Kind::Unavailable,
                 Class::Orka,
                 "orka.not-removed",
@@ -183,18 +253,18 @@ pub async fn remove_confirmed(
     }
 }
 
-/// One removal and one look; says what is left.
+/// One removal and one look at what is left.
 async fn remove_once(
     cluster: &dyn Cluster,
     name: &str,
     deadline: Instant,
-) -> Result<Option<String>, Failure> {
+) -> Result<Remains, Failure> {
     limited(deadline, "delete", cluster.remove(name)).await?;
     match limited(deadline, "read", cluster.remains(name)).await {
         // The removal was accepted in so many words; a server without the call to look has nothing more to tell.
         Err(failure) if failure.code == NO_SUCH_CALL => {
             tracing::warn!(vm = name, error = %failure, "Orka accepted the removal, but it cannot be confirmed by a read");
-            Ok(None)
+            Ok(Remains::default())
         }
         answer => answer,
     }
@@ -219,21 +289,27 @@ async fn limited<T>(
     })
 }
 
-async fn sign_out(run: &RunContext) {
+/// Signs out if the run is signed in; says what became of the token.
+pub async fn sign_out(run: &RunContext) {
     if run.facts.get().is_none() || run.signed_out.get().is_some() {
         return;
     }
-    match timeout(SIGN_OUT_TIMEOUT, run.cluster.sign_out()).await {
-        Ok(Ok(outcome)) => {
-            tell_sign_out(&run.console, &outcome);
-            let _first = run.signed_out.set(outcome);
+    let limit = async {
+        match run.stop.stopped_at() {
+            Some(stopped_at) => sleep_until(stopped_at + BUDGET_AFTER_SIGNAL).await,
+            None => sleep(SIGN_OUT_TIMEOUT).await,
         }
-        Ok(Err(failure)) => run
-            .console
-            .warn(&format!("signing out failed: {}", reason(&failure))),
-        Err(_) => run
-            .console
-            .warn("signing out failed: Orka did not answer in time"),
+    };
+    tokio::select! {
+        biased;
+        outcome = run.cluster.sign_out() => match outcome {
+            Ok(outcome) => {
+                tell_sign_out(&run.console, &outcome);
+                let _first = run.signed_out.set(outcome);
+            }
+            Err(failure) => run.console.warn(&format!("signing out failed: {}", reason(&failure))),
+        },
+        () = limit => run.console.warn("signing out failed: Orka did not answer in time"),
     }
 }
 

@@ -9,7 +9,7 @@ use orka_client::{
 };
 use tokio::sync::OnceCell;
 
-use super::{Cluster, Deploy};
+use super::{Cluster, Deploy, Remains};
 use crate::bindings::orka::plugin::cluster::{Facts, Generation, Node, SignOut, VmInfo, VmSpec};
 use crate::failure::{Class, Failure, Kind};
 
@@ -121,10 +121,7 @@ impl Cluster for OrkaCluster {
     async fn deploy(&self, deploy: &Deploy) -> Result<VmInfo, Failure> {
         let client = self.client()?;
         let request = deploy_request(deploy, self.stores_configs())?;
-        let vm = match client.deploy(&request).await {
-            Ok(vm) => vm,
-            Err(error) => return Err(explained(client, later(error), &deploy.spec).await),
-        };
+        let vm = client.deploy(&request).await.map_err(later)?;
         for warning in &vm.warnings {
             tracing::warn!(vm = vm.name, "{warning}");
         }
@@ -137,6 +134,13 @@ impl Cluster for OrkaCluster {
             screen_share_port: vm.screen_share_port,
             vnc_port: vm.vnc_port,
         })
+    }
+
+    async fn explain(&self, failure: Failure, spec: &VmSpec) -> Failure {
+        match self.client() {
+            Ok(client) => explained(client, failure, spec).await,
+            Err(_) => failure,
+        }
     }
 
     async fn exists(&self, vm: &VmInfo) -> Result<bool, Failure> {
@@ -169,24 +173,20 @@ impl Cluster for OrkaCluster {
         Ok(())
     }
 
-    async fn remains(&self, name: &str) -> Result<Option<String>, Failure> {
+    async fn remains(&self, name: &str) -> Result<Remains, Failure> {
         let client = self.client()?;
         let instances = client.vm(name).await.map_err(later)?;
-        let deployed = instances
+        let vms = instances
             .iter()
             .filter(|instance| instance.is_deployed())
             .count();
-        if deployed > 0 {
-            return Ok(Some(if deployed == 1 {
-                "a VM".to_owned()
-            } else {
-                format!("{deployed} VMs")
-            }));
-        }
-        if self.stores_configs() && client.config(name).await.map_err(later)?.is_some() {
-            return Ok(Some("its VM config".to_owned()));
-        }
-        Ok(None)
+        let config = vms == 0
+            && self.stores_configs()
+            && client.config(name).await.map_err(later)?.is_some();
+        Ok(Remains {
+            vms: u32::try_from(vms).unwrap_or(u32::MAX),
+            config,
+        })
     }
 
     async fn sign_out(&self) -> Result<SignOut, Failure> {
@@ -312,6 +312,7 @@ fn config_spec(name: &str, spec: &VmSpec) -> Result<VmConfigSpec, Failure> {
         ..VmConfigSpec::default()
     };
     for (option, value) in &spec.options {
+        allowed(option, &CONFIG_OPTIONS)?;
         config.set_option(option, value).map_err(unknown_option)?;
     }
     Ok(config)
@@ -328,9 +329,6 @@ fn deploy_request(deploy: &Deploy, from_config: bool) -> Result<DeployRequest, F
     } else {
         DeployRequest::from(&config_spec(&deploy.name, &deploy.spec)?)
     };
-    if from_config && deploy.config != deploy.name {
-        request.config = Some(deploy.config.clone());
-    }
     let options = &deploy.options;
     request.node = options.node.clone().or(request.node);
     request.metadata = options.metadata.iter().cloned().collect();
@@ -341,9 +339,49 @@ fn deploy_request(deploy: &Deploy, from_config: bool) -> Result<DeployRequest, F
     }
     request.limit = options.timeout_ms.map(Duration::from_millis);
     for (option, value) in &options.options {
+        allowed(option, &DEPLOY_OPTIONS)?;
         request.set_option(option, value).map_err(unknown_option)?;
     }
     Ok(request)
+}
+
+/// Options that a plugin may set by name: those without a member of their own. Anything that decides which VM, how many
+/// or how large has one, where it is checked against the grant and the ledger.
+const CONFIG_OPTIONS: [&str; 9] = [
+    "attached-disk",
+    "display-dpi",
+    "display-height",
+    "display-width",
+    "io-boost",
+    "iso",
+    "legacy-io",
+    "net-boost",
+    "template",
+];
+/// As above, for one deployment.
+const DEPLOY_OPTIONS: [&str; 8] = [
+    "attached-disk",
+    "display-dpi",
+    "display-height",
+    "display-width",
+    "iso",
+    "iso-install",
+    "legacy-io",
+    "net-boost",
+];
+
+fn allowed(option: &str, known: &[&str]) -> Result<(), Failure> {
+    let name = option.replace('_', "-").to_ascii_lowercase();
+    if known.contains(&name.as_str()) {
+        return Ok(());
+    }
+    let failure = Failure::new(
+        Kind::Invalid,
+        Class::Config,
+        "orka.unknown-option",
+        format!("there is no option `{}`", option.escape_default()),
+    );
+    Err(failure.with_hint(format!("the options are {}", known.join(", "))))
 }
 
 fn unknown_option(error: Error) -> Failure {

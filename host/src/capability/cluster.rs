@@ -16,7 +16,8 @@ use crate::bindings::orka::plugin::cluster::{
 };
 use crate::console::seconds;
 use crate::failure::{Class, Failure, Kind};
-use crate::ledger::Thing;
+use crate::grants::Ceilings;
+use crate::ledger::{DeployEnd, LimitReached, Thing, VmLimits};
 use crate::state::{CallError, HostState, RunContext};
 use crate::teardown;
 
@@ -35,8 +36,22 @@ pub struct Session;
 struct Template {
     name: String,
     spec: VmSpec,
-    /// Names in the ledger that were deployed from it.
-    deployed: Mutex<Vec<String>>,
+    deployed: Mutex<Deployed>,
+}
+
+/// What was deployed from a template.
+#[derive(Default)]
+struct Deployed {
+    /// Names in the ledger.
+    names: Vec<String>,
+    /// Whether it was purged: nothing can be deployed from it any more.
+    purged: bool,
+}
+
+impl Template {
+    fn deployed(&self) -> std::sync::MutexGuard<'_, Deployed> {
+        self.deployed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A VM config of this run.
@@ -174,11 +189,11 @@ impl HostSession for HostState {
     }
 }
 
-async fn create_config(run: &RunContext, spec: VmSpec) -> Result<VmConfig, Failure> {
+async fn create_config(run: &RunContext, mut spec: VmSpec) -> Result<VmConfig, Failure> {
     run.grants.require(Capability::ClusterDeploy)?;
     run.grants
         .ceilings
-        .admit(&spec.image, spec.cpu_cores, spec.memory_mib)?;
+        .admit(&spec.image, &mut spec.cpu_cores, &mut spec.memory_mib)?;
     still_signed_in(run)?;
     let name = run.identity.next_name();
     let stored = run.cluster.stores_configs();
@@ -204,25 +219,91 @@ async fn create_config(run: &RunContext, spec: VmSpec) -> Result<VmConfig, Failu
     })))
 }
 
-/// Deploys one VM, waiting for room if asked to.
-async fn deploy(
-    run: &RunContext,
-    template: &Template,
+/// A deployment that is allowed and in the ledger.
+struct Admitted {
+    template: Arc<Template>,
+    /// What the ledger knows the VM under.
+    name: String,
     options: DeployOptions,
-) -> Result<Vm, Failure> {
+}
+
+/// Checks a deployment against grant and ceilings and enters it into the ledger, all before anything is sent.
+fn admit(
+    run: &RunContext,
+    template: Arc<Template>,
+    options: DeployOptions,
+) -> Result<Admitted, Failure> {
     run.grants.require(Capability::ClusterDeploy)?;
     still_signed_in(run)?;
+    let mut deployed = template.deployed();
+    if deployed.purged {
+        return Err(Failure::new(
+            Kind::Conflict,
+            Class::Plugin,
+            "run.config-purged",
+            format!("the VM config `{}` was purged", template.name),
+        ));
+    }
+    let ceilings = &run.grants.ceilings;
+    run.ledger
+        .allow_deployment(VmLimits {
+            at_once: ceilings.vms_at_once,
+            total: ceilings.vms_total,
+        })
+        .map_err(|reached| limit_reached(reached, ceilings))?;
+    let name = if run.cluster.stores_configs() {
+        template.name.clone()
+    } else {
+        let name = run.identity.next_name();
+        if let Err(failure) = run.ledger.owe(Thing::Vm, &name) {
+            run.ledger.forgo_deployment();
+            return Err(failure);
+        }
+        name
+    };
+    deployed.names.push(name.clone());
+    drop(deployed);
+    run.results.set_own("vm-name", &name)?;
+    Ok(Admitted {
+        template,
+        name,
+        options,
+    })
+}
+
+fn limit_reached(reached: LimitReached, ceilings: &Ceilings) -> Failure {
+    let (ceiling, message) = match reached {
+        LimitReached::AtOnce => (
+            "vms-at-once",
+            format!(
+                "this run has {} VMs, as many as it may have at once",
+                ceilings.vms_at_once
+            ),
+        ),
+        LimitReached::Total => (
+            "vms-total",
+            format!(
+                "this run has deployed {} VMs, as many as it may in all",
+                ceilings.vms_total
+            ),
+        ),
+    };
+    Failure::new(Kind::NoCapacity, Class::Denied, "run.vm-limit", message).with_hint(format!(
+        "the operator can raise `{ceiling}` under `[grant.ceilings]` in the grants file"
+    ))
+}
+
+/// Deploys one VM, waiting for room if asked to.
+async fn deploy(run: &RunContext, admitted: Admitted) -> Result<Vm, Failure> {
+    let Admitted {
+        template,
+        name,
+        options,
+    } = admitted;
     let patience = options
         .capacity_wait_ms
         .map(Duration::from_millis)
         .unwrap_or_default();
-    let name = admitted_name(run, template)?;
-    template
-        .deployed
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(name.clone());
-    run.results.set_own("vm-name", &name)?;
     run.console.info(&format!("deploying VM `{name}`"));
     let request = Deploy {
         config: template.name.clone(),
@@ -230,88 +311,86 @@ async fn deploy(
         spec: template.spec.clone(),
         options,
     };
-    let give_up = Instant::now() + patience;
+    let give_up = Instant::now().checked_add(patience).unwrap_or(run.deadline);
     let mut pause = CAPACITY_PAUSE_FIRST;
     loop {
-        run.ledger.deploy_sent(&name);
-        let deployed = run.cluster.deploy(&request).await;
-        if deployed
-            .as_ref()
-            .map_or_else(|failure| !failure.may_have_happened, |_| true)
-        {
-            run.ledger.deploy_answered(&name);
+        let failure = match deploy_once(run, &request).await {
+            Ok(vm) => return Ok(vm),
+            Err(failure) => failure,
+        };
+        let waits = failure.class == Class::NoCapacity && Instant::now() + pause < give_up;
+        if !waits {
+            return Err(run.cluster.explain(failure, &request.spec).await);
         }
-        match deployed {
-            Ok(info) => {
-                run.ledger.created(&name);
-                let node = info
-                    .node
-                    .as_deref()
-                    .map(|node| format!(" on node `{node}`"))
-                    .unwrap_or_default();
-                run.console.info(&format!(
-                    "VM `{}`{node} at {}:{}",
-                    info.name, info.address, info.ssh_port
-                ));
-                return Ok(Vm { info });
-            }
+        let left = give_up.saturating_duration_since(Instant::now());
+        run.console.info(&format!(
+            "{failure}; waiting for room, for another {} at most",
+            seconds(left)
+        ));
+        // Jitter, so that steps that wait for the same slot do not all ask at the same moment.
+        sleep(pause.mul_f64(rand::random_range(0.75..1.25))).await;
+        pause = (pause * 2).min(CAPACITY_PAUSE_MAX);
+    }
+}
+
+/// One deploy request, in the ledger from before it is sent until after it is answered.
+async fn deploy_once(run: &RunContext, request: &Deploy) -> Result<Vm, Failure> {
+    let name = &request.name;
+    run.ledger.deploy_begins(name);
+    match run.cluster.deploy(request).await {
+        Ok(info) => {
+            run.ledger.deploy_ends(name, DeployEnd::Made(key_of(&info)));
+            let node = info
+                .node
+                .as_deref()
+                .map(|node| format!(" on node `{node}`"))
+                .unwrap_or_default();
+            run.console.info(&format!(
+                "VM `{}`{node} at {}:{}",
+                info.name, info.address, info.ssh_port
+            ));
+            Ok(Vm { info })
+        }
+        Err(failure) => {
+            let end = if failure.may_have_happened {
+                DeployEnd::Lost
+            } else {
+                DeployEnd::Refused
+            };
+            run.ledger.deploy_ends(name, end);
             Err(failure)
-                if failure.class == Class::NoCapacity && Instant::now() + pause < give_up =>
-            {
-                let left = give_up.saturating_duration_since(Instant::now());
-                run.console.info(&format!(
-                    "{failure}; waiting for room, for another {} at most",
-                    seconds(left)
-                ));
-                // Jitter, so that steps that wait for the same slot do not all ask at the same moment.
-                sleep(pause.mul_f64(rand::random_range(0.75..1.25))).await;
-                pause = (pause * 2).min(CAPACITY_PAUSE_MAX);
-            }
-            Err(failure) => {
-                if !failure.may_have_happened {
-                    run.ledger.vm_gone(&name);
-                }
-                return Err(failure);
-            }
         }
     }
 }
 
-/// Counts the deployment against the ceilings, and gives the name that the ledger knows the VM under.
-fn admitted_name(run: &RunContext, template: &Template) -> Result<String, Failure> {
-    let ceilings = &run.grants.ceilings;
-    let limit = |ceiling: &str, message: String| {
-        Failure::new(Kind::NoCapacity, Class::Denied, "run.vm-limit", message).with_hint(format!(
-            "the operator can raise `{ceiling}` under `[grant.ceilings]` in the grants file"
-        ))
+/// What tells the VMs of one name apart.
+fn key_of(info: &VmInfo) -> &str {
+    info.id.as_deref().unwrap_or(&info.name)
+}
+
+/// Deletes every VM of a template and the VM config, if there is one.
+async fn purge(run: &RunContext, template: &Template) -> Result<(), Failure> {
+    run.grants.require(Capability::ClusterDeploy)?;
+    let names = {
+        let mut deployed = template.deployed();
+        deployed.purged = true;
+        if run.cluster.stores_configs() {
+            vec![template.name.clone()]
+        } else {
+            deployed.names.clone()
+        }
     };
-    if run.ledger.vms() >= ceilings.vms_at_once {
-        return Err(limit(
-            "vms-at-once",
-            format!(
-                "this run has {} VMs, as many as it may have at once",
-                ceilings.vms_at_once
-            ),
-        ));
+    let deadline = run.deadline_within(PURGE_TIMEOUT);
+    for name in names {
+        if run.ledger.debt(&name).is_none_or(|debt| debt.is_settled()) {
+            continue;
+        }
+        still_signed_in(run)?;
+        // A request in doubt stays in the ledger: what it may still make is looked for when the run ends.
+        teardown::remove_accounted(run.cluster.as_ref(), &run.ledger, &name, deadline).await?;
+        run.console.info(&format!("purged `{name}`"));
     }
-    if run.count_deployment() > ceilings.vms_total {
-        return Err(limit(
-            "vms-total",
-            format!(
-                "this run has deployed {} VMs, as many as it may in all",
-                ceilings.vms_total
-            ),
-        ));
-    }
-    let name = if run.cluster.stores_configs() {
-        template.name.clone()
-    } else {
-        let name = run.identity.next_name();
-        run.ledger.owe(Thing::Vm, &name)?;
-        name
-    };
-    run.ledger.vm_expected(&name);
-    Ok(name)
+    Ok(())
 }
 
 impl HostVmConfig for HostState {
@@ -327,7 +406,10 @@ impl HostVmConfig for HostState {
         let template = self.table.get(&config)?.0.clone();
         let run = self.run.clone();
         let vm = run
-            .call("cluster.deploy", deploy(&run, &template, options))
+            .call("cluster.deploy", async {
+                let admitted = admit(&run, template, options)?;
+                deploy(&run, admitted).await
+            })
             .await?;
         self.keep(vm)
     }
@@ -339,11 +421,8 @@ impl HostVmConfig for HostState {
     ) -> Result<Resource<Deployment>, CallError> {
         let template = self.table.get(&config)?.0.clone();
         let run = self.run.clone();
-        // Refused at once what would be refused anyway, so that a guest cannot pile up hopeless deployments.
-        run.call("cluster.start-deploy", async {
-            run.grants.require(Capability::ClusterDeploy)
-        })
-        .await?;
+        // In the ledger before the guest goes on: nothing it does next can overtake the deployment.
+        let admitted = run.call_now("cluster.start-deploy", || admit(&run, template, options))?;
         let (done, is_done) = watch::channel(false);
         let outcome: Outcome = Arc::default();
         let deployment = Deployment {
@@ -352,9 +431,7 @@ impl HostVmConfig for HostState {
         };
         let work_run = run.clone();
         run.spawn(async move {
-            let result = work_run
-                .within_the_run(deploy(&work_run, &template, options))
-                .await;
+            let result = work_run.within_the_run(deploy(&work_run, admitted)).await;
             *outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
             // Nobody waiting any more is fine.
             let _ = done.send(true);
@@ -365,26 +442,7 @@ impl HostVmConfig for HostState {
     async fn purge(&mut self, config: Resource<VmConfig>) -> Result<(), CallError> {
         let template = self.table.get(&config)?.0.clone();
         let run = &self.run;
-        run.call("cluster.purge", async {
-            run.grants.require(Capability::ClusterDeploy)?;
-            let names = if run.cluster.stores_configs() {
-                vec![template.name.clone()]
-            } else {
-                template
-                    .deployed
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone()
-            };
-            let deadline = run.deadline_within(PURGE_TIMEOUT);
-            for name in names {
-                teardown::remove_confirmed(run.cluster.as_ref(), &name, deadline).await?;
-                run.ledger.released(&name);
-                run.console.info(&format!("purged `{name}`"));
-            }
-            Ok(())
-        })
-        .await
+        run.call("cluster.purge", purge(run, &template)).await
     }
 
     async fn drop(&mut self, config: Resource<VmConfig>) -> wasmtime::Result<()> {
@@ -399,7 +457,9 @@ impl HostDeployment for HostState {
         deployment: Resource<Deployment>,
     ) -> wasmtime::Result<Resource<Waitable>> {
         let done = self.table.get(&deployment)?.done.clone();
-        Ok(self.table.push(Waitable::Flag(done))?)
+        Ok(self
+            .keep(Waitable::Flag(done))
+            .map_err(CallError::into_trap)?)
     }
 
     async fn finish(
@@ -458,8 +518,9 @@ impl HostVm for HostState {
         let run = &self.run;
         run.call("cluster.delete", async {
             run.grants.require(Capability::ClusterDeploy)?;
+            still_signed_in(run)?;
             run.cluster.delete(&vm.info).await?;
-            run.ledger.vm_gone(&vm.info.name);
+            run.ledger.vm_gone(&vm.info.name, key_of(&vm.info));
             run.console.info(&format!("deleted VM `{}`", vm.info.name));
             Ok(())
         })

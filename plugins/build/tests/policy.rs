@@ -276,6 +276,76 @@ fn a_failed_deploy_leaves_no_config() {
 }
 
 #[test]
+fn a_vm_whose_deploy_got_no_answer_is_found_and_deleted_when_it_turns_up() {
+    for orka3 in [false, true] {
+        for appears_after in [0, 10, 40] {
+            let scenario = scenario().deploy_reply_lost(1, Duration::from_secs(appears_after));
+            let report = run(if orka3 { scenario.on_orka3() } else { scenario });
+            assert_eq!(
+                (report.outcome, report.exit_code),
+                (Outcome::InfraFailed, 214),
+                "{appears_after} s"
+            );
+            assert!(
+                report.elapsed < Duration::from_secs(appears_after + 5),
+                "{:?}",
+                report.elapsed
+            );
+        }
+    }
+}
+
+#[test]
+fn a_vm_in_doubt_is_not_forgotten_when_another_one_does_the_job() {
+    for appears_after in [1, 20] {
+        let report = run(scenario()
+            .on_orka3()
+            .param("deploy-attempts", "2")
+            .deploy_reply_lost(1, Duration::from_secs(appears_after))
+            .on_exec(SCRIPT, ExecReply::exit(0)));
+        assert_eq!(report.exit_code, 0, "{}", report.log_text());
+    }
+}
+
+#[test]
+fn a_vm_that_may_still_appear_after_the_budget_is_named() {
+    let report = BUILD.run(
+        scenario()
+            .param("deploy-attempts", "2")
+            .deploy_reply_lost(1, Duration::from_secs(3000))
+            .on_exec(SCRIPT, ExecReply::exit(0)),
+    );
+    assert_eq!(
+        (report.outcome, report.exit_code),
+        (Outcome::InfraFailed, 219)
+    );
+    assert!(
+        report.log_text().contains("a VM may still appear"),
+        "{}",
+        report.log_text()
+    );
+    assert!(
+        report.log_text().contains("orka vm purge -v tekton-"),
+        "{}",
+        report.log_text()
+    );
+}
+
+#[test]
+fn a_cancel_in_the_middle_of_a_deploy_leaves_nothing() {
+    let report = run(scenario().stopped_after(Duration::from_secs(2), StopSignal::Terminate));
+    assert_eq!(
+        (report.outcome, report.exit_code),
+        (Outcome::Cancelled, 143)
+    );
+    assert!(
+        report.elapsed < Duration::from_secs(27),
+        "{:?}",
+        report.elapsed
+    );
+}
+
+#[test]
 fn a_full_cluster_is_told_at_once_or_waited_for() {
     let full = Failure::new(
         Kind::NoCapacity,

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use orka_step::backend::{Cluster, Deploy};
+use orka_step::backend::{Cluster, Deploy, Remains};
 use orka_step::bindings::orka::plugin::cluster::{
     Facts, Generation, Node, SignOut, VmInfo, VmSpec,
 };
-use orka_step::failure::Failure;
+use orka_step::failure::{Class, Failure, Kind};
 
 use crate::scenario::{Faults, Scenario};
 
@@ -24,8 +24,9 @@ struct State {
 
 pub(crate) struct ScriptedCluster {
     calls: Arc<Mutex<Vec<String>>>,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     orka3: bool,
+    lost: Option<(u16, Duration)>,
     deploy_time: Duration,
 }
 
@@ -37,7 +38,8 @@ impl ScriptedCluster {
         };
         Self {
             calls,
-            state: Mutex::new(state),
+            state: Arc::new(Mutex::new(state)),
+            lost: scenario.lost_deploy,
             orka3: scenario.orka3,
             deploy_time: scenario.deploy_time,
         }
@@ -61,6 +63,27 @@ impl ScriptedCluster {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a VM appear later, and gives what the client sees meanwhile.
+    fn lose(&self, name: String, id: String, appears_after: Duration) -> Failure {
+        let state = Arc::clone(&self.state);
+        tokio::spawn(async move {
+            tokio::time::sleep(appears_after).await;
+            state
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .vms
+                .insert((name, id));
+        });
+        let mut failure = Failure::new(
+            Kind::TimedOut,
+            Class::Orka,
+            "orka.timed-out",
+            "the deploy request got no answer",
+        );
+        failure.may_have_happened = true;
+        failure
     }
 
     fn called(&self, call: &str) -> Result<(), Failure> {
@@ -118,14 +141,18 @@ impl Cluster for ScriptedCluster {
 
     async fn deploy(&self, deploy: &Deploy) -> Result<VmInfo, Failure> {
         self.called("deploy")?;
-        let id = {
+        let (id, number) = {
             let mut state = self.state();
             state.deployed += 1;
             state.nodes.push(deploy.options.node.clone());
-            let id = format!("{:013x}", state.deployed);
-            state.vms.insert((deploy.name.clone(), id.clone()));
-            id
+            (format!("{:013x}", state.deployed), state.deployed)
         };
+        if let Some((occurrence, appears_after)) = self.lost
+            && occurrence == number
+        {
+            return Err(self.lose(deploy.name.clone(), id, appears_after));
+        }
+        self.state().vms.insert((deploy.name.clone(), id.clone()));
         // The VM exists before its deployment is answered, as on a real cluster.
         tokio::time::sleep(self.deploy_time).await;
         let port = 8821 + self.state().deployed;
@@ -171,12 +198,14 @@ impl Cluster for ScriptedCluster {
         Ok(())
     }
 
-    async fn remains(&self, name: &str) -> Result<Option<String>, Failure> {
+    async fn remains(&self, name: &str) -> Result<Remains, Failure> {
         self.called("look")?;
         let state = self.state();
-        let exists =
-            state.configs.contains(name) || state.vms.iter().any(|(other, _)| other == name);
-        Ok(exists.then(|| "something".to_owned()))
+        let vms = state.vms.iter().filter(|(other, _)| other == name).count();
+        Ok(Remains {
+            vms: u32::try_from(vms).unwrap_or(u32::MAX),
+            config: state.configs.contains(name),
+        })
     }
 
     async fn sign_out(&self) -> Result<SignOut, Failure> {

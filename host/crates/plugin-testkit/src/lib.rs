@@ -171,10 +171,7 @@ impl PluginUnderTest {
         let calls = Arc::default();
         let cluster = Arc::new(ScriptedCluster::new(&scenario, Arc::clone(&calls)));
         let guests = Arc::new(ScriptedGuests::new(&scenario, Arc::clone(&calls)));
-        let directory = scenario
-            .workspace
-            .as_ref()
-            .map(workspace_with);
+        let directory = scenario.workspace.as_ref().map(workspace_with);
         let finished = match self.parts(&scenario, &console, &cluster, &guests, directory.as_ref())
         {
             Err(failures) => Finished::not_started(failures),

@@ -110,6 +110,7 @@ pub struct Scenario {
     pub(crate) boot_time: Duration,
     pub(crate) execs: Vec<(String, ExecReply)>,
     pub(crate) failures: Vec<(String, usize, Failure)>,
+    pub(crate) lost_deploy: Option<(u16, Duration)>,
 }
 
 impl Default for Scenario {
@@ -135,6 +136,7 @@ impl Scenario {
             boot_time: Duration::from_secs(20),
             execs: Vec::new(),
             failures: Vec::new(),
+            lost_deploy: None,
         }
     }
 
@@ -223,6 +225,13 @@ impl Scenario {
     #[must_use]
     pub fn on_exec(mut self, program: &str, reply: ExecReply) -> Self {
         self.execs.push((program.to_owned(), reply));
+        self
+    }
+
+    /// Lets the answer to a deployment be lost, the first being 1; its VM appears so long after the request.
+    #[must_use]
+    pub fn deploy_reply_lost(mut self, occurrence: u16, appears_after: Duration) -> Self {
+        self.lost_deploy = Some((occurrence, appears_after));
         self
     }
 
