@@ -1,6 +1,5 @@
 //! The Wasm engine: strict, with a clock that stops spinning guests, and a linker with the contract and inert WASI.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -142,16 +141,15 @@ impl Compiled {
         store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
         store.set_max_component_handles(limits.handles);
         store.set_epoch_deadline(1);
-        let ticks = Arc::new(AtomicUsize::new(0));
-        let ticks_max =
-            usize::try_from(limits.cpu.as_millis() / EPOCH_TICK.as_millis()).unwrap_or(usize::MAX);
         store.epoch_deadline_callback(move |mut store| {
-            // Only a guest that computes gets here: one that waits in a host call does not run.
-            if ticks.fetch_add(1, Ordering::Relaxed) >= ticks_max {
-                return Err(store.data_mut().limiter.broken(Breach::Cpu(limits.cpu)));
+            let state = store.data_mut();
+            if state.run.cpu.pause() >= limits.cpu {
+                return Err(state.limiter.broken(Breach::Cpu(limits.cpu)));
             }
+            state.run.cpu.resume();
             Ok(UpdateDeadline::Yield(1))
         });
+        store.data().run.cpu.resume();
         match self.instance.instantiate_async(&mut store).await {
             Ok(instance) => Ok(Started {
                 store,

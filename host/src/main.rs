@@ -79,7 +79,9 @@ async fn run_command(args: RunArgs, console: Console, stop: Stop) -> u8 {
         Err(failures) => {
             let finished = Finished::not_started(failures);
             // Where results go may itself be wrong: what can be told is told.
-            let results = Results::new(args.results.as_ref().filter(|path| path.is_dir())).ok();
+            let results = config::results_directory(args.results.as_deref())
+                .ok()
+                .and_then(|directory| Results::new(directory.as_ref()).ok());
             report::conclude(
                 &finished,
                 &console,
@@ -123,8 +125,9 @@ fn listen(stop: &Stop, console: &Console) -> Result<(), Failure> {
         let (stop, console) = (stop.clone(), console.clone());
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
-                console.warn(&format!("{}: stopping; VMs are deleted first", name.name()));
+                // Before anything is said: a log that nobody reads must not hold up the stop.
                 stop.stop(name);
+                console.warn(&format!("{}: stopping; VMs are deleted first", name.name()));
             }
         });
     }

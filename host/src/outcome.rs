@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::bindings::orka::plugin::types::Exit;
 use crate::failure::Class;
 
 /// The command line itself is wrong; nothing was read or started.
@@ -148,6 +149,14 @@ pub fn of_signal(name: &str) -> u8 {
         _ => 0,
     };
     128 + number
+}
+
+/// The result `exit-status`: a program's own status; for a signal 128 plus its number, as shells do.
+pub fn status_of(exit: &Exit) -> u32 {
+    match exit {
+        Exit::Status(status) => *status,
+        Exit::Signal(signal) => u32::from(of_signal(&signal.name)),
+    }
 }
 
 #[cfg(test)]

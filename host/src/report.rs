@@ -11,7 +11,7 @@ use crate::bindings::orka::plugin::cluster::SignOut;
 use crate::bindings::orka::plugin::types::Exit;
 use crate::console::{Console, Level, PhaseRecord, millis, seconds};
 use crate::failure::Failure;
-use crate::outcome::Outcome;
+use crate::outcome::{self, Outcome};
 use crate::results::Results;
 use crate::run::{Conclusion, Finished};
 use crate::teardown::Leftover;
@@ -82,17 +82,9 @@ pub fn conclude(
     for failure in &conclusion.failures {
         print_failure(console, failure);
     }
-    for leftover in &conclusion.settlement.leftovers {
-        console.warn(&format!(
-            "`{}` was not deleted and may still exist\ncaused by: {}\nhint: delete it with `{}`",
-            leftover.name, leftover.reason, leftover.command
-        ));
-    }
     let own = finished.run.as_ref().map(|run| &run.results).or(results);
-    if let Some(results) = own
-        && let Err(failure) = write_results(conclusion, console, results)
-    {
-        print_failure(console, &failure);
+    if let Some(results) = own {
+        record(conclusion, console, results);
     }
     if let Some(path) = report
         && let Err(error) = write_report(finished, console, own, path)
@@ -108,6 +100,13 @@ pub fn conclude(
     }
     print_closing(conclusion, console);
     conclusion.exit_code
+}
+
+/// Writes the results that say how the run ended. Failing to is told and changes nothing else.
+pub fn record(conclusion: &Conclusion, console: &Console, results: &Results) {
+    if let Err(failure) = write_results(conclusion, console, results) {
+        print_failure(console, &failure);
+    }
 }
 
 /// Prints a failure in the form: what, causes, what to do next.
@@ -161,17 +160,9 @@ fn write_results(
 ) -> Result<(), Failure> {
     results.set_own("outcome", &conclusion.outcome.to_string())?;
     if let Some(exit) = &conclusion.exit {
-        results.set_own("exit-status", &exit_status(exit).to_string())?;
+        results.set_own("exit-status", &outcome::status_of(exit).to_string())?;
     }
     results.set_own("duration-seconds", &console.elapsed().as_secs().to_string())
-}
-
-/// The script's status; for a signal 128 plus its number, as shells do.
-fn exit_status(exit: &Exit) -> u32 {
-    match exit {
-        Exit::Status(status) => *status,
-        Exit::Signal(signal) => u32::from(crate::outcome::of_signal(&signal.name)),
-    }
 }
 
 fn write_report(
@@ -194,7 +185,7 @@ fn write_report(
         program: concat!("orka-step ", env!("CARGO_PKG_VERSION")),
         outcome: conclusion.outcome,
         exit_code: conclusion.exit_code,
-        exit_status: conclusion.exit.as_ref().map(exit_status),
+        exit_status: conclusion.exit.as_ref().map(outcome::status_of),
         exit_signal: conclusion.exit.as_ref().and_then(|exit| match exit {
             Exit::Signal(signal) => Some(signal.name.as_str()),
             Exit::Status(_) => None,
@@ -223,9 +214,7 @@ fn write_report(
             })
             .collect(),
         phases: console.phases(),
-        vms_deployed: run.map_or(0, |run| {
-            run.vms_deployed.load(std::sync::atomic::Ordering::Relaxed)
-        }),
+        vms_deployed: run.map_or(0, |run| run.ledger.deployed()),
         artifacts: artifacts
             .map(|artifacts| ArtifactsSection {
                 digest: artifacts.digest,

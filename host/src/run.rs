@@ -1,8 +1,11 @@
 //! One run, start to finish. Read top to bottom; this file alone decides order.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError};
 
+use futures_util::FutureExt as _;
 use plugin_manifest::{Manifest, ParameterProblem, ParameterValue};
 use rand::SeedableRng as _;
 use tokio::time::{sleep, sleep_until};
@@ -20,6 +23,7 @@ use crate::host_folder;
 use crate::ledger::Ledger;
 use crate::outcome::{self, EXIT_LEFTOVERS, Outcome, StopSignal};
 use crate::plugin::Plugin;
+use crate::report;
 use crate::results::Results;
 use crate::state::{RunContext, RunParts, Stop};
 use crate::teardown::{self, Settlement};
@@ -166,11 +170,28 @@ pub fn check_parameters(
 
 /// Runs a compiled plugin to its end and settles what it owes, whatever it does.
 pub async fn execute(compiled: &Compiled, run: Arc<RunContext>) -> Conclusion {
-    let ending = run_guest(compiled, &run).await;
+    // A panic in a host function is our bug; what the run made must go all the same.
+    let ending = AssertUnwindSafe(run_guest(compiled, &run))
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| Ending::Failed(panicked(panic.as_ref())));
     // The store is gone here: nothing a guest does can reach past this point.
     run.stop_tasks().await;
     let settlement = teardown::settle(&run).await;
-    conclude(&run, ending, settlement)
+    let conclusion = conclude(&run, ending, settlement);
+    // Written before the courtesies that follow: whoever kills us next must not keep anybody from knowing.
+    report::record(&conclusion, &run.console, &run.results);
+    teardown::sign_out(&run).await;
+    conclusion
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Failure {
+    let words = panic
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no reason given".to_owned());
+    Failure::internal(format!("a host function panicked: {words}"))
 }
 
 /// How the guest's part ended.
@@ -221,8 +242,13 @@ async fn patience_ends(run: &RunContext) {
 }
 
 fn conclude(run: &RunContext, ending: Ending, settlement: Settlement) -> Conclusion {
+    let last_exit = run
+        .last_exit
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     let (mut outcome, mut exit_code, exit, failure) = match judge(run, ending) {
-        Ok(None) => (Outcome::Succeeded, 0, Some(Exit::Status(0)), None),
+        Ok(None) => (Outcome::Succeeded, 0, last_exit, None),
         Ok(Some(exit)) => (Outcome::BuildFailed, exit_code_of(&exit), Some(exit), None),
         Err(failure) => {
             let (outcome, exit_code) = outcome::of_class(failure.class);
@@ -230,7 +256,7 @@ fn conclude(run: &RunContext, ending: Ending, settlement: Settlement) -> Conclus
                 Class::Cancelled => run.stop.signal().map_or(exit_code, StopSignal::exit_code),
                 _ => exit_code,
             };
-            (outcome, exit_code, None, Some(failure))
+            (outcome, exit_code, last_exit, Some(failure))
         }
     };
     if outcome == Outcome::Succeeded && !settlement.leftovers.is_empty() {
@@ -247,23 +273,26 @@ fn conclude(run: &RunContext, ending: Ending, settlement: Settlement) -> Conclus
 
 /// `Ok(None)` for success, `Ok(Some(exit))` for a failed build.
 fn judge(run: &RunContext, ending: Ending) -> Result<Option<Exit>, Failure> {
-    // A policy that was told to stop cannot declare the run a success all the same.
-    let told_to_stop = [Failure::cancelled(), Failure::deadline()]
-        .into_iter()
-        .find(|failure| run.class_of(&failure.code).is_some());
+    // A policy that was told to stop cannot declare the run a success all the same; and one that stumbles over being
+    // told, as languages with exceptions do, has not failed by itself.
+    let told = |failure: Failure| run.class_of(&failure.code).is_some().then_some(failure);
+    let stopped = told(Failure::cancelled()).map(|_| cancelled(run));
+    let told_to_stop = || stopped.clone().or_else(|| told(Failure::deadline()));
     match ending {
         Ending::Dropped if run.stop.signal().is_some() => Err(cancelled(run)),
         Ending::Dropped => Err(Failure::deadline()),
+        Ending::Failed(failure) if failure.class == Class::Plugin => Err(match told_to_stop() {
+            Some(stop) => stop.with_detail("how the plugin ended", failure.message),
+            None => failure,
+        }),
         Ending::Failed(failure) => Err(failure),
-        _ if told_to_stop
-            .as_ref()
-            .is_some_and(|failure| failure.class == Class::Cancelled) =>
-        {
+        Ending::Error(_) | Ending::Verdict(Verdict::Succeeded) if stopped.is_some() => {
             Err(cancelled(run))
         }
         Ending::Error(error) => Err(of_guest_error(run, error)),
+        // The script ended by itself before: that is the truth of this run.
         Ending::Verdict(Verdict::BuildFailed(exit)) => Ok(Some(exit)),
-        Ending::Verdict(Verdict::Succeeded) => told_to_stop.map_or(Ok(None), Err),
+        Ending::Verdict(Verdict::Succeeded) => told_to_stop().map_or(Ok(None), Err),
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::backend::{Cluster, CopiedFile, Guests};
 use crate::bindings::orka::plugin::cluster::{Facts, SignOut};
+use crate::bindings::orka::plugin::types::Exit;
 use crate::config::Workspace;
 use crate::console::Console;
 use crate::failure::{Class, Failure};
@@ -36,6 +36,16 @@ pub enum CallError {
     Trap(wasmtime::Error),
 }
 
+impl CallError {
+    /// Ends the guest: for functions of the contract that cannot give an error.
+    pub fn into_trap(self) -> wasmtime::Error {
+        match self {
+            Self::Trap(error) => error,
+            Self::Failure(failure) => wasmtime::Error::msg(failure.message),
+        }
+    }
+}
+
 impl From<Failure> for CallError {
     fn from(failure: Failure) -> Self {
         Self::Failure(Box::new(failure))
@@ -53,13 +63,13 @@ impl From<ResourceTableError> for CallError {
 pub struct Stop {
     token: CancellationToken,
     again: CancellationToken,
-    signal: Arc<OnceLock<StopSignal>>,
+    signal: Arc<OnceLock<(StopSignal, Instant)>>,
 }
 
 impl Stop {
     /// Stops the run. The first signal is the one that is reported; another one means to hurry.
     pub fn stop(&self, signal: StopSignal) {
-        if self.signal.set(signal).is_err() {
+        if self.signal.set((signal, Instant::now())).is_err() {
             self.again.cancel();
         }
         self.token.cancel();
@@ -72,12 +82,51 @@ impl Stop {
 
     /// Which signal stopped the run, if one did.
     pub fn signal(&self) -> Option<StopSignal> {
-        self.signal.get().copied()
+        self.signal.get().map(|(signal, _)| *signal)
+    }
+
+    /// When the first signal came, if one did.
+    pub fn stopped_at(&self) -> Option<Instant> {
+        self.signal.get().map(|(_, at)| *at)
     }
 
     /// Waits until the run is stopped.
     pub async fn stopped(&self) {
         self.token.cancelled().await;
+    }
+}
+
+/// No run lasts longer; far above every TaskRun's timeout, and far from where time overflows.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Measures how long the guest itself computes: not while a host call does its work. Real time also where the run's
+/// time is virtual.
+#[derive(Debug, Default)]
+pub struct CpuMeter(Mutex<Computed>);
+
+#[derive(Debug, Default)]
+struct Computed {
+    total: Duration,
+    since: Option<std::time::Instant>,
+}
+
+impl CpuMeter {
+    /// The guest runs from here on.
+    pub fn resume(&self) {
+        self.state().since = Some(std::time::Instant::now());
+    }
+
+    /// The guest does not run from here on. Gives the sum so far.
+    pub fn pause(&self) -> Duration {
+        let mut state = self.state();
+        if let Some(since) = state.since.take() {
+            state.total += since.elapsed();
+        }
+        state.total
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, Computed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,8 +191,10 @@ pub struct RunContext {
     pub signed_out: OnceLock<SignOut>,
     /// Artifacts that came back.
     pub artifacts: Mutex<Artifacts>,
-    /// VMs deployed in the whole run.
-    pub vms_deployed: AtomicU32,
+    /// How the last program that the guest waited for ended.
+    pub last_exit: Mutex<Option<Exit>>,
+    /// Time the guest itself computed.
+    pub cpu: CpuMeter,
     /// What a guest says before it traps.
     pub last_words: Mutex<Option<String>>,
     /// What the guest was told last under each code.
@@ -208,14 +259,17 @@ impl RunContext {
             limits: parts.limits,
             started,
             started_at: jiff::Timestamp::now(),
-            deadline: started + parts.timeout,
+            deadline: started
+                .checked_add(parts.timeout)
+                .unwrap_or(started + TIMEOUT_MAX),
             stop: parts.stop,
             journal: Journal::default(),
             random: Mutex::new(parts.random),
             facts: tokio::sync::OnceCell::new(),
             signed_out: OnceLock::new(),
             artifacts: Mutex::default(),
-            vms_deployed: AtomicU32::new(0),
+            last_exit: Mutex::default(),
+            cpu: CpuMeter::default(),
             last_words: Mutex::default(),
             issued: Mutex::default(),
             tasks: Mutex::default(),
@@ -234,7 +288,9 @@ impl RunContext {
     ) -> Result<T, CallError> {
         self.count_call(function)?;
         let began = Instant::now();
+        self.cpu.pause();
         let result = self.within_the_run(work).await;
+        self.cpu.resume();
         let error = result
             .as_ref()
             .err()
@@ -293,12 +349,27 @@ impl RunContext {
         Ok(())
     }
 
+    /// Notes how a program ended that the guest waited for: the last one's exit is what is known of the script.
+    pub fn note_exit(&self, exit: &Exit) {
+        *self
+            .last_exit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(exit.clone());
+        // Known now, so written now; the end of the run tries again and tells if it cannot be written.
+        if let Err(failure) = self
+            .results
+            .set_own("exit-status", &crate::outcome::status_of(exit).to_string())
+        {
+            tracing::debug!(error = %failure, "the result `exit-status` cannot be written");
+        }
+    }
+
     /// Starts work beside the guest; it ends with the run at the latest.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.tasks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .spawn(work);
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        // What has ended makes room, so that a long run does not collect it.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(work);
     }
 
     /// Ends all work beside the guest.
@@ -352,11 +423,6 @@ impl RunContext {
         Instant::now()
             .checked_add(limit)
             .map_or(self.deadline, |limit| limit.min(self.deadline))
-    }
-
-    /// Counts a deployment.
-    pub fn count_deployment(&self) -> u32 {
-        self.vms_deployed.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The workspace.

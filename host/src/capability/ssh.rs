@@ -1,81 +1,45 @@
 //! `ssh`: work inside the run's VMs.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+mod command;
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use guest_ssh::Limits as TransferLimits;
 use plugin_manifest::Capability;
-use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
+use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::Resource;
+
+pub use command::Command;
 
 use super::cluster::Vm;
 use super::secrets::Secret;
-use super::wait::Waitable;
 use super::workspace;
-use crate::backend::{
-    Choice, Control, Copied, Event, Exec, Guest, Input, Login, OutputStream, Running,
-};
+use crate::backend::{Choice, Copied, Exec, Guest, Input, Login};
 use crate::bindings::orka::plugin::ssh::{
-    ConnectOptions, ExecOptions, Host, HostCommand, HostConnection, Output, OutputChunk, Shell,
-    Stdin, Stream, TransferOptions, TransferSummary,
+    ConnectOptions, ExecOptions, Host, HostConnection, Shell, Stdin, TransferOptions,
+    TransferSummary,
 };
-use crate::bindings::orka::plugin::types::Exit;
 use crate::console::{bytes, millis, seconds};
 use crate::failure::{Class, Failure, Kind};
 use crate::host_folder;
-use crate::lines::LineAssembler;
+use crate::limits::{COMMANDS_MAX, CONNECTIONS_MAX};
 use crate::state::{Artifacts, CallError, HostState, RunContext};
 
 /// What the contract promises at most for a file written by the plugin.
 const FILE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Captured output kept for the guest; a program that is ahead of the guest by more has to wait.
-const CAPTURE_BYTES_MAX: usize = 1024 * 1024;
-
-/// Signals of RFC 4254 section 6.10, and the two user signals that OpenSSH passes on as well.
-const SIGNALS: [&str; 13] = [
-    "ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM", "USR1",
-    "USR2",
-];
-
 /// A login in a VM.
 pub struct Connection {
     guest: Arc<dyn Guest>,
+    _slot: OwnedSemaphorePermit,
 }
 
-/// A program that was started.
-pub struct Command {
-    shared: Arc<Shared>,
-    ended: watch::Receiver<bool>,
-    control: Arc<dyn Control>,
-    captured: bool,
-}
-
-/// What the task that drains a program's output and the guest's calls share.
-#[derive(Default)]
-struct Shared {
-    ending: Mutex<Option<Result<Exit, Failure>>>,
-    output: Mutex<VecDeque<(OutputStream, Bytes)>>,
-    /// Told when output arrived, was taken, or will not arrive any more.
-    changed: Notify,
-}
-
-impl Shared {
-    fn output(&self) -> std::sync::MutexGuard<'_, VecDeque<(OutputStream, Bytes)>> {
-        self.output.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn ending(&self) -> Option<Result<Exit, Failure>> {
-        self.ending
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn captured_bytes(&self) -> usize {
-        self.output().iter().map(|(_, data)| data.len()).sum()
+impl Connection {
+    /// Closes it in order; only then it counts no more.
+    async fn close(self) {
+        self.guest.close().await;
     }
 }
 
@@ -92,10 +56,14 @@ impl Host for HostState {
             private_key: self.secret(options.private_key.as_ref())?,
         };
         let run = self.run.clone();
-        let guest = run
+        let slots = self.limiter.connections();
+        let connection = run
             .call("ssh.connect", async {
                 run.grants
                     .require_either(Capability::SshExec, Capability::SshTransfer)?;
+                let slot = slots
+                    .try_acquire_owned()
+                    .map_err(|_| too_many("connections", CONNECTIONS_MAX))?;
                 let patience = options
                     .timeout_ms
                     .map_or(run.guests.patience(), Duration::from_millis);
@@ -110,10 +78,10 @@ impl Host for HostState {
                     seconds(began.elapsed()),
                     guest.host_key()
                 ));
-                Ok(guest)
+                Ok(Connection { guest, _slot: slot })
             })
             .await?;
-        self.keep(Connection { guest })
+        self.keep(connection)
     }
 }
 
@@ -131,30 +99,28 @@ impl HostState {
         Ok(self.table.get(connection)?.guest.clone())
     }
 
-    /// The program as the backend takes it, with every handle looked up.
+    /// The program as the backend takes it, with every handle looked up, and the file it is to read, not opened yet.
     fn exec_request(
         &self,
         program: String,
         arguments: Vec<String>,
         options: ExecOptions,
-    ) -> Result<Exec, CallError> {
+    ) -> Result<(Exec, Option<String>), CallError> {
         let mut secret_env = Vec::new();
         for (name, secret) in &options.secret_env {
             secret_env.push((name.clone(), self.table.get(secret)?.value().clone()));
         }
+        let mut file = None;
         let input = match options.stdin {
             Stdin::Empty => Input::Empty,
             Stdin::Bytes(bytes) => Input::Bytes(bytes),
             Stdin::Secret(secret) => Input::Secret(self.table.get(&secret)?.value().clone()),
             Stdin::File(path) => {
-                self.run.grants.require(Capability::WorkspaceRead)?;
-                Input::File(workspace::open_for_reading(
-                    &self.run.workspace()?.dir,
-                    &path,
-                )?)
+                file = Some(path);
+                Input::Empty
             }
         };
-        Ok(Exec {
+        let exec = Exec {
             program,
             arguments,
             cwd: options.cwd,
@@ -163,7 +129,8 @@ impl HostState {
             input,
             login_shell: matches!(options.shell, Shell::Login),
             pty: options.pty,
-        })
+        };
+        Ok((exec, file))
     }
 }
 
@@ -181,25 +148,24 @@ impl HostConnection for HostState {
     ) -> Result<Resource<Command>, CallError> {
         let guest = self.guest(&connection)?;
         let run = self.run.clone();
-        run.grants.require(Capability::SshExec)?;
+        let slots = self.limiter.commands();
         let output = options.output;
-        let exec = self.exec_request(program, arguments, options)?;
-        let running = run.call("ssh.exec", guest.exec(exec)).await?;
-        let shared = Arc::<Shared>::default();
-        let (set_ended, ended) = watch::channel(false);
-        let command = Command {
-            shared: shared.clone(),
-            ended,
-            control: running.control.clone(),
-            captured: matches!(output, Output::Capture),
-        };
-        let work_run = run.clone();
-        run.spawn(async move {
-            drain(&work_run, running, &shared, output).await;
-            // Nobody waiting any more is fine.
-            let _ = set_ended.send(true);
-            shared.changed.notify_waiters();
-        });
+        let (mut exec, file) = self.exec_request(program, arguments, options)?;
+        let command = run
+            .call("ssh.exec", async {
+                run.grants.require(Capability::SshExec)?;
+                let slot = slots
+                    .try_acquire_owned()
+                    .map_err(|_| too_many("commands", COMMANDS_MAX))?;
+                if let Some(path) = file {
+                    run.grants.require(Capability::WorkspaceRead)?;
+                    let open = move |dir: &_| workspace::open_for_reading(dir, &path);
+                    exec.input = Input::File(workspace::blocking(&run, open).await?);
+                }
+                let running = guest.exec(exec).await?;
+                Ok(Command::new(&run, running, output, slot))
+            })
+            .await?;
         self.keep(command)
     }
 
@@ -238,18 +204,10 @@ impl HostConnection for HostState {
         run.call("ssh.upload", async {
             run.grants.require(Capability::SshTransfer)?;
             run.grants.require(Capability::WorkspaceRead)?;
-            let path = workspace::inside(&source)?;
-            let dir = run.workspace()?.dir.open_dir(&path).map_err(|error| {
-                Failure::new(
-                    Kind::NotFound,
-                    Class::Files,
-                    "files.not-found",
-                    format!("cannot open the directory `{source}` of the workspace"),
-                )
-                .with_source(error)
-            })?;
-            let mut choice = choice(options);
-            choice.exclude.push(format!("/{}", host_folder::NAME));
+            let asked = source.clone();
+            let (dir, is_root) =
+                workspace::blocking(run, move |dir| workspace::open_dir(dir, &asked)).await?;
+            let choice = choice(options, is_root);
             let began = tokio::time::Instant::now();
             let copied = guest.upload(&dir, &target, &choice, &run.console).await?;
             tell(run, "copied in", &copied, began.elapsed());
@@ -272,8 +230,7 @@ impl HostConnection for HostState {
             run.grants.require(Capability::WorkspaceWrite)?;
             let into = workspace::inside(&target)?;
             let workspace = run.workspace()?;
-            let mut choice = choice(options);
-            choice.exclude.push(format!("/{}", host_folder::NAME));
+            let choice = choice(options, into == Path::new("."));
             let began = tokio::time::Instant::now();
             let copied = guest
                 .download(&source, &workspace.dir, &into, &choice, &run.console)
@@ -307,19 +264,38 @@ impl HostConnection for HostState {
     async fn drop(&mut self, connection: Resource<Connection>) -> wasmtime::Result<()> {
         let connection = self.table.delete(connection)?;
         // Closing takes a round trip that the guest need not wait for.
-        self.run
-            .spawn(async move { connection.guest.close().await });
+        self.run.spawn(connection.close());
         Ok(())
     }
 }
 
-fn choice(options: TransferOptions) -> Choice {
+/// What to copy, within the host's own limits, and without the host's folder where it would be.
+fn choice(options: TransferOptions, is_root: bool) -> Choice {
+    let own = TransferLimits::default();
+    let mut exclude = options.exclude;
+    if is_root {
+        exclude.push(host_folder::PATTERN.to_owned());
+    }
     Choice {
         include: options.include,
-        exclude: options.exclude,
-        max_bytes: options.max_bytes,
-        max_entries: options.max_entries.map(u64::from),
+        exclude,
+        max_bytes: options.max_bytes.map(|bytes| bytes.min(own.bytes)),
+        max_entries: options
+            .max_entries
+            .map(|entries| u64::from(entries).min(own.entries)),
     }
+}
+
+fn too_many(what: &str, limit: usize) -> Failure {
+    Failure::new(
+        Kind::NoCapacity,
+        Class::Plugin,
+        format!("run.too-many-{what}"),
+        format!("this run has {limit} {what} already"),
+    )
+    .with_hint(format!(
+        "end some of the {what} and drop their handles first"
+    ))
 }
 
 fn summary(copied: &Copied, elapsed: Duration) -> TransferSummary {
@@ -343,180 +319,33 @@ fn tell(run: &RunContext, what: &str, copied: &Copied, elapsed: Duration) {
     ));
 }
 
-/// Takes a program's output as it comes, until it ends, and notes how it ended.
-async fn drain(run: &RunContext, mut running: Running, shared: &Shared, output: Output) {
-    let mut stdout = LineAssembler::new(run.console.masker().clone());
-    let mut stderr = LineAssembler::new(run.console.masker().clone());
-    let ending = loop {
-        match running.events.recv().await {
-            Some(Event::Output(stream, data)) => match output {
-                Output::Discard => {}
-                Output::Log => {
-                    let assembler = if stream == OutputStream::Stdout {
-                        &mut stdout
-                    } else {
-                        &mut stderr
-                    };
-                    assembler
-                        .push(&data)
-                        .iter()
-                        .for_each(|line| run.console.output(line));
-                }
-                Output::Capture => capture(shared, stream, data).await,
-            },
-            Some(Event::Exit(exit)) => break Ok(exit),
-            Some(Event::Lost(failure)) => break Err(failure),
-            None => {
-                break Err(Failure::new(
-                    Kind::Unavailable,
-                    Class::Ssh,
-                    "ssh.lost",
-                    "the connection to the VM ended early",
-                ));
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(max_bytes: Option<u64>, max_entries: Option<u32>) -> TransferOptions {
+        TransferOptions {
+            include: Vec::new(),
+            exclude: vec!["*.o".to_owned()],
+            max_bytes,
+            max_entries,
         }
-    };
-    for assembler in [&mut stdout, &mut stderr] {
-        assembler
-            .finish()
-            .iter()
-            .for_each(|line| run.console.output(line));
-    }
-    *shared.ending.lock().unwrap_or_else(PoisonError::into_inner) = Some(ending);
-}
-
-/// Keeps output for the guest, and holds the program back while the guest is behind.
-async fn capture(shared: &Shared, stream: OutputStream, data: Bytes) {
-    loop {
-        let taken = shared.changed.notified();
-        tokio::pin!(taken);
-        // Registered before looking, so that output taken in between is not missed.
-        taken.as_mut().enable();
-        if shared.captured_bytes() < CAPTURE_BYTES_MAX {
-            shared.output().push_back((stream, data));
-            shared.changed.notify_waiters();
-            return;
-        }
-        taken.await;
-    }
-}
-
-impl HostCommand for HostState {
-    async fn subscribe(
-        &mut self,
-        command: Resource<Command>,
-    ) -> wasmtime::Result<Resource<Waitable>> {
-        let ended = self.table.get(&command)?.ended.clone();
-        Ok(self.table.push(Waitable::Flag(ended))?)
     }
 
-    async fn wait(
-        &mut self,
-        command: Resource<Command>,
-        timeout_ms: Option<u64>,
-    ) -> Result<Option<Exit>, CallError> {
-        let command = self.table.get(&command)?;
-        let (shared, mut ended) = (command.shared.clone(), command.ended.clone());
-        self.run
-            .call("ssh.wait", async {
-                let end = ended.wait_for(|ended| *ended);
-                match timeout_ms {
-                    // An error means that nobody drains the program any more; the ending says why.
-                    None => drop(end.await),
-                    // Running out of time is an answer here, not an error.
-                    Some(limit) => drop(timeout(Duration::from_millis(limit), end).await),
-                }
-                shared.ending().transpose()
-            })
-            .await
+    #[test]
+    fn limits_of_a_transfer_can_be_lowered_and_not_raised() {
+        let lower = choice(options(Some(5), Some(6)), false);
+        assert_eq!((lower.max_bytes, lower.max_entries), (Some(5), Some(6)));
+        let higher = choice(options(Some(u64::MAX), Some(u32::MAX)), false);
+        assert_eq!(
+            (higher.max_bytes, higher.max_entries),
+            (Some(64 << 30), Some(500_000))
+        );
     }
 
-    async fn read_output(
-        &mut self,
-        command: Resource<Command>,
-        max_bytes: u32,
-        timeout_ms: u64,
-    ) -> Result<Option<Vec<OutputChunk>>, CallError> {
-        let command = self.table.get(&command)?;
-        let (shared, captured) = (command.shared.clone(), command.captured);
-        self.run
-            .call("ssh.read-output", async {
-                if !captured {
-                    return Err(Failure::new(
-                        Kind::Conflict,
-                        Class::Plugin,
-                        "command.not-captured",
-                        "this program's output is not captured",
-                    ));
-                }
-                let some = async {
-                    loop {
-                        let arrived = shared.changed.notified();
-                        tokio::pin!(arrived);
-                        arrived.as_mut().enable();
-                        if !shared.output().is_empty() || shared.ending().is_some() {
-                            return;
-                        }
-                        arrived.await;
-                    }
-                };
-                // Running out of time is an answer here: no output came.
-                let _ = timeout(Duration::from_millis(timeout_ms), some).await;
-                let chunks = take(&shared, max_bytes as usize);
-                match (chunks.is_empty(), shared.ending()) {
-                    (true, Some(Ok(_))) => Ok(None),
-                    (true, Some(Err(failure))) => Err(failure),
-                    _ => Ok(Some(chunks)),
-                }
-            })
-            .await
+    #[test]
+    fn only_the_workspaces_root_holds_the_hosts_folder() {
+        assert_eq!(choice(options(None, None), false).exclude, ["*.o"]);
+        assert_eq!(choice(options(None, None), true).exclude.len(), 2);
     }
-
-    async fn signal(&mut self, command: Resource<Command>, name: String) -> Result<(), CallError> {
-        let control = self.table.get(&command)?.control.clone();
-        self.run
-            .call("ssh.signal", async {
-                if !SIGNALS.contains(&name.as_str()) {
-                    return Err(Failure::invalid(
-                        "ssh.signal",
-                        format!("there is no signal `{}`", name.escape_default()),
-                    )
-                    .with_hint(format!("use one of {}", SIGNALS.join(", "))));
-                }
-                control.signal(&name).await
-            })
-            .await
-    }
-
-    async fn drop(&mut self, command: Resource<Command>) -> wasmtime::Result<()> {
-        // The program goes on; whoever drops the handle only does not care how it ends.
-        self.table.delete(command)?;
-        Ok(())
-    }
-}
-
-/// Takes captured output, splitting the last piece if it is too large.
-fn take(shared: &Shared, max_bytes: usize) -> Vec<OutputChunk> {
-    let mut output = shared.output();
-    let mut chunks = Vec::new();
-    let mut room = max_bytes;
-    while room > 0
-        && let Some((stream, mut data)) = output.pop_front()
-    {
-        let piece = data.split_to(data.len().min(room));
-        room -= piece.len();
-        if !data.is_empty() {
-            output.push_front((stream, data));
-        }
-        chunks.push(OutputChunk {
-            stream: match stream {
-                OutputStream::Stdout => Stream::Stdout,
-                OutputStream::Stderr => Stream::Stderr,
-            },
-            data: piece.to_vec(),
-        });
-    }
-    drop(output);
-    shared.changed.notify_waiters();
-    chunks
 }
