@@ -17,9 +17,20 @@ Examples:
   See the whole job without a Mac:
     orka-step demo
 
-Exit codes of `run`: the script's own status if it ran to an end (128 + N if signal N ended it), otherwise
-  2 usage        130/143 SIGINT/SIGTERM  210 internal   211 config  212 plugin-rejected  213 plugin-failed
-  214 orka       215 no-capacity         216 ssh        217 files   218 timed-out        219 leftovers";
+Exit codes of `run`: the script's own status if it ran to an end
+(128 + N if signal N ended it), otherwise
+    2  usage: the command line is wrong
+  130  SIGINT, 143 SIGTERM
+  210  internal: a bug of ours
+  211  config: files, credentials, parameters or grants are wrong
+  212  plugin-rejected: it cannot be loaded or is not granted what it asks for
+  213  plugin-failed: it failed, trapped or broke a limit
+  214  orka: the API failed
+  215  no-capacity: no node had room within the wait
+  216  ssh: the VM could not be reached, logged into, or was lost
+  217  files: the workspace or a transfer failed
+  218  timed-out: the run's own deadline
+  219  leftovers: something it made may still exist; it is named";
 
 const DOCTOR_HELP: &str = "\
 Statuses:
@@ -95,6 +106,7 @@ pub struct RunArgs {
     #[arg(
         long,
         env = "ORKA_PLUGIN",
+        hide_env_values = true,
         value_name = "REF",
         default_value = "build",
         help_heading = "Plugin"
@@ -105,6 +117,7 @@ pub struct RunArgs {
     #[arg(
         long,
         env = "ORKA_PLUGIN_DIR",
+        hide_env_values = true,
         value_name = "DIR",
         help_heading = "Plugin"
     )]
@@ -119,6 +132,7 @@ pub struct RunArgs {
     #[arg(
         long,
         env = "ORKA_GRANTS",
+        hide_env_values = true,
         value_name = "FILE",
         help_heading = "Plugin"
     )]
@@ -128,13 +142,14 @@ pub struct RunArgs {
     #[arg(
         long,
         env = "ORKA_SECRETS",
+        hide_env_values = true,
         value_name = "DIR",
         help_heading = "Plugin"
     )]
     pub secrets: Option<PathBuf>,
 
     /// A limit of the plugin's sandbox; may be repeated. Names: `memory-mib`, `cpu-seconds`, `host-calls`, `handles`.
-    #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = name_and_value, help_heading = "Plugin")]
+    #[arg(long = "limit", env = "ORKA_LIMITS", hide_env_values = true, value_delimiter = ',', value_name = "NAME=VALUE", value_parser = name_and_value, help_heading = "Plugin")]
     pub limits: Vec<(String, String)>,
 
     #[command(flatten)]
@@ -147,33 +162,58 @@ pub struct RunArgs {
     #[arg(
         long,
         env = "ORKA_WORKSPACE",
+        hide_env_values = true,
         value_name = "DIR",
         help_heading = "Files"
     )]
     pub workspace: Option<PathBuf>,
 
     /// Where Tekton results are written; `/tekton/results` where that exists.
-    #[arg(long, env = "ORKA_RESULTS", value_name = "DIR", help_heading = "Files")]
+    #[arg(
+        long,
+        env = "ORKA_RESULTS",
+        hide_env_values = true,
+        value_name = "DIR",
+        help_heading = "Files"
+    )]
     pub results: Option<PathBuf>,
 
     /// Write what happened as JSON, with a page for people beside it (`.html`).
-    #[arg(long, env = "ORKA_REPORT", value_name = "FILE", help_heading = "Files")]
+    #[arg(
+        long,
+        env = "ORKA_REPORT",
+        hide_env_values = true,
+        value_name = "FILE",
+        help_heading = "Files"
+    )]
     pub report: Option<PathBuf>,
 
     /// The run's own deadline, such as `50m`. Keep it below the TaskRun's timeout: at its end VMs are deleted in order.
-    #[arg(long, env = "ORKA_TIMEOUT", value_name = "DURATION", default_value = "55m", value_parser = duration, help_heading = "Run")]
+    #[arg(long, env = "ORKA_TIMEOUT", hide_env_values = true, value_name = "DURATION", default_value = "55m", value_parser = duration, help_heading = "Run")]
     pub timeout: Duration,
 
     /// UID of the pipeline run or task run, for names; random where absent.
-    #[arg(long, env = "ORKA_RUN_UID", value_name = "UID", help_heading = "Run")]
+    #[arg(
+        long,
+        env = "ORKA_RUN_UID",
+        hide_env_values = true,
+        value_name = "UID",
+        help_heading = "Run"
+    )]
     pub run_uid: Option<String>,
 
     /// UID of the pod, for names; random where absent.
-    #[arg(long, env = "ORKA_POD_UID", value_name = "UID", help_heading = "Run")]
+    #[arg(
+        long,
+        env = "ORKA_POD_UID",
+        hide_env_values = true,
+        value_name = "UID",
+        help_heading = "Run"
+    )]
     pub pod_uid: Option<String>,
 
     /// What names of VMs and VM configs begin with.
-    #[arg(long, env = "ORKA_VM_PREFIX", value_name = "PREFIX", default_value = crate::identity::DEFAULT_PREFIX, help_heading = "Run")]
+    #[arg(long, env = "ORKA_VM_PREFIX", hide_env_values = true, value_name = "PREFIX", default_value = crate::identity::DEFAULT_PREFIX, help_heading = "Run")]
     pub vm_prefix: String,
 }
 
@@ -182,13 +222,14 @@ pub struct RunArgs {
 #[command(next_help_heading = "Orka")]
 pub struct OrkaArgs {
     /// The cluster's endpoint, such as `http://10.221.188.20` or `https://company.orka.app`.
-    #[arg(long, env = "ORKA_API", value_name = "URL")]
+    #[arg(long, env = "ORKA_API", hide_env_values = true, value_name = "URL")]
     pub orka_api: Option<String>,
 
     /// Which of Orka's APIs the endpoint speaks.
     #[arg(
         long,
         env = "ORKA_VERSION",
+        hide_env_values = true,
         value_name = "VERSION",
         default_value = "auto"
     )]
@@ -198,6 +239,7 @@ pub struct OrkaArgs {
     #[arg(
         long,
         env = "ORKA_NAMESPACE",
+        hide_env_values = true,
         value_name = "NS",
         default_value = "orka-default"
     )]
@@ -205,18 +247,23 @@ pub struct OrkaArgs {
 
     /// A directory with the files `email`, `password` and `licenseKey` (2.x), or `token` (3.x). Instead:
     /// `ORKA_EMAIL`, `ORKA_PASSWORD`, `ORKA_LICENSE_KEY`, `ORKA_TOKEN`; files win.
-    #[arg(long, env = "ORKA_CREDENTIALS", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "ORKA_CREDENTIALS",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     pub orka_credentials: Option<PathBuf>,
 
     /// A PEM file of certificate authorities to trust beside the system's.
-    #[arg(long, env = "ORKA_CA", value_name = "FILE")]
+    #[arg(long, env = "ORKA_CA", hide_env_values = true, value_name = "FILE")]
     pub orka_ca: Option<PathBuf>,
 
     /// Where a node is reached from here, as PRIVATE=PUBLIC; may be repeated, or several with commas. For clusters whose
     /// nodes report addresses of a network of their own.
     #[arg(
         long = "orka-node-address",
-        env = "ORKA_NODE_ADDRESSES",
+        env = "ORKA_NODE_ADDRESSES", hide_env_values = true,
         value_name = "PRIVATE=PUBLIC",
         value_delimiter = ',',
         value_parser = name_and_value
@@ -226,7 +273,7 @@ pub struct OrkaArgs {
     /// What the cluster calls VM metadata in deploy requests (3.x): both spellings are in use.
     #[arg(
         long,
-        env = "ORKA_METADATA_MEMBER",
+        env = "ORKA_METADATA_MEMBER", hide_env_values = true,
         value_name = "NAME",
         default_value = "customMetadata",
         value_parser = ["customMetadata", "customVMMetadata"]
@@ -234,7 +281,7 @@ pub struct OrkaArgs {
     pub orka_metadata_member: String,
 
     /// How long one deploy request may take. The first deployment of an image on a node takes minutes.
-    #[arg(long, env = "ORKA_DEPLOY_TIMEOUT", value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    #[arg(long, env = "ORKA_DEPLOY_TIMEOUT", hide_env_values = true, value_name = "DURATION", default_value = "10m", value_parser = duration)]
     pub deploy_timeout: Duration,
 }
 
@@ -245,11 +292,16 @@ pub struct SshArgs {
     /// A directory with the files `username` and `password`, or a private key (`ssh-privatekey`, `id_ed25519`,
     /// `id_ecdsa` or `id_rsa`), and optionally `passphrase` and `known_hosts`. Instead: `SSH_USERNAME`, `SSH_PASSWORD`;
     /// files win.
-    #[arg(long, env = "ORKA_SSH_CREDENTIALS", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "ORKA_SSH_CREDENTIALS",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     pub ssh_credentials: Option<PathBuf>,
 
     /// How long a deployed VM may take until it accepts the login.
-    #[arg(long, env = "ORKA_SSH_TIMEOUT", value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    #[arg(long, env = "ORKA_SSH_TIMEOUT", hide_env_values = true, value_name = "DURATION", default_value = "10m", value_parser = duration)]
     pub ssh_timeout: Duration,
 }
 
@@ -282,7 +334,12 @@ pub enum PluginCommand {
         #[arg(value_name = "REF")]
         plugin: String,
         /// A directory with plugins to find by name.
-        #[arg(long, env = "ORKA_PLUGIN_DIR", value_name = "DIR")]
+        #[arg(
+            long,
+            env = "ORKA_PLUGIN_DIR",
+            hide_env_values = true,
+            value_name = "DIR"
+        )]
         plugin_dir: Option<PathBuf>,
         /// Print JSON.
         #[arg(long)]
@@ -321,7 +378,12 @@ pub struct DemoArgs {
     pub plugin: String,
 
     /// A directory with plugins to find by name.
-    #[arg(long, env = "ORKA_PLUGIN_DIR", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "ORKA_PLUGIN_DIR",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     pub plugin_dir: Option<PathBuf>,
 
     /// A parameter of the plugin; may be repeated.
@@ -347,6 +409,9 @@ fn name_and_value(text: &str) -> Result<(String, String), String> {
 fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration.is_zero() => Err("must be longer than zero".to_owned()),
+        Ok(duration) if duration > crate::state::TIMEOUT_MAX => {
+            Err("must be shorter than 30 days".to_owned())
+        }
         Ok(duration) => Ok(duration),
         Err(_) => Err("expected a duration such as `90s`, `10m` or `1h 30m`".to_owned()),
     }

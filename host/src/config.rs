@@ -131,7 +131,7 @@ impl Config {
         let script = problems.take(args.script.as_deref().map(read_script).transpose());
         let grants = problems.take(args.grants.as_deref().map(GrantsFile::load).transpose());
         let orka = resolve_orka(&args.orka, environment, &masker, &mut problems);
-        let ssh = resolve_ssh(&args.ssh, environment, &masker, &mut problems);
+        let ssh = problems.take(ssh_config(&args.ssh, environment, &masker));
         let workspace = problems.take(args.workspace.as_deref().map(open_workspace).transpose());
         let results = problems.take(results_directory(args.results.as_deref()));
         let report = problems.take(report_file(args.report.as_deref()));
@@ -307,15 +307,6 @@ fn orka_credentials(
         }
         (None, None, None) => incomplete("no Orka credentials are given"),
     }
-}
-
-fn resolve_ssh(
-    args: &SshArgs,
-    environment: &Environment,
-    masker: &Masker,
-    problems: &mut Problems,
-) -> Option<SshConfig> {
-    problems.take(ssh_config(args, environment, masker))
 }
 
 fn ssh_config(
@@ -535,7 +526,12 @@ fn open_workspace(path: &Path) -> Result<Workspace, Failure> {
     })
 }
 
-fn results_directory(given: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
+/// Where results go: what was given, else Tekton's own directory where there is one.
+///
+/// # Errors
+///
+/// A path that is no directory.
+pub fn results_directory(given: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
     match given {
         None => Ok(Some(PathBuf::from(TEKTON_RESULTS)).filter(|path| path.is_dir())),
         Some(path) if path.is_dir() => Ok(Some(path.to_owned())),

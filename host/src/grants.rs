@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use plugin_manifest::{Capability, Manifest};
 use serde::Deserialize;
 
@@ -274,7 +274,8 @@ impl Grants {
 }
 
 impl Ceilings {
-    /// Lets a VM of this shape through.
+    /// Lets a VM of this shape through. What the shape leaves open is set to the ceiling where there is one: the
+    /// cluster's own choice could lie above it.
     ///
     /// # Errors
     ///
@@ -282,8 +283,8 @@ impl Ceilings {
     pub fn admit(
         &self,
         image: &str,
-        cpu_cores: Option<u32>,
-        memory_mib: Option<u32>,
+        cpu_cores: &mut Option<u32>,
+        memory_mib: &mut Option<u32>,
     ) -> Result<(), Failure> {
         if let Some((globs, patterns)) = &self.images
             && !globs.is_match(image)
@@ -293,20 +294,22 @@ impl Ceilings {
                 format!("image `{image}` is none of {patterns:?}"),
             ));
         }
-        if let (Some(ceiling), Some(cores)) = (self.cpu_cores, cpu_cores)
-            && cores > ceiling
+        if let Some(ceiling) = self.cpu_cores
+            && *cpu_cores.get_or_insert(ceiling) > ceiling
         {
+            let asked = cpu_cores.unwrap_or_default();
             return Err(above(
                 "cpu-cores",
-                format!("{cores} CPU cores are above the {ceiling} granted"),
+                format!("{asked} CPU cores are above the {ceiling} granted"),
             ));
         }
-        if let (Some(ceiling), Some(memory)) = (self.memory_mib, memory_mib)
-            && memory > ceiling
+        if let Some(ceiling) = self.memory_mib
+            && *memory_mib.get_or_insert(ceiling) > ceiling
         {
+            let asked = memory_mib.unwrap_or_default();
             return Err(above(
                 "memory-mib",
-                format!("{memory} MiB of memory are above the {ceiling} granted"),
+                format!("{asked} MiB of memory are above the {ceiling} granted"),
             ));
         }
         Ok(())
@@ -325,7 +328,8 @@ fn image_globs(grant: &Grant) -> Result<Option<GlobSet>, globset::Error> {
     };
     let mut globs = GlobSetBuilder::new();
     for pattern in patterns {
-        globs.add(Glob::new(pattern)?);
+        // `*` stays within one part of an OCI reference: `sonoma-*` is no pattern for somebody else's registry.
+        globs.add(GlobBuilder::new(pattern).literal_separator(true).build()?);
     }
     globs.build().map(Some)
 }
@@ -415,16 +419,29 @@ mod tests {
     }
 
     #[test]
-    fn ceilings_hold() {
+    fn ceilings_hold_also_for_what_is_left_open() {
         let text = "[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\nsecrets = [\"*\"]\n\
                     [grant.ceilings]\nimages = [\"*.orkasi\"]\ncpu-cores = 8\nmemory-mib = 1024\n";
         let ceilings = Grants::intersect(Some(&file(text)), &manifest(), "d", false)
             .unwrap()
             .ceilings;
-        assert!(ceilings.admit("sonoma.orkasi", Some(8), None).is_ok());
-        assert!(ceilings.admit("sonoma.img", Some(8), None).is_err());
-        assert!(ceilings.admit("sonoma.orkasi", Some(12), None).is_err());
-        assert!(ceilings.admit("sonoma.orkasi", None, Some(2048)).is_err());
+        let admit = |image: &str, mut cores: Option<u32>, mut memory: Option<u32>| {
+            ceilings
+                .admit(image, &mut cores, &mut memory)
+                .map(|()| (cores, memory))
+        };
+        assert_eq!(
+            admit("sonoma.orkasi", Some(8), None).unwrap(),
+            (Some(8), Some(1024))
+        );
+        assert_eq!(
+            admit("sonoma.orkasi", None, Some(512)).unwrap(),
+            (Some(8), Some(512))
+        );
+        assert!(admit("sonoma.img", Some(8), None).is_err());
+        assert!(admit("evil.example.com/sonoma.orkasi", Some(8), None).is_err());
+        assert!(admit("sonoma.orkasi", Some(12), None).is_err());
+        assert!(admit("sonoma.orkasi", None, Some(2048)).is_err());
     }
 
     #[test]

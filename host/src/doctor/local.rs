@@ -325,7 +325,7 @@ fn grants(
     if let Some(image) = image(args, params)
         && let Err(failure) = granted
             .ceilings
-            .admit(&image, Some(cpu(args, params)), None)
+            .admit(&image, &mut Some(cpu(args, params)), &mut None)
     {
         return Check::failed(Subject::Grants, Stage::Deploy, vec![failure]);
     }
