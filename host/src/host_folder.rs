@@ -1,12 +1,16 @@
 //! The host's own folder in the workspace: ledger and handoff. Plugins do not see it and it is never copied to a VM.
 
+use std::ffi::OsStr;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
-use cap_std::fs::{Dir, OpenOptions};
+use cap_std::fs::{Dir, MetadataExt as _, OpenOptions};
 
 /// Its name.
 pub const NAME: &str = ".orka-step";
+
+/// As an exclude pattern for a transfer of the whole workspace. A file system may not tell letters by their case.
+pub const PATTERN: &str = "/.[oO][rR][kK][aA]-[sS][tT][eE][pP]";
 
 /// Shows that the workspace can be written, by writing.
 ///
@@ -33,11 +37,38 @@ pub fn of_run(workspace: &Dir, run_hash: &str) -> io::Result<Dir> {
     workspace.open_dir(&path)
 }
 
-/// Whether a path relative to the workspace is in here.
+/// Whether a path relative to the workspace is in here, going by its name.
 pub fn contains(path: &Path) -> bool {
     path.components()
-        .find(|part| !matches!(part, std::path::Component::CurDir))
-        .is_some_and(|first| first.as_os_str() == NAME)
+        .find(|part| !matches!(part, Component::CurDir))
+        .is_some_and(|first| first.as_os_str().eq_ignore_ascii_case(NAME))
+}
+
+/// The path that `path` leads to, relative to the workspace and without links; none if that is in here.
+///
+/// # Errors
+///
+/// What the file system said, also about a path that leads nowhere or out of the workspace.
+pub fn resolve(workspace: &Dir, path: &Path) -> io::Result<Option<PathBuf>> {
+    let real = workspace.canonicalize(path)?;
+    if contains(&real) {
+        return Ok(None);
+    }
+    // By identity as well: file systems have more ways than one to write a name.
+    let first = real.components().find_map(|part| match part {
+        Component::Normal(name) => Some(name),
+        _ => None,
+    });
+    let identity = |name: &OsStr| workspace.metadata(name).map(|it| (it.dev(), it.ino()));
+    let is_own = match first {
+        None => false,
+        Some(first) => match identity(OsStr::new(NAME)) {
+            Ok(own) => identity(first)? == own,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(error),
+        },
+    };
+    Ok((!is_own).then_some(real))
 }
 
 /// Writes a file whole or not at all: beside its place first, then renamed.

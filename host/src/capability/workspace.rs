@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read as _};
 use std::path::{Component, Path, PathBuf};
 
 use cap_std::fs::{Dir, Metadata};
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use guest_ssh::Selection;
 use plugin_manifest::Capability;
 use sha2::{Digest as _, Sha256};
 
@@ -63,7 +63,7 @@ impl Host for HostState {
 
 impl HostState {
     /// Works on the workspace away from the threads that drive the run.
-    async fn on_disk<T: Send + 'static>(
+    pub(super) async fn on_disk<T: Send + 'static>(
         &mut self,
         function: &'static str,
         capability: Capability,
@@ -72,15 +72,23 @@ impl HostState {
         let run = self.run.clone();
         run.call(function, async {
             run.grants.require(capability)?;
-            let dir = handle(&run)?;
-            tokio::task::spawn_blocking(move || work(&dir))
-                .await
-                .map_err(|error| {
-                    Failure::internal("work on the workspace ended early").with_source(error)
-                })?
+            blocking(&run, work).await
         })
         .await
     }
+}
+
+/// Does blocking work on the workspace on a thread for such.
+pub(super) async fn blocking<T: Send + 'static>(
+    run: &RunContext,
+    work: impl FnOnce(&Dir) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let dir = handle(run)?;
+    tokio::task::spawn_blocking(move || work(&dir))
+        .await
+        .map_err(|error| {
+            Failure::internal("work on the workspace ended early").with_source(error)
+        })?
 }
 
 fn handle(run: &RunContext) -> Result<Dir, Failure> {
@@ -120,9 +128,31 @@ pub(super) fn inside(path: &str) -> Result<PathBuf, Failure> {
     Ok(normal)
 }
 
+/// Where a path really leads, without links and outside the host's folder.
+fn resolve(dir: &Dir, path: &Path) -> Result<PathBuf, Failure> {
+    let real = host_folder::resolve(dir, path).map_err(|error| trouble(path, error))?;
+    real.ok_or_else(|| {
+        Failure::invalid(
+            "files.outside",
+            format!("`{}` leads into the host's own folder", path.display()),
+        )
+    })
+}
+
+/// A directory of the workspace, and whether it is the workspace itself.
+pub(super) fn open_dir(dir: &Dir, path: &str) -> Result<(Dir, bool), Failure> {
+    let real = resolve(dir, &inside(path)?)?;
+    let opened = dir
+        .open_dir(&real)
+        .map_err(|error| trouble(Path::new(path), error))?;
+    let is_root = !(real.components()).any(|part| matches!(part, Component::Normal(_)));
+    Ok((opened, is_root))
+}
+
 fn list(dir: &Dir, path: &Path) -> Result<Vec<Entry>, Failure> {
     let mut entries = Vec::new();
-    for entry in dir.read_dir(path).map_err(|error| trouble(path, error))? {
+    let real = resolve(dir, path)?;
+    for entry in dir.read_dir(real).map_err(|error| trouble(path, error))? {
         let entry = entry.map_err(|error| trouble(path, error))?;
         let name = if path == Path::new(".") {
             PathBuf::from(entry.file_name())
@@ -163,14 +193,15 @@ fn described(name: &Path, metadata: &Metadata) -> Entry {
 
 /// Opens a regular file; anything else could block or never end.
 fn open(dir: &Dir, path: &Path) -> Result<cap_std::fs::File, Failure> {
-    let metadata = dir.metadata(path).map_err(|error| trouble(path, error))?;
+    let real = resolve(dir, path)?;
+    let metadata = dir.metadata(&real).map_err(|error| trouble(path, error))?;
     if !metadata.is_file() {
         return Err(Failure::invalid(
             "files.not-a-file",
             format!("`{}` is not a regular file", path.display()),
         ));
     }
-    dir.open(path).map_err(|error| trouble(path, error))
+    dir.open(real).map_err(|error| trouble(path, error))
 }
 
 fn read(dir: &Dir, path: &Path) -> Result<Vec<u8>, Failure> {
@@ -200,18 +231,44 @@ fn write(dir: &Dir, path: &Path, contents: &[u8]) -> Result<(), Failure> {
             path.display()
         )));
     }
-    if let Some(parent) = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-    {
-        dir.create_dir_all(parent)
-            .map_err(|error| trouble(path, error))?;
+    let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else {
+        return Err(trouble(path, ErrorKind::IsADirectory.into()));
+    };
+    let place = make_dir(dir, parent)?.join(name);
+    // What has this name is replaced, never followed.
+    host_folder::write_whole(dir, &place, contents).map_err(|error| trouble(path, error))
+}
+
+/// Makes a directory where it is missing; gives where it really is.
+fn make_dir(dir: &Dir, path: &Path) -> Result<PathBuf, Failure> {
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    // Looked at before anything is made: what exists decides where the rest will be.
+    for above in path.ancestors().filter(|it| !it.as_os_str().is_empty()) {
+        match host_folder::resolve(dir, above) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            _ => {
+                resolve(dir, above)?;
+                break;
+            }
+        }
     }
-    host_folder::write_whole(dir, path, contents).map_err(|error| trouble(path, error))
+    dir.create_dir_all(path)
+        .map_err(|error| trouble(path, error))?;
+    resolve(dir, path)
 }
 
 fn glob(dir: &Dir, patterns: &[String]) -> Result<Vec<String>, Failure> {
-    let globs = globs(patterns)?;
+    if patterns.is_empty() {
+        return Ok(Vec::new());
+    }
+    let nothing: [&str; 0] = [];
+    let selection = Selection::parse(patterns, &nothing).map_err(|error| {
+        Failure::invalid("files.pattern", "a pattern is wrong").with_source(error)
+    })?;
     let mut found = Vec::new();
     let mut directories = vec![PathBuf::new()];
     let mut looked_into = 0;
@@ -236,7 +293,7 @@ fn glob(dir: &Dir, patterns: &[String]) -> Result<Vec<String>, Failure> {
             let kind = entry.file_type().map_err(|error| trouble(&name, error))?;
             if kind.is_dir() {
                 directories.push(name);
-            } else if kind.is_file() && globs.is_match(&name) {
+            } else if kind.is_file() && selection.selects(&name, false) {
                 found.push(name.to_string_lossy().into_owned());
                 if found.len() > ENTRIES_MAX {
                     return Err(too_many(&format!("more than {ENTRIES_MAX} files match")));
@@ -246,31 +303,6 @@ fn glob(dir: &Dir, patterns: &[String]) -> Result<Vec<String>, Failure> {
     }
     found.sort();
     Ok(found)
-}
-
-/// Globs as gitignore reads them: one without a slash inside matches in every directory.
-fn globs(patterns: &[String]) -> Result<GlobSet, Failure> {
-    let bad = |error: globset::Error| {
-        Failure::invalid("files.pattern", "a pattern is wrong").with_source(error)
-    };
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        let anchored = pattern.strip_prefix('/');
-        let body = anchored.unwrap_or(pattern);
-        let everywhere = anchored.is_none() && !body.trim_end_matches('/').contains('/');
-        let text = if everywhere {
-            format!("**/{body}")
-        } else {
-            body.to_owned()
-        };
-        set.add(
-            GlobBuilder::new(&text)
-                .literal_separator(true)
-                .build()
-                .map_err(bad)?,
-        );
-    }
-    set.build().map_err(bad)
 }
 
 fn hash(dir: &Dir, path: &Path) -> Result<String, Failure> {
@@ -332,6 +364,7 @@ mod tests {
             "a/../../b",
             ".orka-step",
             "./.orka-step/ledger",
+            ".Orka-STEP/ledger",
             "a\0b",
         ] {
             assert!(inside(path).is_err(), "{path}");
@@ -349,15 +382,95 @@ mod tests {
     }
 
     #[test]
-    fn globs_match_as_gitignore_does_and_skip_the_hosts_folder() {
-        let (_directory, dir) = workspace();
+    fn no_link_leads_into_the_hosts_folder() {
+        use std::os::unix::fs::symlink;
+        let (directory, dir) = workspace();
+        let root = directory.path();
+        std::fs::create_dir_all(root.join(".orka-step/run")).unwrap();
+        std::fs::write(root.join(".orka-step/run/ledger"), "own").unwrap();
+        std::fs::create_dir(root.join("sub")).unwrap();
+        symlink(".orka-step", root.join("whole")).unwrap();
+        symlink("../.orka-step/run", root.join("sub/part")).unwrap();
+        symlink(".orka-step/run/ledger", root.join("file")).unwrap();
+        symlink("whole", root.join("twice")).unwrap();
+        symlink("sub/part", root.join("long")).unwrap();
         for path in [
-            "a.ipa",
-            "out/b.ipa",
-            "out/deep/c.ipa",
-            "out/d.txt",
-            ".orka-step/e.ipa",
+            "whole/run/ledger",
+            "sub/part/ledger",
+            "file",
+            "twice/run/ledger",
+            "long/ledger",
         ] {
+            let codes = [
+                read(&dir, Path::new(path)).unwrap_err().code,
+                hash(&dir, Path::new(path)).unwrap_err().code,
+                open_for_reading(&dir, path).unwrap_err().code,
+            ];
+            assert_eq!(codes, ["files.outside"; 3], "{path}");
+        }
+        for path in ["whole", "whole/run", "sub/part", "twice", "long"] {
+            assert_eq!(
+                list(&dir, Path::new(path)).unwrap_err().code,
+                "files.outside",
+                "{path}"
+            );
+            assert_eq!(
+                open_dir(&dir, path).unwrap_err().code,
+                "files.outside",
+                "{path}"
+            );
+            for below in ["x", "new/x"] {
+                let place = Path::new(path).join(below);
+                assert_eq!(write(&dir, &place, b"x").unwrap_err().code, "files.outside");
+            }
+        }
+        assert_eq!(
+            std::fs::read_dir(root.join(".orka-step")).unwrap().count(),
+            1
+        );
+        assert_eq!(
+            std::fs::read_dir(root.join(".orka-step/run"))
+                .unwrap()
+                .count(),
+            1
+        );
+        symlink(".orka-step/absent", root.join("nowhere")).unwrap();
+        assert!(write(&dir, Path::new("nowhere/x"), b"x").is_err());
+        assert!(!root.join(".orka-step/absent").exists());
+        assert!(glob(&dir, &["ledger".to_owned()]).unwrap().is_empty());
+        // A link in place of a file is replaced, not followed.
+        write(&dir, Path::new("file"), b"new").unwrap();
+        assert_eq!(
+            std::fs::read(root.join(".orka-step/run/ledger")).unwrap(),
+            b"own"
+        );
+        assert_eq!(read(&dir, Path::new("file")).unwrap(), b"new");
+    }
+
+    #[test]
+    fn links_and_folders_of_the_users_own_work() {
+        let (directory, dir) = workspace();
+        write(&dir, Path::new("sub/.orka-step/file"), b"x").unwrap();
+        std::os::unix::fs::symlink("sub/.orka-step", directory.path().join("link")).unwrap();
+        assert_eq!(read(&dir, Path::new("link/file")).unwrap(), b"x");
+        write(&dir, Path::new("link/deep/other"), b"y").unwrap();
+        assert_eq!(
+            read(&dir, Path::new("sub/.orka-step/deep/other")).unwrap(),
+            b"y"
+        );
+        assert!(open_dir(&dir, "").unwrap().1);
+        assert!(!open_dir(&dir, "sub").unwrap().1);
+        std::os::unix::fs::symlink("..", directory.path().join("sub/up")).unwrap();
+        assert!(open_dir(&dir, "sub/up").unwrap().1);
+        assert_eq!(open_dir(&dir, "none").unwrap_err().code, "files.not-found");
+    }
+
+    #[test]
+    fn globs_match_as_gitignore_does_and_skip_the_hosts_folder() {
+        let (directory, dir) = workspace();
+        std::fs::create_dir(directory.path().join(".orka-step")).unwrap();
+        std::fs::write(directory.path().join(".orka-step/e.ipa"), "x").unwrap();
+        for path in ["a.ipa", "out/b.ipa", "out/deep/c.ipa", "out/d.txt"] {
             write(&dir, Path::new(path), b"x").unwrap();
         }
         let matched = |patterns: &[&str]| {
@@ -377,6 +490,12 @@ mod tests {
             matched(&["out/**/*.ipa", "*.txt"]),
             ["out/b.ipa", "out/d.txt", "out/deep/c.ipa"]
         );
+        assert_eq!(
+            matched(&["out/"]),
+            ["out/b.ipa", "out/d.txt", "out/deep/c.ipa"]
+        );
+        assert_eq!(matched(&["*.ipa", "!c.ipa"]), ["a.ipa", "out/b.ipa"]);
+        assert!(matched(&[]).is_empty());
     }
 
     #[test]
