@@ -1,7 +1,9 @@
 //! What a plugin may use of this machine, and how a breach is told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use wasmtime::ResourceLimiter;
 
 use crate::failure::Failure;
@@ -32,6 +34,11 @@ const INSTANCES_MAX: usize = 200;
 const TABLES_MAX: usize = 200;
 /// Memories: one an instance with code of its own.
 const MEMORIES_MAX: usize = 50;
+
+/// Programs of a run that have not ended, or whose captured output is kept: each may hold a few MiB of the host.
+pub const COMMANDS_MAX: usize = 64;
+/// Connections of a run to its VMs.
+pub const CONNECTIONS_MAX: usize = 64;
 
 /// Bytes that one host call may make the host allocate for its arguments.
 pub const HOST_CALL_BYTES_MAX: usize = 8 * MIB;
@@ -123,7 +130,7 @@ impl Breach {
                 ),
             ),
             Self::Table => (
-                format!("it wanted a table of more than {TABLE_ELEMENTS_MAX} elements"),
+                format!("it wanted tables of more than {TABLE_ELEMENTS_MAX} elements together"),
                 "this limit is fixed; no toolchain needs so many".to_owned(),
             ),
             Self::Cpu(limit) => (
@@ -159,6 +166,9 @@ impl Breach {
 pub struct Limiter {
     limits: Limits,
     memory_bytes: usize,
+    table_elements: usize,
+    commands: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
     breach: Option<Breach>,
 }
 
@@ -168,8 +178,21 @@ impl Limiter {
         Self {
             limits,
             memory_bytes: 0,
+            table_elements: 0,
+            commands: Arc::new(Semaphore::new(COMMANDS_MAX)),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             breach: None,
         }
+    }
+
+    /// One permit for each program that may run.
+    pub(crate) fn commands(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.commands)
+    }
+
+    /// One permit for each connection that may exist.
+    pub(crate) fn connections(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.connections)
     }
 
     /// The first breach, if any.
@@ -210,14 +233,21 @@ impl ResourceLimiter for Limiter {
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if desired > TABLE_ELEMENTS_MAX {
+        let wanted = self
+            .table_elements
+            .saturating_add(desired.saturating_sub(current));
+        if wanted > TABLE_ELEMENTS_MAX {
             return Err(self.broken(Breach::Table));
         }
-        Ok(maximum.is_none_or(|maximum| desired <= maximum))
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        self.table_elements = wanted;
+        Ok(true)
     }
 
     fn instances(&self) -> usize {
@@ -254,6 +284,17 @@ mod tests {
         );
         limiter.broken(Breach::Table);
         assert!(matches!(limiter.breach(), Some(Breach::Memory { .. })));
+    }
+
+    #[test]
+    fn elements_count_in_all_tables_together() {
+        let mut limiter = Limiter::new(Limits::default());
+        assert!(limiter.table_growing(0, 600_000, None).unwrap());
+        assert!(!limiter.table_growing(0, 500, Some(400)).unwrap());
+        assert!(limiter.table_growing(600_000, 700_000, None).unwrap());
+        assert!(limiter.table_growing(0, 300_000, None).unwrap());
+        assert!(limiter.table_growing(0, 1, None).is_err());
+        assert_eq!(limiter.breach(), Some(Breach::Table));
     }
 
     #[test]
