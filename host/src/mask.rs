@@ -148,6 +148,35 @@ impl Masker {
     }
 }
 
+/// Hides secrets in bytes that come in pieces, also where one is cut in two.
+pub struct StreamMasker {
+    masker: Masker,
+    open: Vec<u8>,
+}
+
+impl StreamMasker {
+    /// Nothing received yet.
+    pub fn new(masker: Masker) -> Self {
+        Self {
+            masker,
+            open: Vec::new(),
+        }
+    }
+
+    /// Takes bytes and gives what is settled: all but what may be the beginning of a secret.
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.open.extend_from_slice(bytes);
+        let (masked, taken) = self.masker.mask_settled(&self.open);
+        self.open.drain(..taken);
+        masked
+    }
+
+    /// Gives what is left at the end of the stream.
+    pub fn finish(&mut self) -> Vec<u8> {
+        self.masker.mask_bytes(&std::mem::take(&mut self.open))
+    }
+}
+
 /// Without an automaton: everything if there is nothing to hide, else nothing, since nobody knows what is safe.
 fn all_or_nothing(needles: &Needles, bytes: &[u8]) -> Vec<u8> {
     if needles.forms.is_empty() || bytes.is_empty() {
@@ -257,6 +286,25 @@ mod tests {
         assert_eq!(settled("hunter2-and-more h"), pair("*** ", "h"));
         assert_eq!(settled("hunter2 hunter2!"), pair("*** ***!", ""));
         assert_eq!(settled(""), pair("", ""));
+    }
+
+    #[test]
+    fn a_secret_is_hidden_wherever_the_pieces_of_a_stream_are_cut() {
+        let masker = Masker::default();
+        masker.add("hunter2");
+        masker.add("hunter2-and-more");
+        masker.add("2huntsman");
+        let text = b"a hunter2, hunter2-and-more, hunter2-and-less, hunter2huntsman hunt";
+        let whole = masker.mask_bytes(text);
+        for size in 1..text.len() {
+            let mut stream = StreamMasker::new(masker.clone());
+            let mut masked: Vec<u8> = text
+                .chunks(size)
+                .flat_map(|part| stream.push(part))
+                .collect();
+            masked.extend(stream.finish());
+            assert_eq!(masked, whole, "pieces of {size}");
+        }
     }
 
     #[test]

@@ -54,10 +54,7 @@ impl Host for HostState {
 impl HostGroup for HostState {
     async fn new(&mut self, title: String) -> wasmtime::Result<Resource<Group>> {
         let phase = self.run.console.begin(shortened(&title));
-        self.keep(Group(Some(phase))).map_err(|error| match error {
-            crate::state::CallError::Trap(error) => error,
-            crate::state::CallError::Failure(failure) => wasmtime::Error::msg(failure.message),
-        })
+        self.keep_or_trap(Group(Some(phase)))
     }
 
     async fn finish(&mut self, group: Resource<Group>, ending: Ending) -> wasmtime::Result<()> {

@@ -1,5 +1,7 @@
 //! `types`: from a failure to what the guest is told.
 
+use wasmtime::component::Resource;
+
 use crate::bindings::orka::plugin::types::{Error, ErrorInfo, Host};
 use crate::console::millis;
 use crate::failure::{Failure, Kind};
@@ -14,10 +16,28 @@ impl Host for HostState {
                 self.run.issued((*failure).clone(), &message);
                 Ok(for_guest(&failure, message, |text| masker.mask(text)))
             }
-            CallError::Trap(error) => match error.downcast::<BreachError>() {
-                Ok(BreachError(breach)) => Err(self.limiter.broken(breach)),
-                Err(error) => Err(error),
-            },
+            CallError::Trap(error) => Err(self.trap(error)),
+        }
+    }
+}
+
+impl HostState {
+    /// As [`HostState::keep`], for functions of the contract that have no error to return.
+    pub(super) fn keep_or_trap<T: Send + 'static>(
+        &mut self,
+        thing: T,
+    ) -> wasmtime::Result<Resource<T>> {
+        self.keep(thing).map_err(|error| match error {
+            CallError::Trap(error) => self.trap(error),
+            CallError::Failure(failure) => wasmtime::Error::msg(failure.message),
+        })
+    }
+
+    /// Notes a breach that a host function found.
+    fn trap(&mut self, error: wasmtime::Error) -> wasmtime::Error {
+        match error.downcast::<BreachError>() {
+            Ok(BreachError(breach)) => self.limiter.broken(breach),
+            Err(error) => error,
         }
     }
 }

@@ -45,7 +45,7 @@ impl Host for HostState {
         let at = Instant::now()
             .checked_add(Duration::from_millis(duration_ms))
             .unwrap_or(self.run.deadline);
-        Ok(self.table.push(Waitable::Timer(at))?)
+        self.keep_or_trap(Waitable::Timer(at))
     }
 
     async fn wait_any(
