@@ -136,6 +136,9 @@ pub struct Waiting<'a> {
     pub next_in: Duration,
 }
 
+/// How much longer than the deadline an attempt may take that should have ended there by itself.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// Waits until `target` accepts `credentials`, and returns the connection.
 ///
 /// Connects early and often: a VM that starts to listen is noticed within [`Backoff::max`]. Each failed attempt is
@@ -157,7 +160,7 @@ pub async fn connect(
     progress: impl Fn(&Waiting<'_>) + Send,
 ) -> Result<Connection, Error> {
     let started = Instant::now();
-    let dialer = Dialer {
+    let mut dialer = Dialer {
         target: target.clone(),
         credentials: credentials.clone(),
         verifier: Arc::new(Verifier::new(target, policy)),
@@ -169,8 +172,14 @@ pub async fn connect(
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let problem = match tokio::time::timeout_at(options.deadline, dialer.dial()).await {
+        // The last attempt ends by itself at the deadline, so that it can say in which state it was.
+        let left = options.deadline.saturating_duration_since(Instant::now());
+        dialer.attempt_timeout = options.attempt_timeout.min(left);
+        let problem = match tokio::time::timeout_at(options.deadline + LAST_WORDS, dialer.dial())
+            .await
+        {
             Ok(Ok(session)) => {
+                dialer.attempt_timeout = options.attempt_timeout;
                 tracing::debug!(%target, attempt, elapsed_ms = started.elapsed().as_millis(), "SSH connected");
                 return Ok(Connection::new(dialer, session));
             }
