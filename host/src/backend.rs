@@ -199,7 +199,7 @@ pub struct Running {
 /// Influence on a running program.
 #[async_trait]
 pub trait Control: Send + Sync {
-    /// Sends a signal by its name without `SIG`.
+    /// Sends a signal by its name without `SIG`, also to a program whose output nobody takes. Succeeds if it has ended.
     async fn signal(&self, name: &str) -> Result<(), Failure>;
 }
 

@@ -13,7 +13,7 @@ use guest_ssh::{
     Stream, Target, TransferProgress, TransferSummary, Waiting,
 };
 use secrecy::ExposeSecret as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::{
@@ -220,35 +220,37 @@ impl Guest for SshGuest {
     }
 }
 
-/// Moves a program's events along until it ends or nobody takes them any more.
+/// A signal to send, and where to say whether it was sent.
+struct SignalRequest {
+    signal: Signal,
+    answer: oneshot::Sender<Result<(), Failure>>,
+}
+
+/// Moves a program's events along until it ends or nobody takes them any more. Signals pass also while nobody takes the
+/// output: they may be meant for a program that writes too much.
 async fn pump(
     mut command: guest_ssh::Command,
     events: mpsc::Sender<Event>,
-    mut signals: mpsc::Receiver<Signal>,
+    mut signals: mpsc::Receiver<SignalRequest>,
 ) {
+    let mut waiting = None;
     loop {
-        let output = tokio::select! {
-            output = command.next_output() => output,
-            Some(signal) = signals.recv() => {
-                if let Err(error) = command.signal(signal).await {
-                    tracing::debug!(%error, "a signal did not get through");
-                }
-                continue;
+        tokio::select! {
+            Some(SignalRequest { signal, answer }) = signals.recv() => {
+                let sent = command.signal(signal).await.map_err(failure);
+                // The call may have been given up.
+                let _ = answer.send(sent);
+            }
+            room = events.reserve(), if waiting.is_some() => {
+                let (Ok(room), Some(event)) = (room, waiting.take()) else { return };
+                room.send(event);
             }
             // The run is over: dropping the command closes its channel.
-            () = events.closed() => return,
-        };
-        let Some(chunk) = output else { break };
-        let stream = match chunk.stream {
-            Stream::Stdout => OutputStream::Stdout,
-            Stream::Stderr => OutputStream::Stderr,
-        };
-        if events
-            .send(Event::Output(stream, chunk.data))
-            .await
-            .is_err()
-        {
-            return;
+            () = events.closed(), if waiting.is_none() => return,
+            output = command.next_output(), if waiting.is_none() => match output {
+                None => break,
+                Some(chunk) => waiting = Some(Event::Output(of(chunk.stream), chunk.data)),
+            },
         }
     }
     let ending = match command.wait().await {
@@ -258,12 +260,21 @@ async fn pump(
         }) => Event::Exit(Exit::Signal(ExitSignal { name, core_dumped })),
         Err(error) => Event::Lost(failure(error)),
     };
+    // What is asked for from here on comes too late, and must not wait for somebody to take the ending.
+    drop(signals);
     // Nobody waiting any more is fine.
     let _ = events.send(ending).await;
 }
 
+fn of(stream: Stream) -> OutputStream {
+    match stream {
+        Stream::Stdout => OutputStream::Stdout,
+        Stream::Stderr => OutputStream::Stderr,
+    }
+}
+
 /// Sends signals to the task that owns the program.
-struct Signals(mpsc::Sender<Signal>);
+struct Signals(mpsc::Sender<SignalRequest>);
 
 #[async_trait]
 impl Control for Signals {
@@ -285,9 +296,10 @@ impl Control for Signals {
                 ));
             }
         };
+        let (answer, answered) = oneshot::channel();
         // A program that has ended needs no signal any more.
-        let _ = self.0.send(signal).await;
-        Ok(())
+        let _ = self.0.send(SignalRequest { signal, answer }).await;
+        answered.await.unwrap_or(Ok(()))
     }
 }
 
