@@ -16,6 +16,15 @@ use crate::mask::Masker;
 /// How often a running transfer or wait is mentioned in a log that is not a terminal.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
+/// The report keeps so many phases; more are shown only.
+const PHASES_MAX: usize = 1000;
+
+/// A plugin's own lines may take so many bytes of the log of a run.
+const PLUGIN_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// What a line takes beside its text: time stamp, label and line end.
+const LINE_OVERHEAD: u64 = 32;
+
 /// How much a line matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -46,6 +55,7 @@ pub enum PhaseEnding {
 
 /// A phase, for the report.
 #[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PhaseRecord {
     /// What the plugin called it.
     pub title: String,
@@ -113,6 +123,7 @@ struct State {
     sink: Box<dyn Sink>,
     phases: Vec<PhaseRecord>,
     last_progress: Option<Instant>,
+    plugin_bytes: u64,
 }
 
 /// The step's log. Clones write to the same one.
@@ -150,6 +161,7 @@ impl Console {
             sink,
             phases: Vec::new(),
             last_progress: None,
+            plugin_bytes: 0,
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -186,6 +198,27 @@ impl Console {
                 if position == 0 { label } else { "  " },
                 printable(line.as_bytes())
             ));
+        }
+    }
+
+    /// As [`Console::log`] for a line of the plugin, of which there may be 16 MiB in all.
+    pub fn log_of_plugin(&self, level: Level, text: &str) {
+        if level < self.level {
+            return;
+        }
+        let lines = text.lines().count() as u64;
+        let before = {
+            let mut state = self.state();
+            let before = state.plugin_bytes;
+            state.plugin_bytes = before.saturating_add(text.len() as u64 + lines * LINE_OVERHEAD);
+            before
+        };
+        // The first text that is too much is shown still, so the last one that fits is never cut.
+        if before < PLUGIN_BYTES_MAX {
+            self.log(level, text);
+            if self.state().plugin_bytes >= PLUGIN_BYTES_MAX {
+                self.warn("the plugin has written 16 MiB to this log; the rest is left out");
+            }
         }
     }
 
@@ -240,12 +273,15 @@ impl Console {
                 seconds(elapsed)
             ));
         }
-        self.state().phases.push(PhaseRecord {
-            title: phase.title.clone(),
-            started_ms: millis(phase.started_after),
-            elapsed_ms: millis(elapsed),
-            ending,
-        });
+        let mut state = self.state();
+        if state.phases.len() < PHASES_MAX {
+            state.phases.push(PhaseRecord {
+                title: phase.title.clone(),
+                started_ms: millis(phase.started_after),
+                elapsed_ms: millis(elapsed),
+                ending,
+            });
+        }
     }
 
     /// Mentions how far something is, now and then.
@@ -340,6 +376,33 @@ mod tests {
                 "  second line"
             ]
         );
+    }
+
+    #[test]
+    fn a_plugin_that_never_stops_talking_is_cut_off_once_and_the_host_is_not() {
+        let (console, captured) = Console::captured(Masker::default());
+        let text = "x".repeat(1024 * 1024 - 32);
+        for _ in 0..20 {
+            console.log_of_plugin(Level::Info, &text);
+        }
+        console.info("deleted");
+        let lines = captured.lines();
+        assert_eq!(lines.len(), 18);
+        assert!(lines[16].contains("the rest is left out"), "{}", lines[16]);
+        assert_eq!(lines[17], "deleted");
+    }
+
+    #[test]
+    fn so_many_phases_are_kept_and_more_are_shown() {
+        let (console, captured) = Console::captured(Masker::default());
+        for _ in 0..PHASES_MAX + 5 {
+            let phase = console.begin("again");
+            console.end(&phase, PhaseEnding::Done);
+        }
+        assert_eq!(console.phases().len(), PHASES_MAX);
+        assert_eq!(captured.lines().len(), 2 * (PHASES_MAX + 5));
+        let record = serde_json::to_value(&console.phases()[0]).unwrap();
+        assert!(record["startedMs"].is_u64() && record["elapsedMs"].is_u64());
     }
 
     #[test]

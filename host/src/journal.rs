@@ -40,6 +40,14 @@ impl Journal {
         state.count
     }
 
+    /// Counts a call that says nothing about what a plugin was about, such as a line of its log, and gives the number of
+    /// calls so far.
+    pub fn count_in(&self) -> u64 {
+        let mut state = self.state();
+        state.count += 1;
+        state.count
+    }
+
     /// Notes how the call ended.
     pub fn end(&self, function: &'static str, elapsed: Duration, error: Option<String>) {
         let mut state = self.state();

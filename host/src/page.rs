@@ -77,13 +77,13 @@ fn phases(page: &mut String, phases: &Value) {
     }
     let longest = phases
         .iter()
-        .filter_map(|phase| phase["elapsed_ms"].as_u64())
+        .filter_map(|phase| phase["elapsedMs"].as_u64())
         .max()
         .unwrap_or(1)
         .max(1);
     page.push_str("<h2>Phases</h2><table><tr><th>phase<th>ended<th>ms<th>");
     for phase in phases {
-        let elapsed = phase["elapsed_ms"].as_u64().unwrap_or(0);
+        let elapsed = phase["elapsedMs"].as_u64().unwrap_or(0);
         page.push_str(&format!(
             "<tr><td>{}<td>{}<td>{elapsed}<td style=\"width:40%\"><div class=\"bar\" style=\"width:{}%\"></div>",
             text(&phase["title"]),
@@ -135,7 +135,7 @@ mod tests {
     fn nothing_in_a_report_becomes_markup() {
         let report = serde_json::json!({
             "outcome": "infra-failed", "exitCode": 216, "failures": [{"code": "x", "message": "<script>&\"", "causes": []}],
-            "phases": [{"title": "<b>", "ending": "done", "elapsed_ms": 5}], "leftovers": [], "artifacts": {"files": []}
+            "phases": [{"title": "<b>", "ending": "done", "elapsedMs": 5}], "leftovers": [], "artifacts": {"files": []}
         });
         let page = render(&report);
         assert!(page.contains("&lt;script&gt;&amp;&quot;"));

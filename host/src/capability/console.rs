@@ -6,23 +6,41 @@ use wasmtime::component::Resource;
 
 use crate::bindings::orka::plugin::console::{Ending, Host, HostGroup, Level};
 use crate::console::{Level as OwnLevel, Phase, PhaseEnding};
+use crate::limits::Breach;
 use crate::state::HostState;
 
 /// A line longer than this is cut: a log is for people.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
+/// The report keeps titles, so these are cut sooner.
+const TITLE_BYTES_MAX: usize = 256;
+
 /// A phase that a guest has begun; none once it ended.
 pub struct Group(Option<Phase>);
 
+impl HostState {
+    /// Counts a call of this interface like any other, and leaves the last calls to those that tell more.
+    fn count_console_call(&mut self) -> wasmtime::Result<()> {
+        let limit = self.run.limits.host_calls;
+        if self.run.journal.count_in() > limit {
+            return Err(self.limiter.broken(Breach::HostCalls(limit)));
+        }
+        Ok(())
+    }
+}
+
 impl Host for HostState {
     async fn log(&mut self, level: Level, message: String) -> wasmtime::Result<()> {
+        self.count_console_call()?;
         let level = match level {
             Level::Debug => OwnLevel::Debug,
             Level::Info => OwnLevel::Info,
             Level::Warn => OwnLevel::Warn,
             Level::Error => OwnLevel::Error,
         };
-        self.run.console.log(level, shortened(&message));
+        self.run
+            .console
+            .log_of_plugin(level, shortened(&message, MESSAGE_BYTES_MAX));
         Ok(())
     }
 
@@ -32,7 +50,8 @@ impl Host for HostState {
         total: Option<u64>,
         unit: String,
     ) -> wasmtime::Result<()> {
-        let unit = shortened(&unit);
+        self.count_console_call()?;
+        let unit = shortened(&unit, TITLE_BYTES_MAX);
         self.run.console.progress(&match total {
             Some(total) => format!("{done} of {total} {unit}"),
             None => format!("{done} {unit}"),
@@ -41,23 +60,26 @@ impl Host for HostState {
     }
 
     async fn last_words(&mut self, message: String) -> wasmtime::Result<()> {
+        self.count_console_call()?;
         let mut last_words = self
             .run
             .last_words
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        *last_words = Some(shortened(&message).to_owned());
+        *last_words = Some(shortened(&message, MESSAGE_BYTES_MAX).to_owned());
         Ok(())
     }
 }
 
 impl HostGroup for HostState {
     async fn new(&mut self, title: String) -> wasmtime::Result<Resource<Group>> {
-        let phase = self.run.console.begin(shortened(&title));
+        self.count_console_call()?;
+        let phase = self.run.console.begin(shortened(&title, TITLE_BYTES_MAX));
         self.keep_or_trap(Group(Some(phase)))
     }
 
     async fn finish(&mut self, group: Resource<Group>, ending: Ending) -> wasmtime::Result<()> {
+        self.count_console_call()?;
         let ending = match ending {
             Ending::Done => PhaseEnding::Done,
             Ending::Failed => PhaseEnding::Failed,
@@ -77,8 +99,8 @@ impl HostGroup for HostState {
     }
 }
 
-fn shortened(text: &str) -> &str {
-    let mut end = text.len().min(MESSAGE_BYTES_MAX);
+fn shortened(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
