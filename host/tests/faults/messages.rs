@@ -115,9 +115,8 @@ async fn an_image_that_the_cluster_has_not_is_told_with_the_one_that_was_meant()
     for world in World::ALL {
         let sim = world.start().await;
         let build = Build::new(&sim, "true").param("base-image", "Sonomo.orkasi");
-        // The value is the user's to mend, and nothing was deployed.
         ended(build).await.assert_told(&Told {
-            code: EXIT_CONFIG,
+            code: EXIT_ORKA,
             failure: "orka.not-found",
             says: &["Sonomo.orkasi", "404"],
             hints: &["`Sonoma.orkasi`"],

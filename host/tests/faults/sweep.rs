@@ -21,9 +21,9 @@ const AT_ONCE: usize = 12;
 /// How long the client waits for an answer.
 const CALL_LIMIT: Duration = Duration::from_millis(1500);
 
-/// No build may take longer. The clean-up has a minute of its own.
+/// No build may take longer; one whose clean-up cannot come to an end has a minute more for it.
 const GUARD: Duration = Duration::from_secs(60);
-const GUARD_OF_THE_STUBBORN: Duration = Duration::from_secs(110);
+const GUARD_WITH_CLEAN_UP: Duration = Duration::from_secs(110);
 
 /// Findings shown with the end of their log, and how many lines of it.
 const EXPLAINED: usize = 5;
@@ -168,8 +168,8 @@ impl Cell {
             };
             build = build.param("capacity-wait", patience);
         }
-        let guard = if self.is_stubborn() {
-            GUARD_OF_THE_STUBBORN
+        let guard = if self.waits_when_struck() {
+            GUARD_WITH_CLEAN_UP
         } else {
             GUARD
         };
@@ -239,12 +239,11 @@ impl Cell {
             problems.push("it did not end in time".to_owned());
             return problems;
         };
-        let text = ended.text();
         if !self.admits(ended) {
             problems.push(format!("ended with {} ({})", ended.code, ended.outcome));
         }
         for (kind, name) in left {
-            if !text.contains(&format!("`{name}` was not deleted")) {
+            if !ended.names_as_left(name) {
                 problems.push(format!("{kind} `{name}` is left and not named"));
             }
             if ended.code == 0 {

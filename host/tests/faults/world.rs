@@ -90,6 +90,13 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// Whether it tells a person that something of this name may be left.
+    pub fn names_as_left(&self, name: &str) -> bool {
+        let told =
+            |line: &String| line.contains(&format!("`{name}`")) && line.contains("may still exist");
+        self.leftovers.iter().any(|left| left == name) && self.log.iter().any(told)
+    }
+
     /// The whole log as one text.
     pub fn text(&self) -> String {
         self.log.join("\n")
