@@ -24,9 +24,7 @@ pub(crate) fn from_params() -> Result<Vec<u8>, Error> {
     }
     let script = match (text, file, own) {
         (Some(text), ..) => text.into_bytes(),
-        (None, Some(path), _) => {
-            workspace::read(&path).map_err(|error| error.context("reading `script-file`"))?
-        }
+        (None, Some(path), _) => from_file(&path)?,
         (None, None, Some(script)) => script,
         (None, None, None) => {
             return Err(Error::parameter(
@@ -36,6 +34,20 @@ pub(crate) fn from_params() -> Result<Vec<u8>, Error> {
         }
     };
     Ok(with_preamble(script))
+}
+
+fn from_file(path: &str) -> Result<Vec<u8>, Error> {
+    workspace::read(path).map_err(|error| match error {
+        // The path is the user's, so what is wrong with it is no fault of this plugin.
+        Error::Invalid(info) | Error::NoCapacity(info) => {
+            Error::parameter("script-file", format!("cannot be used: {}", info.message))
+        }
+        Error::NotFound(info) if info.code == "files.not-found" => Error::parameter(
+            "script-file",
+            format!("names `{path}`, which the workspace does not have"),
+        ),
+        error => error.context("reading `script-file`"),
+    })
 }
 
 fn with_preamble(script: Vec<u8>) -> Vec<u8> {

@@ -217,6 +217,41 @@ fn the_script_comes_from_a_file_or_as_a_file_of_its_own() {
 }
 
 #[test]
+fn a_script_file_that_cannot_be_used_is_a_wrong_parameter() {
+    let large = "#".repeat(1024 * 1024 + 1);
+    for (path, problem) in [
+        (".orka-step/ledger", "belongs to the host"),
+        ("/etc/passwd", "is absolute"),
+        ("../build.sh", "leads out of the workspace"),
+        ("ci", "is not a regular file"),
+        ("ci/large", "is larger than"),
+        (
+            "ci/none",
+            "names `ci/none`, which the workspace does not have",
+        ),
+    ] {
+        let report = run(Scenario::new()
+            .param("base-image", "sonoma.orkasi")
+            .param("script-file", path)
+            .file("ci/large", large.as_str()));
+        assert_eq!(
+            (report.outcome, report.exit_code),
+            (Outcome::InfraFailed, 211),
+            "{path}: {}",
+            report.log_text()
+        );
+        assert_eq!(report.code(), "params.invalid");
+        for text in ["`script-file`", problem] {
+            assert!(report.message().contains(text), "{}", report.message());
+        }
+        assert!(
+            !report.calls.contains(&"create-config".to_owned()),
+            "{path}"
+        );
+    }
+}
+
+#[test]
 fn works_without_a_workspace() {
     let report = run(scenario()
         .without_workspace()
