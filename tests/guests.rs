@@ -133,6 +133,15 @@ async fn a_guest_that_calls_the_host_for_ever_is_stopped_at_its_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn programs_whose_output_nobody_takes_can_be_signalled_and_dropped_and_are_limited() {
+    let cluster = Cluster::start().await;
+    let ended = cluster.guest("flood").ended().await;
+    ended.assert(0, "succeeded");
+    ended.assert_says(&["signalled", "dropped", "after 64: run.too-many-commands"]);
+    cluster.assert_purged();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn several_vms_are_deployed_side_by_side_used_and_all_purged() {
     for cluster in [
         Cluster::start().await,

@@ -1,5 +1,6 @@
 //! The real guests: [`Guests`] over `guest-ssh`.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,13 @@ const EVENTS_QUEUED: usize = 64;
 
 /// Signals on their way to a program.
 const SIGNALS_QUEUED: usize = 8;
+
+/// Pieces of output read for the sake of a signal although nobody takes them: behind a full channel the SSH session stands
+/// still in both directions, and each piece read lets it look once more at what is to be sent.
+const PIECES_AHEAD: usize = 32;
+
+/// Pieces read ahead at most, at 32 KiB each: enough for three signals.
+const PIECES_WAITING_MAX: usize = 3 * PIECES_AHEAD + 1;
 
 /// Guests reached with the run's SSH configuration.
 pub struct SshGuests {
@@ -233,24 +241,33 @@ async fn pump(
     events: mpsc::Sender<Event>,
     mut signals: mpsc::Receiver<SignalRequest>,
 ) {
-    let mut waiting = None;
+    let mut waiting = VecDeque::new();
+    let mut ahead = 0;
     loop {
         tokio::select! {
             Some(SignalRequest { signal, answer }) = signals.recv() => {
-                let sent = command.signal(signal).await.map_err(failure);
+                let sent = if waiting.len() + PIECES_AHEAD > PIECES_WAITING_MAX {
+                    Err(unread())
+                } else {
+                    ahead = PIECES_AHEAD;
+                    command.signal(signal).await.map_err(failure)
+                };
                 // The call may have been given up.
                 let _ = answer.send(sent);
             }
-            room = events.reserve(), if waiting.is_some() => {
-                let (Ok(room), Some(event)) = (room, waiting.take()) else { return };
+            room = events.reserve(), if !waiting.is_empty() => {
+                let (Ok(room), Some(event)) = (room, waiting.pop_front()) else { return };
                 room.send(event);
             }
             // The run is over: dropping the command closes its channel.
-            () = events.closed(), if waiting.is_none() => return,
-            output = command.next_output(), if waiting.is_none() => match output {
-                None => break,
-                Some(chunk) => waiting = Some(Event::Output(of(chunk.stream), chunk.data)),
-            },
+            () = events.closed(), if waiting.is_empty() => return,
+            output = command.next_output(), if waiting.is_empty() || ahead > 0 => {
+                let Some(chunk) = output else { break };
+                if !waiting.is_empty() {
+                    ahead -= 1;
+                }
+                waiting.push_back(Event::Output(of(chunk.stream), chunk.data));
+            }
         }
     }
     let ending = match command.wait().await {
@@ -262,8 +279,20 @@ async fn pump(
     };
     // What is asked for from here on comes too late, and must not wait for somebody to take the ending.
     drop(signals);
-    // Nobody waiting any more is fine.
-    let _ = events.send(ending).await;
+    for event in waiting.into_iter().chain([ending]) {
+        if events.send(event).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn unread() -> Failure {
+    Failure::new(
+        Kind::Unavailable,
+        Class::Ssh,
+        "ssh.unread",
+        "no further signal can be sent before some of the program's output is read",
+    )
 }
 
 fn of(stream: Stream) -> OutputStream {
