@@ -2,7 +2,7 @@
 
 use orka_plugin_sdk::console::{self, Level};
 use orka_plugin_sdk::ssh::{self, ConnectOptions, Connection, ExecOptions, Output, Stdin};
-use orka_plugin_sdk::{Error, Plugin, Verdict, params, results, secrets};
+use orka_plugin_sdk::{Error, ErrorInfo, Plugin, Verdict, handoff, params, results, secrets};
 
 const NAME: &str = "TOKEN_X";
 
@@ -42,7 +42,19 @@ impl Plugin for SecretProbe {
             &["-c", "printf 'stdin '; cat; echo"],
             &options,
         )?;
-        let seen = seen(&connection, &with_secret(Output::Capture))?;
+        let from_env = "printf %s \"$TOKEN_X\"";
+        let seen = seen(&connection, from_env, &with_secret(Output::Capture))?;
+        // In two writes, so that no single piece of output holds the whole secret.
+        let halves = "printf %s \"${TOKEN_X%??????}\"; sleep 0.1; printf %s \"${TOKEN_X#\"${TOKEN_X%??????}\"}\"";
+        must_be_hidden(&connection, halves, &with_secret(Output::Capture))?;
+        let stdin = ExecOptions {
+            stdin: Stdin::Secret(&secret),
+            output: Output::Capture,
+            ..ExecOptions::default()
+        };
+        must_be_hidden(&connection, "cat", &stdin)?;
+        must_be_hidden(&connection, "cat >&2", &stdin)?;
+        handoff::put("seen", &seen)?;
         console::log(Level::Info, &format!("seen {seen}"));
         results::set("seen", &seen)?;
         if params::flag("fail")? {
@@ -52,8 +64,23 @@ impl Plugin for SecretProbe {
     }
 }
 
-fn seen(connection: &Connection, options: &ExecOptions<'_>) -> Result<String, Error> {
-    let arguments = ["-c".to_owned(), "printf %s \"$TOKEN_X\"".to_owned()];
+/// Fails unless a script that prints the secret is read here as the mask alone.
+fn must_be_hidden(
+    connection: &Connection,
+    script: &str,
+    options: &ExecOptions<'_>,
+) -> Result<(), Error> {
+    let seen = seen(connection, script, options)?;
+    if seen == "***" {
+        return Ok(());
+    }
+    let message = format!("`{script}` let {} bytes of the secret be read", seen.len());
+    Err(Error::Other(ErrorInfo::new("probe.read", message)))
+}
+
+/// What this guest can read of a script's output.
+fn seen(connection: &Connection, script: &str, options: &ExecOptions<'_>) -> Result<String, Error> {
+    let arguments = ["-c".to_owned(), script.to_owned()];
     let command = connection.exec("sh", &arguments, options)?;
     let mut seen = Vec::new();
     while let Some(chunks) = command.read_output(4096, 10_000)? {
