@@ -312,7 +312,7 @@ async fn an_image_that_the_cluster_has_not_leaves_nothing() {
         .param("script", TRUE)
         .ended()
         .await;
-    ended.assert(214, "infra-failed");
+    ended.assert(211, "infra-failed");
     assert_eq!(ended.result("outcome"), "infra-failed");
     ended.assert_says(&[
         "image 'Sonomo.orkasi' not found",

@@ -60,6 +60,15 @@ impl std::fmt::Display for Remains {
     }
 }
 
+/// What a removal found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// Something, which the cluster agreed to delete.
+    Removed,
+    /// Nothing, by the cluster's word.
+    AlreadyGone,
+}
+
 /// An Orka cluster.
 #[async_trait]
 pub trait Cluster: Send + Sync {
@@ -94,8 +103,9 @@ pub trait Cluster: Send + Sync {
     /// Deletes one VM; what is gone already counts as deleted.
     async fn delete(&self, vm: &VmInfo) -> Result<(), Failure>;
 
-    /// Deletes everything of this name: VMs, and the VM config where there is one. What is gone counts as deleted.
-    async fn remove(&self, name: &str) -> Result<(), Failure>;
+    /// Deletes everything of this name: VMs, and the VM config where there is one. Says whether there
+    /// was anything.
+    async fn remove(&self, name: &str) -> Result<Removal, Failure>;
 
     /// What exists under this name.
     async fn remains(&self, name: &str) -> Result<Remains, Failure>;

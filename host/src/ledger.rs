@@ -48,12 +48,14 @@ pub struct Debt {
     pending: u32,
     /// Deploy requests whose end will never be known: each may still make a VM.
     lost: u32,
+    /// Whether the request that makes the VM config has no answer: it may still make it.
+    config_lost: bool,
 }
 
 impl Debt {
-    /// Deploy requests that may still make a VM.
+    /// Requests that may still make something.
     pub fn in_doubt(&self) -> u32 {
-        self.pending + self.lost
+        self.pending + self.lost + u32::from(self.config_lost)
     }
 
     /// Whether nothing is left of it and nothing can come.
@@ -61,10 +63,15 @@ impl Debt {
         self.state == State::Released && self.in_doubt() == 0
     }
 
+    /// Whether all that is left of it is doubt.
+    pub fn is_only_doubt(&self) -> bool {
+        self.state == State::Released && self.in_doubt() > 0
+    }
+
     fn vms(&self) -> u32 {
         u32::try_from(self.instances.len())
             .unwrap_or(u32::MAX)
-            .saturating_add(self.in_doubt())
+            .saturating_add(self.pending + self.lost)
     }
 }
 
@@ -161,6 +168,7 @@ impl Ledger {
             instances: BTreeSet::new(),
             pending: 0,
             lost: 0,
+            config_lost: false,
         });
         Ok(())
     }
@@ -230,9 +238,22 @@ impl Ledger {
         });
     }
 
-    /// Notes that a VM of unknown origin turned up under a name, which accounts for one request in doubt each.
-    pub fn accounted_for(&self, name: &str, vms: u32) {
-        self.change(name, |debt| debt.lost = debt.lost.saturating_sub(vms));
+    /// Notes that the request that makes a VM config is about to be sent: until it is answered, it may come to exist.
+    pub fn create_begins(&self, name: &str) {
+        self.change(name, |debt| debt.config_lost = true);
+    }
+
+    /// Notes that the request that makes a VM config was answered.
+    pub fn create_ends(&self, name: &str) {
+        self.change(name, |debt| debt.config_lost = false);
+    }
+
+    /// Notes what turned up under a name that nobody answered for: each VM accounts for one request in doubt.
+    pub fn accounted_for(&self, name: &str, vms: u32, config: bool) {
+        self.change(name, |debt| {
+            debt.lost = debt.lost.saturating_sub(vms);
+            debt.config_lost &= !(config || vms > 0);
+        });
     }
 
     /// Notes that the thing exists.
@@ -366,7 +387,7 @@ mod tests {
         ledger.deploy_ends("a", DeployEnd::Lost);
         ledger.released("a");
         assert_eq!(names(&ledger), ["a"], "lost");
-        ledger.accounted_for("a", 1);
+        ledger.accounted_for("a", 1, false);
         assert!(names(&ledger).is_empty());
     }
 

@@ -9,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::backend::orka::NO_SUCH_CALL;
-use crate::backend::{Cluster, Remains};
+use crate::backend::{Cluster, Remains, Removal};
 use crate::bindings::orka::plugin::cluster::SignOut;
 use crate::console::Console;
 use crate::failure::{Class, Failure, Kind};
@@ -171,7 +171,7 @@ async fn remove_owed(
                 Class::Orka,
                 "orka.in-doubt",
                 format!(
-                    "a deploy request got no answer; nothing turned up in the {} s since, but a VM may still appear",
+                    "a request got no answer; nothing turned up in the {} s since, but a VM may still appear",
                     watched_from.elapsed().as_secs()
                 ),
             ));
@@ -197,19 +197,14 @@ pub async fn remove_accounted(
 ) -> Result<(), Failure> {
     let before = ledger.debt(name);
     let in_doubt = before.as_ref().map_or(0, Debt::in_doubt);
-    let mut seen = 0;
+    let mut seen = Remains::default();
     if in_doubt > 0 {
         match limited(deadline, "read", cluster.remains(name)).await {
-            Ok(remains) => seen = remains.vms,
+            Ok(remains) => seen = remains,
             Err(failure) if failure.code == NO_SUCH_CALL => {}
             Err(failure) => return Err(failure),
         }
-        if seen == 0
-            && before
-                .as_ref()
-                .is_some_and(|debt| debt.state == crate::ledger::State::Released)
-        {
-            // Nothing there, and nothing else owed under this name.
+        if seen.is_nothing() && before.as_ref().is_some_and(Debt::is_only_doubt) {
             return Ok(());
         }
     }
@@ -218,7 +213,7 @@ pub async fn remove_accounted(
         u32::try_from(debt.instances.len()).unwrap_or(u32::MAX)
     });
     ledger.released(name);
-    ledger.accounted_for(name, seen.saturating_sub(known));
+    ledger.accounted_for(name, seen.vms.saturating_sub(known), seen.config);
     Ok(())
 }
 
@@ -259,10 +254,10 @@ async fn remove_once(
     name: &str,
     deadline: Instant,
 ) -> Result<Remains, Failure> {
-    limited(deadline, "delete", cluster.remove(name)).await?;
+    let removal = limited(deadline, "delete", cluster.remove(name)).await?;
     match limited(deadline, "read", cluster.remains(name)).await {
         // The removal was accepted in so many words; a server without the call to look has nothing more to tell.
-        Err(failure) if failure.code == NO_SUCH_CALL => {
+        Err(failure) if failure.code == NO_SUCH_CALL && removal == Removal::Removed => {
             tracing::warn!(vm = name, error = %failure, "Orka accepted the removal, but it cannot be confirmed by a read");
             Ok(Remains::default())
         }

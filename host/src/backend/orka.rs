@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use orka_client::{
-    Client, ClientConfig, DeployRequest, Error, Generation as ClientGeneration, Removal,
-    SignOut as ClientSignOut, VmConfigSpec,
+    Client, ClientConfig, DeployRequest, Error, Generation as ClientGeneration,
+    Removal as ClientRemoval, SignOut as ClientSignOut, VmConfigSpec,
 };
 use tokio::sync::OnceCell;
 
-use super::{Cluster, Deploy, Remains};
+use super::{Cluster, Deploy, Remains, Removal};
 use crate::bindings::orka::plugin::cluster::{Facts, Generation, Node, SignOut, VmInfo, VmSpec};
 use crate::failure::{Class, Failure, Kind};
 
@@ -158,7 +158,7 @@ impl Cluster for OrkaCluster {
             .map_err(later)
     }
 
-    async fn remove(&self, name: &str) -> Result<(), Failure> {
+    async fn remove(&self, name: &str) -> Result<Removal, Failure> {
         let client = self.client()?;
         // An Orka 3 run makes no VM configs, and may have no rights to look for any.
         let removal = if self.stores_configs() {
@@ -166,11 +166,10 @@ impl Cluster for OrkaCluster {
         } else {
             client.delete_instance(name, None).await
         };
-        match removal.map_err(later)? {
-            Removal::Removed => tracing::debug!(vm = name, "purged"),
-            Removal::AlreadyGone => tracing::debug!(vm = name, "was gone already"),
-        }
-        Ok(())
+        Ok(match removal.map_err(later)? {
+            ClientRemoval::Removed => Removal::Removed,
+            ClientRemoval::AlreadyGone => Removal::AlreadyGone,
+        })
     }
 
     async fn remains(&self, name: &str) -> Result<Remains, Failure> {
@@ -211,7 +210,11 @@ impl Cluster for OrkaCluster {
 
 /// Adds what the cluster has to a failure about what was asked of it. The look takes its time only once something has
 /// failed, and its own failure changes nothing.
-async fn explained(client: &Client, failure: Failure, spec: &VmSpec) -> Failure {
+async fn explained(client: &Client, mut failure: Failure, spec: &VmSpec) -> Failure {
+    if about_the_image(&failure, spec) {
+        // The image is a parameter, and nothing was deployed.
+        failure.class = Class::Config;
+    }
     let look = async {
         match failure.class {
             Class::NoCapacity => what_is_free(client, spec).await,

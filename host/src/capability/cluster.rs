@@ -166,14 +166,22 @@ impl HostSession for HostState {
                 return Ok(outcome.clone());
             }
             if let Some(debt) = run.ledger.owed().first() {
+                let message = if debt.is_only_doubt() {
+                    format!(
+                        "a VM named `{}` may still appear; the host signs out once that is settled",
+                        debt.name
+                    )
+                } else {
+                    format!(
+                        "`{}` still exists; without the login it could not be deleted",
+                        debt.name
+                    )
+                };
                 return Err(Failure::new(
                     Kind::Conflict,
                     Class::Plugin,
                     "run.vms-remain",
-                    format!(
-                        "`{}` still exists; without the login it could not be deleted",
-                        debt.name
-                    ),
+                    message,
                 ));
             }
             let outcome = run.cluster.sign_out().await?;
@@ -201,7 +209,13 @@ async fn create_config(run: &RunContext, mut spec: VmSpec) -> Result<VmConfig, F
         // Entered before the request: if the reply is lost, the name is still ours to delete.
         run.ledger.owe(Thing::VmConfig, &name)?;
     }
-    if let Err(failure) = run.cluster.create_config(&name, &spec).await {
+    // In doubt until it is answered, also if the run is stopped meanwhile.
+    run.ledger.create_begins(&name);
+    let created = run.cluster.create_config(&name, &spec).await;
+    if !matches!(&created, Err(failure) if failure.may_have_happened) {
+        run.ledger.create_ends(&name);
+    }
+    if let Err(failure) = created {
         if stored && !failure.may_have_happened {
             run.ledger.released(&name);
         }

@@ -50,7 +50,8 @@ pub(super) fn look_for(image: &str, images: &[Image]) -> Check {
     let names: Vec<&str> = images.iter().map(|image| image.name.as_str()).collect();
     let failure = Failure::new(
         Kind::NotFound,
-        Class::Orka,
+        // As in a run: the image is a parameter, and nothing was deployed.
+        Class::Config,
         "orka.not-found",
         format!("the cluster has no image `{image}`"),
     )
@@ -104,7 +105,7 @@ fn listed(names: &[&str], word: &str) -> String {
 mod tests {
     use super::*;
     use crate::doctor::Status;
-    use crate::outcome::EXIT_ORKA;
+    use crate::outcome::EXIT_CONFIG;
 
     fn images(names: &[&str]) -> Vec<Image> {
         let image = |name: &&str| Image {
@@ -118,7 +119,7 @@ mod tests {
 
     fn hint_for(image: &str, names: &[&str]) -> String {
         let check = look_for(image, &images(names));
-        assert_eq!(check.exit_code, Some(EXIT_ORKA));
+        assert_eq!(check.exit_code, Some(EXIT_CONFIG));
         check.findings[0].hint.clone().unwrap()
     }
 

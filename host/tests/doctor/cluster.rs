@@ -105,7 +105,7 @@ async fn an_unknown_image_is_answered_with_the_name_that_was_meant() {
             .await
             .with("-pbase-image", "sonma.orkasi");
         let examined = bench.examine().await;
-        examined.assert_failed(&[Subject::Image], EXIT_ORKA);
+        examined.assert_failed(&[Subject::Image], EXIT_CONFIG);
         examined.assert_found(Subject::Image, "did you mean `Sonoma.orkasi`?");
         examined.assert(Status::Ok, &[Subject::Capacity]);
     }

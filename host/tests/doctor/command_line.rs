@@ -270,7 +270,7 @@ async fn what_is_printed_is_the_table_or_the_json_and_nothing_else() {
     let mut args = bench.args();
     let environment = Environment::new();
     let code = doctor::doctor(&args, &environment, &console, &Stop::default()).await;
-    assert_eq!(code, EXIT_ORKA);
+    assert_eq!(code, EXIT_CONFIG);
     let lines = said.lines();
     assert!(
         lines[0].starts_with("CHECK            STATUS   FOUND"),
@@ -281,16 +281,16 @@ async fn what_is_printed_is_the_table_or_the_json_and_nothing_else() {
             .iter()
             .any(|line| line.starts_with("endpoint         ok       Orka 3"))
     );
-    assert!(lines.last().unwrap().contains("exit code 214, for `image`"));
+    assert!(lines.last().unwrap().contains("exit code 211, for `image`"));
 
     args.json = true;
     let (console, said) = Console::captured(Masker::default());
     let code = doctor::doctor(&args, &environment, &console, &Stop::default()).await;
-    assert_eq!(code, EXIT_ORKA);
+    assert_eq!(code, EXIT_CONFIG);
     let json: serde_json::Value = serde_json::from_str(&said.lines().join("\n")).unwrap();
     assert_eq!(json["schema"], 1);
     assert_eq!(json["wouldStart"], false);
-    assert_eq!(json["exitCode"], 214);
+    assert_eq!(json["exitCode"], 211);
     let checks = json["checks"].as_array().unwrap();
     assert_eq!(checks.len(), Subject::ALL.len());
     let image = checks

@@ -116,7 +116,7 @@ async fn an_image_that_the_cluster_has_not_is_told_with_the_one_that_was_meant()
         let sim = world.start().await;
         let build = Build::new(&sim, "true").param("base-image", "Sonomo.orkasi");
         ended(build).await.assert_told(&Told {
-            code: EXIT_ORKA,
+            code: EXIT_CONFIG,
             failure: "orka.not-found",
             says: &["Sonomo.orkasi", "404"],
             hints: &["`Sonoma.orkasi`"],

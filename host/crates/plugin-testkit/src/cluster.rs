@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use orka_step::backend::{Cluster, Deploy, Remains};
+use orka_step::backend::{Cluster, Deploy, Remains, Removal};
 use orka_step::bindings::orka::plugin::cluster::{
     Facts, Generation, Node, SignOut, VmInfo, VmSpec,
 };
@@ -190,12 +190,18 @@ impl Cluster for ScriptedCluster {
         Ok(())
     }
 
-    async fn remove(&self, name: &str) -> Result<(), Failure> {
+    async fn remove(&self, name: &str) -> Result<Removal, Failure> {
         self.called("purge")?;
         let mut state = self.state();
+        let before = state.vms.len();
         state.vms.retain(|(other, _)| other != name);
-        state.configs.remove(name);
-        Ok(())
+        let had_config = state.configs.remove(name);
+        let removed = had_config || state.vms.len() < before;
+        Ok(if removed {
+            Removal::Removed
+        } else {
+            Removal::AlreadyGone
+        })
     }
 
     async fn remains(&self, name: &str) -> Result<Remains, Failure> {
