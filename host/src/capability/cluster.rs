@@ -471,9 +471,8 @@ impl HostDeployment for HostState {
         deployment: Resource<Deployment>,
     ) -> wasmtime::Result<Resource<Waitable>> {
         let done = self.table.get(&deployment)?.done.clone();
-        Ok(self
-            .keep(Waitable::Flag(done))
-            .map_err(CallError::into_trap)?)
+        self.keep(Waitable::Flag(done))
+            .map_err(CallError::into_trap)
     }
 
     async fn finish(

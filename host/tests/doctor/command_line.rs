@@ -7,7 +7,7 @@ use orka_step::config::Environment;
 use orka_step::console::Console;
 use orka_step::doctor::{self, Status, Subject};
 use orka_step::mask::Masker;
-use orka_step::outcome::{EXIT_CONFIG, EXIT_FILES, EXIT_ORKA, EXIT_PLUGIN_REJECTED};
+use orka_step::outcome::{EXIT_CONFIG, EXIT_FILES, EXIT_PLUGIN_REJECTED};
 use orka_step::state::Stop;
 
 use crate::bench::{Bench, GRANT_ALL, PASSWORD, orka2, orka3, shown};
