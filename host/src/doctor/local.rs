@@ -323,9 +323,10 @@ fn grants(
         Err(failure) => return Check::failed(Subject::Grants, Stage::Grants, vec![failure]),
     };
     if let Some(image) = image(args, params)
-        && let Err(failure) = granted
-            .ceilings
-            .admit(&image, &mut Some(cpu(args, params)), &mut None)
+        && let Err(failure) =
+            granted
+                .ceilings
+                .admit(&image, &mut Some(cpu(args, params)), &mut None)
     {
         return Check::failed(Subject::Grants, Stage::Deploy, vec![failure]);
     }

@@ -85,6 +85,7 @@ fn does_the_whole_job_in_order() {
             .find(|word| word.starts_with("tekton-"))
             .unwrap()
     );
+    assert_eq!(report.results["exit-status"], "0");
     assert!(report.log.contains(&"built".to_owned()));
 }
 
@@ -169,6 +170,24 @@ fn a_missing_artifact_of_a_good_script_fails_the_step() {
         (Outcome::InfraFailed, 217)
     );
     assert_eq!(report.code(), "files.nothing-matched");
+}
+
+#[test]
+fn the_scripts_status_is_known_also_when_what_follows_fails() {
+    let lost = Failure::new(
+        Kind::Unavailable,
+        Class::Ssh,
+        "ssh.lost",
+        "the connection was lost",
+    );
+    let report = run(scenario()
+        .fails("download", 0, lost)
+        .on_exec(SCRIPT, ExecReply::exit(0)));
+    assert_eq!(
+        (report.outcome, report.exit_code),
+        (Outcome::InfraFailed, 216)
+    );
+    assert_eq!(report.results["exit-status"], "0");
 }
 
 #[test]

@@ -293,18 +293,22 @@ impl HostCommand for HostState {
     ) -> Result<Option<Exit>, CallError> {
         let command = self.table.get(&command)?;
         let (shared, mut ended) = (command.shared.clone(), command.ended.clone());
-        self.run
-            .call("ssh.wait", async {
-                let end = ended.wait_for(|ended| *ended);
-                match timeout_ms {
-                    // An error means that nobody drains the program any more; the ending says why.
-                    None => drop(end.await),
-                    // Running out of time is an answer here, not an error.
-                    Some(limit) => drop(timeout(Duration::from_millis(limit), end).await),
-                }
-                shared.ending().transpose()
-            })
-            .await
+        let run = &self.run;
+        run.call("ssh.wait", async {
+            let end = ended.wait_for(|ended| *ended);
+            match timeout_ms {
+                // An error means that nobody drains the program any more; the ending says why.
+                None => drop(end.await),
+                // Running out of time is an answer here, not an error.
+                Some(limit) => drop(timeout(Duration::from_millis(limit), end).await),
+            }
+            let exit = shared.ending().transpose()?;
+            if let Some(exit) = &exit {
+                run.note_exit(exit);
+            }
+            Ok(exit)
+        })
+        .await
     }
 
     async fn read_output(
