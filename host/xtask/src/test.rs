@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, Result};
 
 use crate::summary::{Runner, Summary};
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, own_directory};
 use crate::{plugins, process, setup};
 
 /// Sets up, builds, runs every test and prints the summary as the last line.
@@ -93,7 +93,7 @@ fn nextest(workspace: &Workspace, filter: Option<&str>) -> Command {
     );
     command
         .arg("--config-file")
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/nextest.toml"));
+        .arg(own_directory().join("nextest.toml"));
     command.args([
         "--color",
         if std::io::stderr().is_terminal() {

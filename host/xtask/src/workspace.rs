@@ -53,13 +53,20 @@ impl Plugin<'_> {
     }
 }
 
+/// The directory of this program's Cargo.toml: as `cargo run` says it now, since a build directory may be shared with
+/// another copy of the repository or the repository moved; else as it was when this program was built.
+pub(crate) fn own_directory() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 impl Workspace {
     /// Asks cargo.
     pub(crate) fn load() -> Result<Self> {
         let mut command = process::cargo();
         command.args(["metadata", "--no-deps", "--format-version", "1", "--quiet"]);
         // Run from elsewhere in the file system, cargo would describe another workspace or none.
-        command.current_dir(env!("CARGO_MANIFEST_DIR"));
+        command.current_dir(own_directory());
         let json = process::output(&mut command)?;
         serde_json::from_str(&json)
             .context("cargo described the workspace in a way this program does not know")
