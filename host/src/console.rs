@@ -149,9 +149,14 @@ impl Console {
 
     /// Keeps all lines.
     pub fn captured(masker: Masker) -> (Self, Captured) {
+        Self::captured_from(masker, Level::Debug)
+    }
+
+    /// Keeps lines from `level` up.
+    pub fn captured_from(masker: Masker, level: Level) -> (Self, Captured) {
         let captured = Captured::default();
         (
-            Self::new(Box::new(captured.clone()), masker, Level::Debug, false),
+            Self::new(Box::new(captured.clone()), masker, level, false),
             captured,
         )
     }

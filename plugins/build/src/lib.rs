@@ -96,6 +96,10 @@ fn bring_up(
 ) -> Result<Connection, Failed> {
     let mut options = settings.deploy_options();
     options.node = node.or(options.node);
+    detail(
+        settings,
+        &format!("asking for {:?} with {options:?}", settings.vm_spec()),
+    );
     let vm = phase("deploy VM", || config.deploy(&options)).map_err(|error| Failed {
         error,
         node: options.node.clone(),
@@ -126,9 +130,27 @@ fn another_node(settings: &Settings, session: &Session, avoided: &[String]) -> O
     nodes.into_iter().find(fits).map(|node| node.name)
 }
 
+/// Says a detail: in the log where the run is verbose, for `--verbose` otherwise.
+fn detail(settings: &Settings, text: &str) {
+    let level = if settings.verbose {
+        Level::Info
+    } else {
+        Level::Debug
+    };
+    console::log(level, text);
+}
+
 fn copy_in(settings: &Settings, connection: &Connection) -> Result<(), Error> {
     if workspace::available() {
-        connection.upload("", REMOTE_WORKSPACE, &settings.upload_options())?;
+        let options = settings.upload_options();
+        detail(
+            settings,
+            &format!(
+                "copying the workspace to `~/{REMOTE_WORKSPACE}` without {:?}",
+                options.exclude
+            ),
+        );
+        connection.upload("", REMOTE_WORKSPACE, &options)?;
     } else {
         // The script's working directory is there also without a workspace.
         let exit = ssh::run(
@@ -145,6 +167,19 @@ fn copy_in(settings: &Settings, connection: &Connection) -> Result<(), Error> {
             )));
         }
     }
+    let interpreter = settings
+        .script
+        .split(|byte| *byte == b'\n')
+        .next()
+        .unwrap_or_default();
+    let interpreter = String::from_utf8_lossy(interpreter);
+    detail(
+        settings,
+        &format!(
+            "script of {} bytes at `~/{REMOTE_SCRIPT}`, `{interpreter}`",
+            settings.script.len()
+        ),
+    );
     connection.write_file(REMOTE_SCRIPT, &settings.script, SCRIPT_MODE)
 }
 
@@ -172,8 +207,16 @@ fn copy_back(settings: &Settings, connection: &Connection, exit: &Exit) -> Resul
         skipped("copy back");
         return Ok(());
     }
+    let options = settings.download_options();
+    detail(
+        settings,
+        &format!(
+            "copying back {:?} without {:?}",
+            options.include, options.exclude
+        ),
+    );
     let copied = phase("copy back", || {
-        connection.download(REMOTE_WORKSPACE, "", &settings.download_options())
+        connection.download(REMOTE_WORKSPACE, "", &options)
     });
     match copied {
         Ok(_) => Ok(()),

@@ -25,6 +25,8 @@ pub(crate) struct Settings {
     pub(crate) script: Vec<u8>,
     /// Its environment.
     pub(crate) env: Vec<(String, String)>,
+    /// Whether the log says in detail what is done.
+    pub(crate) verbose: bool,
     /// How many VMs are tried.
     pub(crate) deploy_attempts: u32,
     /// What starts it.
@@ -62,6 +64,7 @@ impl Settings {
             } else {
                 Shell::Plain
             },
+            verbose: params::flag("verbose")?,
             deploy_attempts: count("deploy-attempts")?,
             base_image: params::required_text("base-image")?,
             cpu_count,

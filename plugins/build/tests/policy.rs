@@ -191,6 +191,28 @@ fn the_scripts_status_is_known_also_when_what_follows_fails() {
 }
 
 #[test]
+fn a_verbose_run_says_what_it_asks_for_and_runs() {
+    let log = |verbose: &str| {
+        run(scenario()
+            .param("verbose", verbose)
+            .on_exec(SCRIPT, ExecReply::exit(0)))
+        .log_text()
+    };
+    for expected in ["VmSpec", "`#!/bin/sh`", "copying back"] {
+        assert!(
+            log("true").contains(expected),
+            "{expected}: {}",
+            log("true")
+        );
+        assert!(
+            !log("false").contains(expected),
+            "{expected}: {}",
+            log("false")
+        );
+    }
+}
+
+#[test]
 fn copy_build_off_copies_one_way_only() {
     let script = ExecReply::exit(0).writes("workspace/orka/app.ipa", "ipa");
     let report = run(scenario()

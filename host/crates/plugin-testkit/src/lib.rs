@@ -30,7 +30,7 @@ use std::time::Duration;
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use orka_step::config::Workspace;
-use orka_step::console::{Console, PhaseRecord};
+use orka_step::console::{Console, Level, PhaseRecord};
 use orka_step::engine::{self, Compiled, Engine};
 use orka_step::grants::Grants;
 use orka_step::identity::Identity;
@@ -75,7 +75,7 @@ pub struct Report {
     pub nodes: Vec<Option<String>>,
     /// Names that the cluster still has.
     pub left_on_the_cluster: Vec<String>,
-    /// The step's log, ours and the remote programs'.
+    /// The step's log as it is without `--verbose`, ours and the remote programs'.
     pub log: Vec<String>,
     /// Phases that ended.
     pub phases: Vec<PhaseRecord>,
@@ -163,7 +163,7 @@ impl PluginUnderTest {
     }
 
     async fn play(&self, scenario: Scenario) -> (Report, Vec<String>) {
-        let (console, captured) = Console::captured(Masker::default());
+        let (console, captured) = Console::captured_from(Masker::default(), Level::Info);
         for secret in scenario.secrets.values() {
             console.masker().add(secret.expose_secret());
         }
