@@ -8,6 +8,7 @@ use orka_client::{
     Removal as ClientRemoval, SignOut as ClientSignOut, VmConfigSpec,
 };
 use tokio::sync::OnceCell;
+use tokio::time::{sleep, timeout};
 
 use super::{Cluster, Deploy, Remains, Removal};
 use crate::bindings::orka::plugin::cluster::{Facts, Generation, Node, SignOut, VmInfo, VmSpec};
@@ -21,6 +22,12 @@ pub(crate) const NO_SUCH_CALL: &str = "orka.no-such-call";
 
 /// How long to look for what makes a failure clear; listing nodes of a large cluster takes 10 s and more.
 const EXPLANATION_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Pauses before each look for a VM that was just deployed: a list may lag behind.
+const LISTED_PAUSES: [Duration; 2] = [Duration::ZERO, Duration::from_secs(1)];
+
+/// How long one such look may take.
+const LISTED_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Names of images shown where none is similar.
 const IMAGES_SHOWN: usize = 8;
@@ -122,6 +129,9 @@ impl Cluster for OrkaCluster {
         let client = self.client()?;
         let request = deploy_request(deploy, self.stores_configs())?;
         let vm = client.deploy(&request).await.map_err(later)?;
+        if !is_listed(client, &deploy.name).await {
+            return Err(vanished(&deploy.name));
+        }
         for warning in &vm.warnings {
             tracing::warn!(vm = vm.name, "{warning}");
         }
@@ -208,6 +218,37 @@ impl Cluster for OrkaCluster {
     }
 }
 
+/// Whether the cluster lists a VM whose deployment it has just confirmed; clusters were seen that do one without the
+/// other, and a build would wait for SSH in vain. An answer that cannot be had is taken for yes.
+async fn is_listed(client: &Client, name: &str) -> bool {
+    for pause in LISTED_PAUSES {
+        sleep(pause).await;
+        match timeout(LISTED_TIMEOUT, client.vm(name)).await {
+            Ok(Ok(instances)) if instances.iter().any(orka_client::VmInstance::is_deployed) => {
+                return true;
+            }
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => return true,
+        }
+    }
+    false
+}
+
+fn vanished(name: &str) -> Failure {
+    let mut failure = Failure::new(
+        Kind::Unavailable,
+        Class::Orka,
+        "orka.unusable-vm",
+        format!("Orka confirmed the deployment of `{name}`, but does not list it"),
+    )
+    .with_hint(
+        "try again, or let `deploy-attempts` do so; an administrator can look into the node's log",
+    )
+    .retryable(true);
+    failure.may_have_happened = true;
+    failure
+}
+
 /// Adds what the cluster has to a failure about what was asked of it. The look takes its time only once something has
 /// failed, and its own failure changes nothing.
 async fn explained(client: &Client, mut failure: Failure, spec: &VmSpec) -> Failure {
@@ -222,7 +263,7 @@ async fn explained(client: &Client, mut failure: Failure, spec: &VmSpec) -> Fail
             _ => None,
         }
     };
-    match tokio::time::timeout(EXPLANATION_TIMEOUT, look).await {
+    match timeout(EXPLANATION_TIMEOUT, look).await {
         Ok(Some(hint)) => failure.with_hint(hint),
         _ => failure,
     }

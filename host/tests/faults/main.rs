@@ -12,6 +12,7 @@
 mod cases;
 mod faults;
 mod messages;
+mod quirks;
 mod requests;
 mod rules;
 mod sharing;
