@@ -152,32 +152,22 @@ impl Grants {
         let missing: Vec<String> = manifest
             .capabilities
             .difference(&granted.capabilities)
+            .map(ToString::to_string)
+            .chain(manifest.secrets.difference(&granted.secrets).cloned())
             .map(|name| format!("\"{name}\""))
             .collect();
-        let missing_secrets: Vec<String> = manifest
-            .secrets
-            .difference(&granted.secrets)
-            .map(|name| format!("\"{name}\""))
-            .collect();
-        if missing.is_empty() && missing_secrets.is_empty() {
+        if missing.is_empty() {
             return Ok(granted);
         }
-        let mut lines = String::new();
-        if !missing.is_empty() {
-            lines.push_str(&format!("\n  capabilities = [{}]", missing.join(", ")));
-        }
-        if !missing_secrets.is_empty() {
-            lines.push_str(&format!("\n  secrets = [{}]", missing_secrets.join(", ")));
-        }
-        let asked: Vec<String> = missing.into_iter().chain(missing_secrets).collect();
         Err(Failure::denied(
             "run.not-granted",
-            format!("plugin `{}` asks for what it was not granted: {}", manifest.name, asked.join(", ")),
+            format!(
+                "plugin `{}` asks for what it was not granted: {}",
+                manifest.name,
+                missing.join(", ")
+            ),
         )
-        .with_hint(format!(
-            "if you trust it, put this into the file given with `--grants`:\n  [[grant]]\n  plugin = \"{}\"\n  digest = \"{digest}\"{lines}",
-            manifest.name
-        )))
+        .with_hint(how_to_grant(file, manifest, digest)))
     }
 
     fn of(grant: &Grant, manifest: &Manifest) -> Result<Self, Failure> {
@@ -316,6 +306,50 @@ impl Ceilings {
     }
 }
 
+/// The entry that would allow all that a plugin asks for, and what it has to take the place of.
+fn how_to_grant(file: Option<&GrantsFile>, manifest: &Manifest, digest: &str) -> String {
+    let quoted = |names: Vec<String>| {
+        names
+            .iter()
+            .map(|name| format!("\"{name}\""))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let fitting = file.and_then(|file| file.find(manifest, digest));
+    let other_digest = file.and_then(|file| {
+        file.grants
+            .iter()
+            .find(|grant| grant.plugin == manifest.name)
+    });
+    let place = match (fitting, other_digest.and_then(|grant| grant.digest.as_deref())) {
+        (Some(_), _) => "the grants file has an entry for it that grants less; if you trust it, replace that entry by".to_owned(),
+        (None, Some(other)) => format!(
+            "the grants file has an entry for `{}` with the digest {other}; if you trust this file too, replace it by",
+            manifest.name
+        ),
+        (None, None) => "if you trust it, put this into the file given with `--grants`".to_owned(),
+    };
+    let mut entry = format!(
+        "[[grant]]\n  plugin = \"{}\"\n  digest = \"{digest}\"",
+        manifest.name
+    );
+    if !manifest.capabilities.is_empty() {
+        let names = manifest
+            .capabilities
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        entry.push_str(&format!("\n  capabilities = [{}]", quoted(names)));
+    }
+    if !manifest.secrets.is_empty() {
+        entry.push_str(&format!(
+            "\n  secrets = [{}]",
+            quoted(manifest.secrets.iter().cloned().collect())
+        ));
+    }
+    format!("{place}:\n  {entry}")
+}
+
 fn above(ceiling: &str, message: String) -> Failure {
     Failure::denied("run.above-ceiling", message).with_hint(format!(
         "the operator can raise `{ceiling}` under `[grant.ceilings]` in the grants file"
@@ -395,6 +429,28 @@ mod tests {
         let grants = file(&hint[hint.find("[[grant]]").unwrap()..]);
         assert!(Grants::intersect(Some(&grants), &manifest(), "sha256:abc", false).is_ok());
         assert!(Grants::intersect(Some(&grants), &manifest(), "sha256:other", false).is_err());
+    }
+
+    #[test]
+    fn a_partial_or_outdated_grant_is_told_as_such_with_the_whole_entry() {
+        let hint = |text: &str| {
+            Grants::intersect(Some(&file(text)), &manifest(), "sha256:new", false)
+                .unwrap_err()
+                .hint
+                .unwrap()
+        };
+        let partial = hint("[[grant]]\nplugin = \"mine\"\ncapabilities = [\"ssh.exec\"]\n");
+        assert!(
+            partial.contains("grants less") && partial.contains("replace"),
+            "{partial}"
+        );
+        let outdated =
+            hint("[[grant]]\nplugin = \"mine\"\ndigest = \"sha256:old\"\ncapabilities = [\"*\"]\n");
+        assert!(outdated.contains("sha256:old"), "{outdated}");
+        for hint in [partial, outdated] {
+            let grants = file(&hint[hint.find("[[grant]]").unwrap()..]);
+            assert!(Grants::intersect(Some(&grants), &manifest(), "sha256:new", false).is_ok());
+        }
     }
 
     #[test]
