@@ -9,7 +9,7 @@ const AFTER_HELP: &str = "\
 Examples:
   Build with the bundled policy on Orka 2.x:
     orka-step run --orka-api http://10.221.188.20 --orka-credentials /creds/orka \\
-      --ssh-credentials /creds/ssh --workspace . -p base-image=sonoma.orkasi -p script='make ipa'
+      --ssh-credentials /creds/ssh --workspace . -p base-image=Sonoma.orkasi -p script='make ipa'
 
   Use your own policy, allowed by your own grants:
     orka-step run --plugin ./mine.wasm --grants grants.toml …
@@ -42,16 +42,16 @@ Statuses:
 Examples:
   Before the first build on a cluster:
     orka-step doctor --orka-api http://10.221.188.20 --orka-credentials /creds/orka \\
-      --ssh-credentials /creds/ssh --image sonoma.orkasi
+      --ssh-credentials /creds/ssh --image Sonoma.orkasi
 
   Why does this run not start:
-    orka-step doctor --plugin ./mine.wasm --grants grants.toml … -p base-image=sonoma.orkasi -p cpu-count=6
+    orka-step doctor --plugin ./mine.wasm --grants grants.toml … -p base-image=Sonoma.orkasi -p cpu-count=6
 
   What failed, for a script:
     orka-step doctor … --json | jq -r '.checks[] | select(.status == \"fail\") | .name'
 
 Exit code: 0 if a run would start, otherwise the one that the run would end with, such as 211 for credentials, 212 for
-the plugin, 214 for the endpoint or the image, 215 where no node has room. `orka-step --help` lists them.";
+the plugin, 214 for the endpoint, 215 where no node has room. `orka-step --help` lists them.";
 
 /// Builds on macOS VMs of a MacStadium Orka cluster, as a Tekton step.
 ///
