@@ -185,7 +185,7 @@ async fn what_cannot_be_purged_is_named_with_the_command_that_does() {
     ended.assert(219, "infra-failed");
     let vm = cluster.only_vm();
     ended.assert_says(&[
-        &format!("`{}` was not deleted", vm.name),
+        &format!("`{}` may still exist", vm.name),
         "purging is not for you",
         &format!("hint: delete it with `orka vm purge -v {}`", vm.name),
     ]);

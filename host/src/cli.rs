@@ -19,18 +19,18 @@ Examples:
 
 Exit codes of `run`: the script's own status if it ran to an end
 (128 + N if signal N ended it), otherwise
-    2  usage: the command line is wrong
-  130  SIGINT, 143 SIGTERM
-  210  internal: a bug of ours
-  211  config: files, credentials, parameters or grants are wrong
-  212  plugin-rejected: it cannot be loaded or is not granted what it asks for
-  213  plugin-failed: it failed, trapped or broke a limit
-  214  orka: the API failed
-  215  no-capacity: no node had room within the wait
-  216  ssh: the VM could not be reached, logged into, or was lost
-  217  files: the workspace or a transfer failed
-  218  timed-out: the run's own deadline
-  219  leftovers: something it made may still exist; it is named";
+  2 usage            the command line is wrong
+  130/143 SIGINT/SIGTERM
+  210 internal       a bug of ours
+  211 config         files, credentials, parameters or grants are wrong
+  212 plugin-rejected  it cannot be loaded or is not granted what it asks for
+  213 plugin-failed  it failed, trapped or broke a limit
+  214 orka           the API failed
+  215 no-capacity    no node had room within the wait
+  216 ssh            the VM could not be reached, logged into, or was lost
+  217 files          the workspace or a transfer failed
+  218 timed-out      the run's own deadline
+  219 leftovers      something it made may still exist; it is named";
 
 const DOCTOR_HELP: &str = "\
 Statuses:

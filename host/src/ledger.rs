@@ -58,6 +58,11 @@ impl Debt {
         self.pending + self.lost + u32::from(self.config_lost)
     }
 
+    /// Whether the request that makes the VM config may still do so.
+    pub fn config_in_doubt(&self) -> bool {
+        self.config_lost
+    }
+
     /// Whether nothing is left of it and nothing can come.
     pub fn is_settled(&self) -> bool {
         self.state == State::Released && self.in_doubt() == 0
@@ -231,6 +236,21 @@ impl Ledger {
         self.note(name);
     }
 
+    /// Notes that nobody waits for answers any more: deployments that had none will never have one.
+    pub fn abandon(&self) {
+        for debt in &mut self.entries().debts {
+            debt.lost += std::mem::take(&mut debt.pending);
+        }
+    }
+
+    /// Notes that no request in doubt can make anything under this name any more.
+    pub fn doubt_is_settled(&self, name: &str) {
+        self.change(name, |debt| {
+            debt.lost = 0;
+            debt.config_lost = false;
+        });
+    }
+
     /// Notes that one VM under a name is gone.
     pub fn vm_gone(&self, name: &str, key: &str) {
         self.change(name, |debt| {
@@ -387,6 +407,18 @@ mod tests {
         ledger.deploy_ends("a", DeployEnd::Lost);
         ledger.released("a");
         assert_eq!(names(&ledger), ["a"], "lost");
+        ledger.accounted_for("a", 1, false);
+        assert!(names(&ledger).is_empty());
+    }
+
+    #[test]
+    fn a_deployment_that_nobody_waits_for_is_accounted_for_by_its_vm() {
+        let ledger = Ledger::in_memory();
+        ledger.owe(Thing::VmConfig, "a").unwrap();
+        ledger.allow_deployment(LIMITS).unwrap();
+        ledger.deploy_begins("a");
+        ledger.abandon();
+        ledger.released("a");
         ledger.accounted_for("a", 1, false);
         assert!(names(&ledger).is_empty());
     }

@@ -33,6 +33,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(4);
 
+/// How long to look for a VM on Orka 2 whose deploy request got no answer, once its VM config is gone.
+const DOUBT_WATCHED_WITHOUT_CONFIG: Duration = Duration::from_secs(3);
+
 /// Pause between looks for a VM whose deploy request got no answer.
 const DOUBT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -68,6 +71,7 @@ pub async fn settle(run: &RunContext) -> Settlement {
         Some(stopped_at) => stopped_at + BUDGET_AFTER_SIGNAL - SIGN_OUT_TIMEOUT,
         None => Instant::now() + BUDGET,
     };
+    run.ledger.abandon();
     let owed = run.ledger.owed();
     let mut open: Vec<String> = owed.iter().map(|debt| debt.name.clone()).collect();
     let mut removals: FuturesUnordered<_> = owed
@@ -160,11 +164,17 @@ async fn remove_owed(
 ) -> Result<(), Failure> {
     remove_accounted(cluster, ledger, &debt.name, deadline).await?;
     let watched_from = Instant::now();
-    // Deployments still under way when the guest ended get no answer any more.
+    // On Orka 2 a deployment needs its VM config, which is confirmed gone: only one that had read it already can still
+    // make a VM, and does so at once.
+    let needs_config = cluster.stores_configs() && !debt.config_in_doubt();
     while ledger
         .debt(&debt.name)
         .is_some_and(|debt| debt.in_doubt() > 0)
     {
+        if needs_config && watched_from.elapsed() >= DOUBT_WATCHED_WITHOUT_CONFIG {
+            ledger.doubt_is_settled(&debt.name);
+            break;
+        }
         if Instant::now() + DOUBT_PAUSE >= deadline {
             return Err(Failure::new(
                 Kind::Unavailable,

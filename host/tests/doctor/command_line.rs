@@ -298,7 +298,7 @@ async fn what_is_printed_is_the_table_or_the_json_and_nothing_else() {
         .find(|check| check["name"] == "image")
         .unwrap();
     assert_eq!(image["status"], "fail");
-    assert_eq!(image["exitCode"], 214);
+    assert_eq!(image["exitCode"], 211);
     assert_eq!(
         image["findings"][0]["hint"],
         "did you mean `Sonoma.orkasi`?"

@@ -387,6 +387,7 @@ fn a_vm_in_doubt_is_not_forgotten_when_another_one_does_the_job() {
 fn a_vm_that_may_still_appear_after_the_budget_is_named() {
     let report = BUILD.run(
         scenario()
+            .on_orka3()
             .param("deploy-attempts", "2")
             .deploy_reply_lost(1, Duration::from_secs(3000))
             .on_exec(SCRIPT, ExecReply::exit(0)),

@@ -68,13 +68,14 @@ impl ScriptedCluster {
     /// Lets a VM appear later, and gives what the client sees meanwhile.
     fn lose(&self, name: String, id: String, appears_after: Duration) -> Failure {
         let state = Arc::clone(&self.state);
+        let orka3 = self.orka3;
         tokio::spawn(async move {
             tokio::time::sleep(appears_after).await;
-            state
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .vms
-                .insert((name, id));
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            // On Orka 2 a deployment needs its VM config.
+            if orka3 || state.configs.contains(&name) {
+                state.vms.insert((name, id));
+            }
         });
         let mut failure = Failure::new(
             Kind::TimedOut,
