@@ -207,12 +207,12 @@ async fn after_sigkill_the_ledger_names_what_was_left() {
     let mut running = step.start();
     running.says(Stream::Stdout, "running\n").await;
     let name = cluster.only_vm().name;
+    // Beside one directory a run there is a `.gitignore`.
     let run = std::fs::read_dir(&folder)
         .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.is_dir())
+        .unwrap();
     let ledger = std::fs::read_dir(run)
         .unwrap()
         .next()

@@ -133,7 +133,11 @@ async fn the_hosts_own_folder_does_not_travel() {
 
 fn ledgers(ended: &Ended) -> Vec<String> {
     let runs = fs::read_dir(ended.workspace().join(".orka-step")).unwrap();
-    let files = runs.flat_map(|run| fs::read_dir(run.unwrap().path()).unwrap());
+    // Beside one directory a run there is a `.gitignore`.
+    let directories = runs
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir());
+    let files = directories.flat_map(|run| fs::read_dir(run).unwrap());
     files
         .map(|file| fs::read_to_string(file.unwrap().path()).unwrap())
         .collect()

@@ -19,11 +19,6 @@ pub const PATTERN: &str = "/.[oO][rR][kK][aA]-[sS][tT][eE][pP]";
 /// What the file system said.
 pub fn probe(workspace: &Dir) -> io::Result<()> {
     workspace.create_dir_all(NAME)?;
-    // A workspace is mostly a git checkout, and this folder is nothing to commit.
-    let ignore = format!("{NAME}/.gitignore");
-    if !workspace.try_exists(&ignore)? {
-        workspace.write(&ignore, "*\n")?;
-    }
     let name = format!("{NAME}/probe-{}", hex::encode(rand::random::<[u8; 8]>()));
     let mut file = workspace.open_with(&name, OpenOptions::new().write(true).create_new(true))?;
     let written = file.write_all(b"probe").and_then(|()| file.sync_data());
@@ -39,6 +34,11 @@ pub fn probe(workspace: &Dir) -> io::Result<()> {
 pub fn of_run(workspace: &Dir, run_hash: &str) -> io::Result<Dir> {
     let path = format!("{NAME}/{run_hash}");
     workspace.create_dir_all(&path)?;
+    // A workspace is mostly a git checkout, and this folder is nothing to commit.
+    let ignore = format!("{NAME}/.gitignore");
+    if !workspace.try_exists(&ignore)? {
+        workspace.write(&ignore, "*\n")?;
+    }
     workspace.open_dir(&path)
 }
 
