@@ -36,16 +36,6 @@ pub enum CallError {
     Trap(wasmtime::Error),
 }
 
-impl CallError {
-    /// Ends the guest: for functions of the contract that cannot give an error.
-    pub fn into_trap(self) -> wasmtime::Error {
-        match self {
-            Self::Trap(error) => error,
-            Self::Failure(failure) => wasmtime::Error::msg(failure.message),
-        }
-    }
-}
-
 impl From<Failure> for CallError {
     fn from(failure: Failure) -> Self {
         Self::Failure(Box::new(failure))

@@ -471,8 +471,7 @@ impl HostDeployment for HostState {
         deployment: Resource<Deployment>,
     ) -> wasmtime::Result<Resource<Waitable>> {
         let done = self.table.get(&deployment)?.done.clone();
-        self.keep(Waitable::Flag(done))
-            .map_err(CallError::into_trap)
+        self.keep_or_trap(Waitable::Flag(done))
     }
 
     async fn finish(

@@ -4,7 +4,7 @@ use orka_plugin_sdk::{Error, params, workspace};
 
 /// What a script without a `#!` line gets in front.
 const PREAMBLE: &[u8] = b"#!/bin/sh\nset -ex\n";
-/// What `verbose` asks of a script that this plugin gave its `#!` line anyway: nothing more than is there.
+/// What a script that names its own interpreter begins with.
 const SHEBANG: &[u8] = b"#!";
 
 /// The script, complete, from the one place that gives it.
