@@ -76,6 +76,25 @@ pub fn resolve(workspace: &Dir, path: &Path) -> io::Result<Option<PathBuf>> {
     Ok((!is_own).then_some(real))
 }
 
+/// Lets the names in a directory survive a sudden end of the machine.
+///
+/// # Errors
+///
+/// What the file system said; one that has no such thing is taken to need none.
+pub fn sync(dir: &Dir) -> io::Result<()> {
+    match dir.open(".").and_then(|opened| opened.sync_all()) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
+            ) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
 /// Writes a file whole or not at all: beside its place first, then renamed.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use sha2::{Digest as _, Sha256};
 
 use crate::failure::Failure;
+use crate::ledger::Head;
 
 /// Hex digits of each hash: 32 bits tell the runs of one cluster apart and keep names short.
 const HASH_DIGITS: usize = 8;
@@ -62,6 +63,11 @@ impl Identity {
     pub fn next_name(&self) -> String {
         let n = self.made.fetch_add(1, Ordering::Relaxed) + 1;
         format!("{}-{}-{}-{n}", self.prefix, self.run_hash, self.pod_hash)
+    }
+
+    /// What the ledger says of whose it is.
+    pub fn head(&self) -> Head {
+        Head::new(&self.prefix, &self.run_hash, &self.pod_hash, None)
     }
 
     /// What identifies the run in names, shared by all Tasks of a pipeline run.

@@ -1,18 +1,27 @@
 //! What the run owes the cluster: everything that must be deleted before the step ends.
 //!
-//! A name is entered, durably, before the request that may create the thing. No VM exists outside the ledger.
+//! A name is entered, durably, before the request that may create the thing. No VM exists outside the ledger. Its file is
+//! what the run's successors know of it: see [`record`] for its form.
 
-use std::collections::BTreeSet;
-use std::io::Write as _;
+pub mod record;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::TryLockError;
+use std::io::{self, Read as _, Write as _};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use cap_std::fs::{Dir, File, OpenOptions};
-use serde::Serialize;
+use cap_std::fs::{Dir, OpenOptions};
+use serde::{Deserialize, Serialize};
+
+pub use record::{Entry, Head, Kept, Record};
+use record::{Step, What};
 
 use crate::failure::Failure;
+use crate::host_folder;
 
 /// What is owed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Thing {
     /// A VM config, and every VM deployed from it (2.x).
@@ -22,7 +31,7 @@ pub enum Thing {
 }
 
 /// How far an entry is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// A request that may create it is about to be sent, or was sent without a clear answer.
@@ -31,6 +40,10 @@ pub enum State {
     Created,
     /// It is gone.
     Released,
+    /// It is left on purpose, for a time.
+    Kept,
+    /// It is left to other Tasks of the pipeline run.
+    HandedOver,
 }
 
 /// One entry.
@@ -44,6 +57,10 @@ pub struct Debt {
     pub state: State,
     /// VMs known to exist under the name, by Orka's id, or by the name where there is none.
     pub instances: BTreeSet<String>,
+    /// Those of them that are kept on purpose.
+    pub kept: BTreeMap<String, Kept>,
+    /// Whether a predecessor of this run made it, that ended without removing it.
+    pub inherited: bool,
     /// Deployments allowed and not yet answered.
     pending: u32,
     /// Deploy requests whose end will never be known: each may still make a VM.
@@ -63,9 +80,28 @@ impl Debt {
         self.config_lost
     }
 
-    /// Whether nothing is left of it and nothing can come.
+    fn new(thing: Thing, name: &str, state: State) -> Self {
+        Self {
+            thing,
+            name: name.to_owned(),
+            state,
+            instances: BTreeSet::new(),
+            kept: BTreeMap::new(),
+            inherited: false,
+            pending: 0,
+            lost: 0,
+            config_lost: false,
+        }
+    }
+
+    /// Whether this run has nothing to do about it any more and nothing can come of it: it is gone, or others' to remove.
     pub fn is_settled(&self) -> bool {
-        self.state == State::Released && self.in_doubt() == 0
+        let is_left = match self.state {
+            State::Released | State::HandedOver => true,
+            State::Kept => self.instances.iter().all(|vm| self.kept.contains_key(vm)),
+            State::Intent | State::Created => false,
+        };
+        is_left && self.in_doubt() == 0
     }
 
     /// Whether all that is left of it is doubt.
@@ -109,15 +145,6 @@ pub enum DeployEnd<'a> {
     Lost,
 }
 
-/// One line of the ledger's file.
-#[derive(Serialize)]
-struct Line<'a> {
-    at: String,
-    name: &'a str,
-    thing: Thing,
-    state: State,
-}
-
 #[derive(Debug, Default)]
 struct Entries {
     debts: Vec<Debt>,
@@ -131,7 +158,7 @@ struct Entries {
 #[derive(Debug, Default)]
 pub struct Ledger {
     entries: Mutex<Entries>,
-    file: Option<Mutex<File>>,
+    file: Option<Mutex<std::fs::File>>,
 }
 
 impl Ledger {
@@ -140,23 +167,67 @@ impl Ledger {
         Self::default()
     }
 
-    /// A ledger that is also written to `ledger-<pod hash>.jsonl` in the host's folder.
+    /// A ledger that is also written to its pod's file in the run's folder, and locked as long as this process lives.
+    ///
+    /// Also gives what the file said before: what an earlier process of the same pod wrote, which has ended.
     ///
     /// # Errors
     ///
-    /// A file that cannot be made.
-    pub fn in_directory(directory: &Dir, pod_hash: &str) -> Result<Self, Failure> {
-        let name = format!("ledger-{pod_hash}.jsonl");
-        let file = directory
-            .open_with(&name, OpenOptions::new().create(true).append(true))
-            .map_err(|error| {
-                Failure::files("files.ledger", "cannot make the ledger in the workspace")
-                    .with_source(error)
-            })?;
-        Ok(Self {
+    /// A file that cannot be made, or that a process holds which is at work.
+    pub fn open(folder: &Dir, head: Head) -> Result<(Self, Record), Failure> {
+        let trouble = |error| {
+            Failure::files("files.ledger", "cannot make the ledger in the workspace")
+                .with_source(error)
+        };
+        let name = record::file_name(&head.pod);
+        let mut options = OpenOptions::new();
+        options.create(true).append(true).read(true);
+        let mut file = folder
+            .open_with(&name, &options)
+            .map_err(trouble)?
+            .into_std();
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Failure::config(format!(
+                    "another process of pod `{}` is at work in this workspace",
+                    head.pod
+                ))
+                .with_hint("two runs at once need a `--pod-uid` each, since it is in the names of what they make"));
+            }
+            // A volume without locks: nothing is known of others, and nothing is assumed.
+            Err(TryLockError::Error(error)) => {
+                tracing::debug!(%error, "the workspace has no file locks");
+            }
+        }
+        let mut before = Vec::new();
+        file.read_to_end(&mut before).map_err(trouble)?;
+        let mut bytes = Vec::new();
+        if before.last().is_some_and(|last| *last != b'\n') {
+            bytes.push(b'\n');
+        }
+        bytes.extend(record::line(What::Head { head }).map_err(trouble)?);
+        file.write_all(&bytes)
+            .and_then(|()| file.sync_data())
+            .and_then(|()| host_folder::sync(folder))
+            .map_err(trouble)?;
+        let ledger = Self {
             entries: Mutex::default(),
             file: Some(Mutex::new(file)),
-        })
+        };
+        Ok((ledger, Record::parse(&String::from_utf8_lossy(&before))))
+    }
+
+    /// Whether the process that writes the ledger of this name is certainly at work.
+    pub fn is_held(folder: &Dir, name: &Path) -> bool {
+        let Ok(file) = folder.open(name) else {
+            return false;
+        };
+        // Shared, so that two who look at once do not take each other for its writer. Released with the file.
+        matches!(
+            file.into_std().try_lock_shared(),
+            Err(TryLockError::WouldBlock)
+        )
     }
 
     /// Enters a name before the request that may create the thing.
@@ -165,16 +236,66 @@ impl Ledger {
     ///
     /// The entry cannot be written; the request must not be sent then.
     pub fn owe(&self, thing: Thing, name: &str) -> Result<(), Failure> {
-        self.write(name, thing, State::Intent)?;
-        self.entries().debts.push(Debt {
-            thing,
-            name: name.to_owned(),
-            state: State::Intent,
-            instances: BTreeSet::new(),
-            pending: 0,
-            lost: 0,
-            config_lost: false,
+        self.write(step(name, thing, State::Intent))?;
+        self.entries()
+            .debts
+            .push(Debt::new(thing, name, State::Intent));
+        Ok(())
+    }
+
+    /// Takes over what a predecessor left. `may_still_come` says whether a request of its without an answer may still
+    /// make something.
+    ///
+    /// # Errors
+    ///
+    /// The entry cannot be written.
+    pub fn inherit(&self, entry: &Entry, may_still_come: bool) -> Result<(), Failure> {
+        if self.debt(&entry.name).is_some() {
+            return Ok(());
+        }
+        self.write(step(&entry.name, entry.thing, State::Intent))?;
+        let in_doubt = may_still_come && entry.state == State::Intent;
+        let mut debt = Debt::new(entry.thing, &entry.name, entry.state);
+        debt.inherited = true;
+        debt.instances.clone_from(&entry.instances);
+        debt.lost = u32::from(in_doubt && entry.thing == Thing::Vm);
+        debt.config_lost = in_doubt && entry.thing == Thing::VmConfig;
+        self.entries().debts.push(debt);
+        Ok(())
+    }
+
+    /// Notes that a VM is kept on purpose.
+    ///
+    /// # Errors
+    ///
+    /// The entry cannot be written: nobody would know of it, so it must not be kept.
+    pub fn keep(&self, name: &str, key: &str, kept: &Kept) -> Result<(), Failure> {
+        let Some(debt) = self.debt(name) else {
+            return Err(Failure::internal(format!("`{name}` is not in the ledger")));
+        };
+        self.write(Step {
+            instance: Some(key.to_owned()),
+            kept: Some(kept.clone()),
+            ..step(name, debt.thing, State::Kept)
+        })?;
+        self.change(name, |debt| {
+            debt.instances.insert(key.to_owned());
+            debt.kept.insert(key.to_owned(), kept.clone());
+            debt.state = State::Kept;
         });
+        Ok(())
+    }
+
+    /// Notes that other Tasks of the pipeline run remove it.
+    ///
+    /// # Errors
+    ///
+    /// The entry cannot be written.
+    pub fn hand_over(&self, name: &str) -> Result<(), Failure> {
+        if let Some(debt) = self.debt(name) {
+            self.write(step(name, debt.thing, State::HandedOver))?;
+        }
+        self.change(name, |debt| debt.state = State::HandedOver);
         Ok(())
     }
 
@@ -188,6 +309,7 @@ impl Ledger {
         let live = entries
             .debts
             .iter()
+            .filter(|debt| !debt.inherited)
             .map(Debt::vms)
             .fold(entries.unnamed, u32::saturating_add);
         if live >= limits.at_once {
@@ -223,7 +345,9 @@ impl Ledger {
             match end {
                 DeployEnd::Made(key) => {
                     debt.instances.insert(key.to_owned());
-                    debt.state = State::Created;
+                    if debt.state != State::Kept {
+                        debt.state = State::Created;
+                    }
                 }
                 DeployEnd::Lost => debt.lost += 1,
                 // A name that only ever stood for this VM stands for nothing now.
@@ -233,7 +357,11 @@ impl Ledger {
                 DeployEnd::Refused => {}
             }
         });
-        self.note(name);
+        let made = match end {
+            DeployEnd::Made(key) => Some(key),
+            DeployEnd::Refused | DeployEnd::Lost => None,
+        };
+        self.note_of(name, made);
     }
 
     /// Notes that nobody waits for answers any more: deployments that had none will never have one.
@@ -255,7 +383,17 @@ impl Ledger {
     pub fn vm_gone(&self, name: &str, key: &str) {
         self.change(name, |debt| {
             debt.instances.remove(key);
+            if debt.kept.remove(key).is_some() && debt.kept.is_empty() && debt.state == State::Kept
+            {
+                debt.state = State::Created;
+            }
         });
+        if let Some(debt) = self.debt(name) {
+            self.write_or_warn(Step {
+                instance: Some(key.to_owned()),
+                ..step(name, debt.thing, State::Released)
+            });
+        }
     }
 
     /// Notes that the request that makes a VM config is about to be sent: until it is answered, it may come to exist.
@@ -287,6 +425,7 @@ impl Ledger {
         self.change(name, |debt| {
             debt.state = State::Released;
             debt.instances.clear();
+            debt.kept.clear();
         });
         self.note(name);
     }
@@ -334,37 +473,48 @@ impl Ledger {
 
     /// Writes the present state. A failure only costs a later look-up, so it does not stop the run.
     fn note(&self, name: &str) {
-        if let Some(debt) = self.debt(name)
-            && let Err(failure) = self.write(name, debt.thing, debt.state)
-        {
+        self.note_of(name, None);
+    }
+
+    fn note_of(&self, name: &str, instance: Option<&str>) {
+        if let Some(debt) = self.debt(name) {
+            // What is kept has been written, with all that there is to say about it.
+            let state = match debt.state {
+                State::Kept => State::Created,
+                state => state,
+            };
+            if debt.state == State::Kept && instance.is_none() {
+                return;
+            }
+            self.write_or_warn(Step {
+                instance: instance.map(ToOwned::to_owned),
+                ..step(name, debt.thing, state)
+            });
+        }
+    }
+
+    fn write_or_warn(&self, step: Step) {
+        if let Err(failure) = self.write(step) {
             tracing::warn!(error = %failure, "the ledger in the workspace is behind");
         }
     }
 
-    fn write(&self, name: &str, thing: Thing, state: State) -> Result<(), Failure> {
+    fn write(&self, step: Step) -> Result<(), Failure> {
         let Some(file) = &self.file else {
             return Ok(());
         };
-        let trouble = |error: std::io::Error| {
+        // Only what must survive a sudden end is worth waiting for: what may exist, and what others must know of it.
+        let must_last = !matches!(step.state, State::Created | State::Released);
+        let append = || -> io::Result<()> {
+            let bytes = record::line(What::Step(step))?;
+            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+            file.write_all(&bytes)?;
+            if must_last { file.sync_data() } else { Ok(()) }
+        };
+        append().map_err(|error| {
             Failure::files("files.ledger", "cannot write the ledger in the workspace")
                 .with_source(error)
-        };
-        let line = Line {
-            at: jiff::Timestamp::now().to_string(),
-            name,
-            thing,
-            state,
-        };
-        let mut bytes = serde_json::to_vec(&line).map_err(|error| trouble(error.into()))?;
-        bytes.push(b'\n');
-        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.write_all(&bytes).map_err(trouble)?;
-        // Only what must survive a sudden end is worth waiting for: the names that may exist.
-        if state == State::Intent {
-            file.sync_data().map_err(trouble)
-        } else {
-            Ok(())
-        }
+        })
     }
 
     fn entries(&self) -> std::sync::MutexGuard<'_, Entries> {
@@ -372,119 +522,16 @@ impl Ledger {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMITS: VmLimits = VmLimits {
-        at_once: 2,
-        total: 3,
-    };
-
-    fn names(ledger: &Ledger) -> Vec<String> {
-        ledger.owed().into_iter().map(|debt| debt.name).collect()
-    }
-
-    #[test]
-    fn what_was_owed_is_owed_until_released_newest_first() {
-        let ledger = Ledger::in_memory();
-        ledger.owe(Thing::VmConfig, "a").unwrap();
-        ledger.owe(Thing::Vm, "b").unwrap();
-        ledger.created("b");
-        assert_eq!(names(&ledger), ["b", "a"]);
-        ledger.released("b");
-        assert_eq!(names(&ledger), ["a"]);
-    }
-
-    #[test]
-    fn a_request_without_an_answer_outlives_a_release() {
-        let ledger = Ledger::in_memory();
-        ledger.owe(Thing::VmConfig, "a").unwrap();
-        ledger.allow_deployment(LIMITS).unwrap();
-        ledger.deploy_begins("a");
-        ledger.released("a");
-        assert_eq!(names(&ledger), ["a"], "in flight");
-        ledger.deploy_ends("a", DeployEnd::Lost);
-        ledger.released("a");
-        assert_eq!(names(&ledger), ["a"], "lost");
-        ledger.accounted_for("a", 1, false);
-        assert!(names(&ledger).is_empty());
-    }
-
-    #[test]
-    fn a_deployment_that_nobody_waits_for_is_accounted_for_by_its_vm() {
-        let ledger = Ledger::in_memory();
-        ledger.owe(Thing::VmConfig, "a").unwrap();
-        ledger.allow_deployment(LIMITS).unwrap();
-        ledger.deploy_begins("a");
-        ledger.abandon();
-        ledger.released("a");
-        ledger.accounted_for("a", 1, false);
-        assert!(names(&ledger).is_empty());
-    }
-
-    #[test]
-    fn a_vm_that_comes_after_a_release_is_owed_again() {
-        let ledger = Ledger::in_memory();
-        ledger.owe(Thing::VmConfig, "a").unwrap();
-        ledger.allow_deployment(LIMITS).unwrap();
-        ledger.deploy_begins("a");
-        ledger.released("a");
-        ledger.deploy_ends("a", DeployEnd::Made("id"));
-        assert_eq!(names(&ledger), ["a"]);
-    }
-
-    #[test]
-    fn a_refused_vm_is_not_owed_but_a_config_stays() {
-        let ledger = Ledger::in_memory();
-        for (thing, name) in [(Thing::Vm, "vm"), (Thing::VmConfig, "config")] {
-            ledger.owe(thing, name).unwrap();
-            ledger.allow_deployment(LIMITS).unwrap();
-            ledger.deploy_begins(name);
-            ledger.deploy_ends(name, DeployEnd::Refused);
-        }
-        assert_eq!(names(&ledger), ["config"]);
-    }
-
-    #[test]
-    fn limits_count_what_exists_and_what_may_and_each_vm_once() {
-        let ledger = Ledger::in_memory();
-        ledger.owe(Thing::VmConfig, "a").unwrap();
-        ledger.allow_deployment(LIMITS).unwrap();
-        ledger.allow_deployment(LIMITS).unwrap();
-        assert_eq!(
-            ledger.allow_deployment(LIMITS),
-            Err(LimitReached::AtOnce),
-            "allowed ones count"
-        );
-        ledger.deploy_begins("a");
-        ledger.deploy_ends("a", DeployEnd::Made("one"));
-        ledger.deploy_begins("a");
-        ledger.deploy_ends("a", DeployEnd::Made("two"));
-        assert_eq!(ledger.allow_deployment(LIMITS), Err(LimitReached::AtOnce));
-        ledger.vm_gone("a", "one");
-        ledger.vm_gone("a", "one");
-        ledger.allow_deployment(LIMITS).unwrap();
-        assert_eq!(
-            ledger.allow_deployment(LIMITS),
-            Err(LimitReached::AtOnce),
-            "deleting one twice makes no more room"
-        );
-        ledger.forgo_deployment();
-        assert_eq!(ledger.allow_deployment(LIMITS), Err(LimitReached::Total));
-    }
-
-    #[test]
-    fn an_entry_is_on_disk_before_the_request() {
-        let directory = tempfile::tempdir().unwrap();
-        let dir = Dir::open_ambient_dir(directory.path(), cap_std::ambient_authority()).unwrap();
-        let ledger = Ledger::in_directory(&dir, "pod").unwrap();
-        ledger.owe(Thing::VmConfig, "tekton-1").unwrap();
-        let text = std::fs::read_to_string(directory.path().join("ledger-pod.jsonl")).unwrap();
-        let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
-        assert_eq!(
-            (line["name"].as_str(), line["state"].as_str()),
-            (Some("tekton-1"), Some("intent"))
-        );
+fn step(name: &str, thing: Thing, state: State) -> Step {
+    Step {
+        name: name.to_owned(),
+        thing,
+        state,
+        instance: None,
+        kept: None,
     }
 }
+
+#[cfg(test)]
+#[path = "ledger/tests.rs"]
+mod tests;

@@ -99,7 +99,8 @@ fn prepare(
                 Failure::config("the host's folder in the workspace cannot be made")
                     .with_source(error)
             })
-            .and_then(|folder| Ledger::in_directory(&folder, config.identity.pod_hash()))
+            .and_then(|folder| Ledger::open(&folder, config.identity.head()))
+            .map(|(ledger, _)| ledger)
             .map_err(one)?,
     };
     let parts = RunParts {

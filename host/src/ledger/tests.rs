@@ -1,0 +1,260 @@
+//! What is owed, and when no more.
+
+use super::*;
+
+const LIMITS: VmLimits = VmLimits {
+    at_once: 2,
+    total: 3,
+};
+
+fn names(ledger: &Ledger) -> Vec<String> {
+    ledger.owed().into_iter().map(|debt| debt.name).collect()
+}
+
+#[test]
+fn what_was_owed_is_owed_until_released_newest_first() {
+    let ledger = Ledger::in_memory();
+    ledger.owe(Thing::VmConfig, "a").unwrap();
+    ledger.owe(Thing::Vm, "b").unwrap();
+    ledger.created("b");
+    assert_eq!(names(&ledger), ["b", "a"]);
+    ledger.released("b");
+    assert_eq!(names(&ledger), ["a"]);
+}
+
+#[test]
+fn a_request_without_an_answer_outlives_a_release() {
+    let ledger = Ledger::in_memory();
+    ledger.owe(Thing::VmConfig, "a").unwrap();
+    ledger.allow_deployment(LIMITS).unwrap();
+    ledger.deploy_begins("a");
+    ledger.released("a");
+    assert_eq!(names(&ledger), ["a"], "in flight");
+    ledger.deploy_ends("a", DeployEnd::Lost);
+    ledger.released("a");
+    assert_eq!(names(&ledger), ["a"], "lost");
+    ledger.accounted_for("a", 1, false);
+    assert!(names(&ledger).is_empty());
+}
+
+#[test]
+fn a_deployment_that_nobody_waits_for_is_accounted_for_by_its_vm() {
+    let ledger = Ledger::in_memory();
+    ledger.owe(Thing::VmConfig, "a").unwrap();
+    ledger.allow_deployment(LIMITS).unwrap();
+    ledger.deploy_begins("a");
+    ledger.abandon();
+    ledger.released("a");
+    ledger.accounted_for("a", 1, false);
+    assert!(names(&ledger).is_empty());
+}
+
+#[test]
+fn a_vm_that_comes_after_a_release_is_owed_again() {
+    let ledger = Ledger::in_memory();
+    ledger.owe(Thing::VmConfig, "a").unwrap();
+    ledger.allow_deployment(LIMITS).unwrap();
+    ledger.deploy_begins("a");
+    ledger.released("a");
+    ledger.deploy_ends("a", DeployEnd::Made("id"));
+    assert_eq!(names(&ledger), ["a"]);
+}
+
+#[test]
+fn a_refused_vm_is_not_owed_but_a_config_stays() {
+    let ledger = Ledger::in_memory();
+    for (thing, name) in [(Thing::Vm, "vm"), (Thing::VmConfig, "config")] {
+        ledger.owe(thing, name).unwrap();
+        ledger.allow_deployment(LIMITS).unwrap();
+        ledger.deploy_begins(name);
+        ledger.deploy_ends(name, DeployEnd::Refused);
+    }
+    assert_eq!(names(&ledger), ["config"]);
+}
+
+#[test]
+fn limits_count_what_exists_and_what_may_and_each_vm_once() {
+    let ledger = Ledger::in_memory();
+    ledger.owe(Thing::VmConfig, "a").unwrap();
+    ledger.allow_deployment(LIMITS).unwrap();
+    ledger.allow_deployment(LIMITS).unwrap();
+    assert_eq!(
+        ledger.allow_deployment(LIMITS),
+        Err(LimitReached::AtOnce),
+        "allowed ones count"
+    );
+    ledger.deploy_begins("a");
+    ledger.deploy_ends("a", DeployEnd::Made("one"));
+    ledger.deploy_begins("a");
+    ledger.deploy_ends("a", DeployEnd::Made("two"));
+    assert_eq!(ledger.allow_deployment(LIMITS), Err(LimitReached::AtOnce));
+    ledger.vm_gone("a", "one");
+    ledger.vm_gone("a", "one");
+    ledger.allow_deployment(LIMITS).unwrap();
+    assert_eq!(
+        ledger.allow_deployment(LIMITS),
+        Err(LimitReached::AtOnce),
+        "deleting one twice makes no more room"
+    );
+    ledger.forgo_deployment();
+    assert_eq!(ledger.allow_deployment(LIMITS), Err(LimitReached::Total));
+}
+
+#[test]
+fn an_entry_is_on_disk_before_the_request() {
+    let directory = tempfile::tempdir().unwrap();
+    let dir = Dir::open_ambient_dir(directory.path(), cap_std::ambient_authority()).unwrap();
+    let ledger = Ledger::open(&dir, head()).unwrap().0;
+    ledger.owe(Thing::VmConfig, "tekton-1").unwrap();
+    let text = std::fs::read_to_string(directory.path().join("ledger-pod.jsonl")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
+    assert_eq!(
+        (line["name"].as_str(), line["state"].as_str()),
+        (Some("tekton-1"), Some("intent"))
+    );
+}
+
+fn head() -> Head {
+    Head::new("tekton", "run", "pod", Some("task"))
+}
+
+fn kept(expires: &str) -> Kept {
+    Kept {
+        expires: expires.to_owned(),
+        reason: "to look at it".to_owned(),
+        address: "10.0.0.1".to_owned(),
+        ssh_port: 8822,
+        login: "ssh -p 8822 admin@10.0.0.1".to_owned(),
+    }
+}
+
+fn folder() -> (tempfile::TempDir, Dir) {
+    let directory = tempfile::tempdir().unwrap();
+    let dir = Dir::open_ambient_dir(directory.path(), cap_std::ambient_authority()).unwrap();
+    (directory, dir)
+}
+
+#[test]
+fn what_a_process_left_is_what_the_next_one_of_its_pod_reads() {
+    let (_directory, dir) = folder();
+    let (ledger, before) = Ledger::open(&dir, head()).unwrap();
+    assert_eq!(before, Record::default());
+    for name in ["kept", "handed", "gone", "there", "doubt"] {
+        ledger.owe(Thing::Vm, name).unwrap();
+    }
+    for name in ["kept", "gone", "there"] {
+        ledger.deploy_begins(name);
+        ledger.deploy_ends(name, DeployEnd::Made(name));
+    }
+    ledger
+        .keep("kept", "kept", &kept("2030-01-01T00:00:00Z"))
+        .unwrap();
+    ledger.hand_over("handed").unwrap();
+    ledger.released("gone");
+    assert_eq!(names(&ledger), ["doubt", "there"]);
+    drop(ledger);
+
+    let (_ledger, before) = Ledger::open(&dir, head()).unwrap();
+    let states: Vec<_> = before
+        .entries
+        .iter()
+        .map(|entry| (entry.name.as_str(), entry.state))
+        .collect();
+    let expected = [
+        ("kept", State::Kept),
+        ("handed", State::HandedOver),
+        ("gone", State::Released),
+        ("there", State::Created),
+        ("doubt", State::Intent),
+    ];
+    assert_eq!(states, expected);
+    assert!(before.entries[0].kept_until().is_some());
+}
+
+#[test]
+fn a_ledger_whose_process_is_at_work_is_held_and_opened_by_no_other() {
+    let (_directory, dir) = folder();
+    let (ledger, _) = Ledger::open(&dir, head()).unwrap();
+    let file = record::file_name("pod");
+    assert!(Ledger::is_held(&dir, Path::new(&file)));
+    let failure = Ledger::open(&dir, head()).unwrap_err();
+    assert!(failure.message.contains("at work"), "{failure}");
+    drop(ledger);
+    assert!(!Ledger::is_held(&dir, Path::new(&file)));
+    Ledger::open(&dir, head()).unwrap();
+}
+
+#[test]
+fn a_torn_last_line_spoils_nothing_that_follows() {
+    let (directory, dir) = folder();
+    let (ledger, _) = Ledger::open(&dir, head()).unwrap();
+    ledger.owe(Thing::Vm, "a").unwrap();
+    drop(ledger);
+    let path = directory.path().join(record::file_name("pod"));
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    text.push_str(r#"{"at":"2026-01-02T03:04:05Z","name":"b","th"#);
+    std::fs::write(&path, text).unwrap();
+
+    let (ledger, before) = Ledger::open(&dir, head()).unwrap();
+    assert_eq!((before.entries.len(), before.unreadable), (1, 0));
+    ledger.owe(Thing::Vm, "c").unwrap();
+    let record = record::read(&dir, Path::new(&record::file_name("pod"))).unwrap();
+    assert_eq!(
+        (record.entries.len(), record.unreadable),
+        (2, 0),
+        "{record:?}"
+    );
+}
+
+#[test]
+fn what_is_inherited_is_owed_and_takes_no_room() {
+    let ledger = Ledger::in_memory();
+    let entry = |name: &str, thing, state| Entry {
+        name: name.to_owned(),
+        thing,
+        state,
+        entered_at: None,
+        instances: BTreeSet::from([format!("{name}-vm")]),
+        kept: BTreeMap::new(),
+    };
+    ledger
+        .inherit(&entry("a", Thing::VmConfig, State::Created), true)
+        .unwrap();
+    ledger
+        .inherit(&entry("b", Thing::Vm, State::Intent), true)
+        .unwrap();
+    ledger
+        .inherit(&entry("c", Thing::Vm, State::Intent), false)
+        .unwrap();
+    assert_eq!(names(&ledger), ["c", "b", "a"]);
+    let doubts: Vec<_> = ledger.owed().iter().map(Debt::in_doubt).collect();
+    assert_eq!(
+        doubts,
+        [0, 1, 0],
+        "only a request without an answer leaves doubt"
+    );
+    ledger.allow_deployment(LIMITS).unwrap();
+    ledger.allow_deployment(LIMITS).unwrap();
+}
+
+#[test]
+fn one_of_several_vms_is_kept_and_the_others_are_still_owed() {
+    let ledger = Ledger::in_memory();
+    ledger.owe(Thing::VmConfig, "a").unwrap();
+    for key in ["one", "two"] {
+        ledger.deploy_begins("a");
+        ledger.deploy_ends("a", DeployEnd::Made(key));
+    }
+    ledger
+        .keep("a", "one", &kept("2030-01-01T00:00:00Z"))
+        .unwrap();
+    assert_eq!(names(&ledger), ["a"]);
+    ledger.vm_gone("a", "two");
+    assert!(names(&ledger).is_empty());
+    ledger.vm_gone("a", "one");
+    assert_eq!(
+        names(&ledger),
+        ["a"],
+        "the config has nothing to stay for any more"
+    );
+}
