@@ -1,7 +1,7 @@
 //! Commands against OpenSSH's server: what reaches the program, what comes back, how it ends.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-mod support;
+pub mod support;
 
 use std::time::Duration;
 

@@ -8,6 +8,7 @@
 pub mod scripted;
 pub mod sshd;
 pub mod trees;
+pub mod userland;
 
 use std::time::Duration;
 

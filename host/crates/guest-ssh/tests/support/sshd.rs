@@ -9,14 +9,22 @@ use guest_ssh::{AuthMethod, Connection, Credentials, HostKeyPolicy, Identity, Ta
 use secrecy::SecretString;
 use tempfile::TempDir;
 
+use super::userland::{self, MACOS, Macos};
+
 const SSHD: &str = "/usr/sbin/sshd";
 
 /// A running `sshd`; stopped when dropped.
 pub struct Sshd {
     child: Child,
     dir: TempDir,
-    tools: Option<TempDir>,
+    /// What `PATH` leads to, where a test or the program's userland has its own.
+    tools: Option<Tools>,
     pub port: u16,
+}
+
+enum Tools {
+    Macos(Macos),
+    Own(TempDir),
 }
 
 /// Which `tar` the VM has.
@@ -26,44 +34,67 @@ pub enum Tar {
     Bsd,
 }
 
-pub const TARS: [Tar; 2] = [Tar::Gnu, Tar::Bsd];
+/// macOS has one only.
+pub const TARS: [Tar; if MACOS { 1 } else { 2 }] = {
+    let mut tars = [Tar::Bsd; if MACOS { 1 } else { 2 }];
+    if !MACOS {
+        tars[0] = Tar::Gnu;
+    }
+    tars
+};
 
 impl Sshd {
     pub fn start() -> Self {
         Self::with("")
     }
 
-    /// A server whose `tar` is the one named.
+    /// A server whose `tar` is the one named; macOS has its own whatever is named.
     pub fn with_tar(tar: Tar) -> Self {
         match tar {
+            _ if MACOS => Self::start(),
             Tar::Gnu => Self::start(),
             Tar::Bsd => {
-                let bsdtar = Path::new("/usr/bin/bsdtar");
-                assert!(
-                    bsdtar.exists(),
-                    "these tests need bsdtar: install the package `libarchive-tools`"
-                );
                 let bin = tempfile::tempdir().unwrap();
-                std::os::unix::fs::symlink(bsdtar, bin.path().join("tar")).unwrap();
+                std::os::unix::fs::symlink(userland::bsdtar(), bin.path().join("tar")).unwrap();
                 let path = format!("{}:/usr/bin:/bin", bin.path().display());
                 let mut server = Self::with_path(&path);
-                server.tools = Some(bin);
+                server.tools = Some(Tools::Own(bin));
                 server
             }
         }
     }
 
+    /// A server with the userland of macOS, in whatever program.
+    pub fn with_macos(macos: Macos, extra: &str) -> Self {
+        let mut server = Self::configured(extra, &environment_with(macos.path()), true);
+        server.tools = Some(Tools::Macos(macos));
+        server
+    }
+
     /// A server whose sessions look for programs there.
     pub fn with_path(path: &str) -> Self {
-        Self::configured("", &format!("PATH={path}"))
+        Self::configured("", &environment_with(Path::new(path)), MACOS)
     }
 
     /// A server with further lines in its configuration.
     pub fn with(extra: &str) -> Self {
-        Self::configured(extra, "")
+        if MACOS {
+            Self::with_macos(Macos::whole(), extra)
+        } else {
+            Self::configured(extra, "", false)
+        }
     }
 
-    fn configured(extra: &str, environment: &str) -> Self {
+    fn configured(extra: &str, environment: &str, zsh: bool) -> Self {
+        let extra = if zsh {
+            // The login shell is a matter of the user database; this comes to the same.
+            format!(
+                "{extra}\nForceCommand command=$SSH_ORIGINAL_COMMAND; unset SSH_ORIGINAL_COMMAND; exec {} -c \"$command\"\n",
+                userland::zsh().display()
+            )
+        } else {
+            extra.to_owned()
+        };
         assert!(
             Path::new(SSHD).exists(),
             "these tests need OpenSSH's server: install the package `openssh-server`"
@@ -82,7 +113,7 @@ impl Sshd {
                 .local_addr()
                 .unwrap()
                 .port();
-            if let Some(child) = try_start(dir.path(), port, extra, environment) {
+            if let Some(child) = try_start(dir.path(), port, &extra, environment) {
                 return Self {
                     child,
                     dir,
@@ -189,6 +220,14 @@ impl Drop for Sshd {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn environment_with(path: &Path) -> String {
+    let mut text = format!("PATH={}", path.display());
+    if MACOS {
+        write!(text, " SHELL={}", userland::zsh().display()).unwrap();
+    }
+    text
 }
 
 fn try_start(dir: &Path, port: u16, extra: &str, environment: &str) -> Option<Child> {
