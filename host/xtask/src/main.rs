@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask setup`, `plugins`, `demo` and `test`.
+//! Developer commands: `cargo xtask setup`, `plugins`, `demo`, `bench` and `test`.
 //!
 //! Each command sets up what it needs first, so that a fresh clone needs no other steps. The commands only run other
 //! programs and write into cargo's target directory.
@@ -7,6 +7,7 @@
 // This is a program for a terminal: its output is what it is for.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
 mod build;
 mod demo;
 mod packages;
@@ -82,6 +83,24 @@ enum Command {
         )]
         arguments: Vec<String>,
     },
+    /// Measure beside the programs others use, in one run on this machine
+    ///
+    /// Each measurement is a program of the package `benches`, built optimised. It prints a table of medians and
+    /// ratios, and with `--keep` puts it into tests/benches/RESULTS.md.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench transfer\n  cargo xtask bench transfer --case large --repetitions 3"
+    )]
+    Bench {
+        /// What to measure
+        measurement: bench::Measurement,
+        /// Arguments for the measurement; `--help` lists them
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "ARGUMENTS"
+        )]
+        arguments: Vec<String>,
+    },
     /// Pass every test: unit, integration, end to end and documentation
     ///
     /// Sets up what is missing, builds the plugins and programs, then runs all tests, with cargo-nextest where it is
@@ -116,6 +135,10 @@ fn run(command: Command) -> Result<ExitCode> {
             plugins::run(&Workspace::load()?, &setup::wasm_toolchain()?, &names)
                 .map(|()| ExitCode::SUCCESS)
         }
+        Command::Bench {
+            measurement,
+            arguments,
+        } => bench::run(&Workspace::load()?, measurement, &arguments),
         Command::Demo { arguments } => demo::run(&Workspace::load()?, &arguments),
         Command::Test { filter } => test::run(&Workspace::load()?, filter.as_deref()),
     }

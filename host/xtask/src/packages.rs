@@ -20,7 +20,7 @@ pub(crate) struct Needed {
 }
 
 /// Every program that the tests drive. The simulated VMs run real ones, so that the tests meet real behaviour.
-const PROGRAMS: [Needed; 6] = [
+const PROGRAMS: [Needed; 7] = [
     Needed {
         program: "sshd",
         reason: "the SSH client is tested against OpenSSH's server",
@@ -60,6 +60,14 @@ const PROGRAMS: [Needed; 6] = [
         dnf: "rsync",
         pacman: "rsync",
         brew: "rsync",
+    },
+    Needed {
+        program: "dropbear",
+        reason: "the SSH client is tested against a server that is not OpenSSH's",
+        apt: "dropbear-bin",
+        dnf: "dropbear",
+        pacman: "dropbear",
+        brew: "dropbear",
     },
     Needed {
         program: "sshpass",
@@ -177,6 +185,7 @@ mod tests {
             "zsh",
             "libarchive-tools",
             "rsync",
+            "dropbear-bin",
             "sshpass",
         ];
         assert_eq!(packages_by(&all, |needed| needed.apt), apt);

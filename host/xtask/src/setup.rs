@@ -31,6 +31,11 @@ pub(crate) fn check() -> Result<ExitCode> {
 /// Sets up everything that any command needs.
 pub(crate) fn everything() -> Result<()> {
     wasm_toolchain()?;
+    programs()
+}
+
+/// Sets up the programs that tests and measurements drive.
+pub(crate) fn programs() -> Result<()> {
     let missing = packages::missing();
     if missing.is_empty() {
         Ok(())
