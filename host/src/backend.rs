@@ -5,6 +5,7 @@
 pub mod orka;
 pub mod ssh;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +61,23 @@ impl std::fmt::Display for Remains {
     }
 }
 
+/// One entry of a cluster's list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name: unique on 3.x, shared by a VM config and its VMs on 2.x.
+    pub name: String,
+    /// Whether it is a VM config and no VM.
+    pub is_config: bool,
+    /// What the cluster says about a VM, in its own words.
+    pub state: Option<String>,
+    /// The node that it runs on; one that is still being deployed may have none.
+    pub node: Option<String>,
+    /// When the VM was made, as the cluster writes it; configs have no such thing.
+    pub created_at: Option<String>,
+    /// Its metadata, where lists carry it (3.x).
+    pub metadata: BTreeMap<String, String>,
+}
+
 /// What a removal found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removal {
@@ -112,6 +130,10 @@ pub trait Cluster: Send + Sync {
 
     /// Ends the login, as far as that is possible and safe.
     async fn sign_out(&self) -> Result<SignOut, Failure>;
+
+    /// Every VM and every VM config that this login can see: on 2.x the user's own, on 3.x the VMs of everybody in the
+    /// namespace.
+    async fn list(&self) -> Result<Vec<Listed>, Failure>;
 
     /// How a person deletes what is left under this name.
     fn removal_command(&self, name: &str) -> String;

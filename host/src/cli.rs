@@ -53,6 +53,32 @@ Examples:
 Exit code: 0 if a run would start, otherwise the one that the run would end with, such as 211 for credentials, 212 for
 the plugin, 214 for the endpoint, 215 where no node has room. `orka-step --help` lists them.";
 
+const REAP_HELP: &str = "\
+Ours is what is named `PREFIX-<8 hex digits>-<8 hex digits>-<n>`, and nothing else is ever touched. Whether a run is
+over must be said in one of two ways; doubt always means that a VM is left alone, and the summary says why.
+
+  --run UID          the caller knows it: everything of that run goes, whatever its age
+  --live-pods LIST   everything goes that has no live pod, whose run has none, and that is older than `--grace`
+
+Examples:
+  In a `finally` Task, with nothing but the Orka credentials and the run's UID:
+    orka-step reap --run \"$RUN_UID\"        # from `$(context.pipelineRun.uid)`
+
+  In a CronJob, whose service account may list pods (verbs `list` on `pods` of the core API group; with
+  `--tekton-runs` on `pipelineruns` and `taskruns` of `tekton.dev` as well):
+    orka-step reap --live-pods kubernetes --grace 30m
+
+  By hand: first what would be deleted and why, then do it:
+    kubectl get pods --all-namespaces -o json > pods.json
+    orka-step reap --live-pods pods.json --dry-run
+    orka-step reap --live-pods pods.json
+
+Clusters of Kubernetes that share an Orka need a `--vm-prefix` each: the pods of one say nothing of the other's VMs.
+
+Exit code: 0 if nothing is left that was to be deleted; 219 if something of it may still exist, which is then named;
+211 for wrong settings or where live pods cannot be known, and 214 where Orka failed: nothing was deleted then that is
+not in the summary; 130 or 143 after a signal.";
+
 /// Builds on macOS VMs of a MacStadium Orka cluster, as a Tekton step.
 ///
 /// A sandboxed Wasm plugin holds the build policy; this program owns the Orka API, SSH, the workspace, secrets and
@@ -87,6 +113,12 @@ pub enum Command {
     /// made. Nothing is deployed and no VM config is made; on Orka 2 it signs in and out again.
     #[command(after_help = DOCTOR_HELP)]
     Doctor(Box<DoctorArgs>),
+    /// Delete VMs and VM configs that provably belong to finished runs.
+    ///
+    /// The second net, for runs that were killed without time to clean up. Needs the Orka credentials alone: no
+    /// workspace, no results, no SSH. May run twice at once, and beside builds.
+    #[command(after_help = REAP_HELP)]
+    Reap(Box<ReapArgs>),
     /// Look into plugins.
     Plugin(PluginArgs),
     /// Run the whole job against a simulated cluster in this process.
@@ -370,6 +402,114 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
+/// `orka-step reap`.
+#[derive(Args, Clone, Debug)]
+#[command(group = clap::ArgGroup::new("finished").required(true).args(["runs", "live_pods"]))]
+pub struct ReapArgs {
+    /// Delete everything of this run, whose `--run-uid` it was; may be repeated, or several with commas. The run must be
+    /// over: nothing else is asked.
+    #[arg(
+        long = "run",
+        env = "ORKA_RUN_UID",
+        hide_env_values = true,
+        value_name = "UID",
+        value_delimiter = ',',
+        help_heading = "Which runs are over"
+    )]
+    pub runs: Vec<String>,
+
+    /// Delete what has no live pod: `kubernetes` to ask the API, else a file, or `-` for standard input, with the output
+    /// of `kubectl get pods --all-namespaces -o json` or one pod UID a line. PipelineRuns and TaskRuns in the JSON count
+    /// as alive until they have ended.
+    #[arg(
+        long,
+        env = "ORKA_LIVE_PODS",
+        hide_env_values = true,
+        value_name = "LIST",
+        help_heading = "Which runs are over"
+    )]
+    pub live_pods: Option<String>,
+
+    /// With `--live-pods`: leave what is younger, and what belongs to a run whose last pod ended less than this ago.
+    #[arg(long, env = "ORKA_REAP_GRACE", hide_env_values = true, value_name = "DURATION", default_value = "30m", value_parser = any_duration, help_heading = "Which runs are over")]
+    pub grace: Duration,
+
+    /// With `--live-pods`: believe a list that tells of no pod at all. Without this it is taken for a mistake.
+    #[arg(long, help_heading = "Which runs are over")]
+    pub allow_no_pods: bool,
+
+    /// What names of VMs and VM configs begin with, as it was given to `run`.
+    #[arg(long, env = "ORKA_VM_PREFIX", hide_env_values = true, value_name = "PREFIX", default_value = crate::identity::DEFAULT_PREFIX, help_heading = "Which runs are over")]
+    pub vm_prefix: String,
+
+    /// A file to remember first sights in, for things whose age Orka does not tell: they go by the time since then.
+    /// Without it they are left alone.
+    #[arg(
+        long,
+        env = "ORKA_REAP_STATE",
+        hide_env_values = true,
+        value_name = "FILE",
+        help_heading = "Which runs are over"
+    )]
+    pub state: Option<PathBuf>,
+
+    /// With `--live-pods kubernetes`: ask for PipelineRuns and TaskRuns as well, and leave what belongs to one that has
+    /// not ended. For pipelines that hand a VM on and have no pod for longer than the grace.
+    #[cfg(feature = "kubernetes")]
+    #[arg(long, help_heading = "Kubernetes")]
+    pub tekton_runs: bool,
+
+    /// With `--live-pods kubernetes`: ask in this namespace only; may be repeated. Every namespace in which builds with
+    /// this prefix run must be named.
+    #[cfg(feature = "kubernetes")]
+    #[arg(
+        long = "pod-namespace",
+        env = "ORKA_POD_NAMESPACES",
+        hide_env_values = true,
+        value_name = "NS",
+        value_delimiter = ',',
+        help_heading = "Kubernetes"
+    )]
+    pub pod_namespaces: Vec<String>,
+
+    /// The Kubernetes API; in a pod, that of its cluster.
+    #[cfg(feature = "kubernetes")]
+    #[arg(long, value_name = "URL", help_heading = "Kubernetes")]
+    pub kubernetes_api: Option<String>,
+
+    /// A directory with the files `token` and `ca.crt`; in a pod, where its service account is mounted.
+    #[cfg(feature = "kubernetes")]
+    #[arg(long, value_name = "DIR", help_heading = "Kubernetes")]
+    pub kubernetes_credentials: Option<PathBuf>,
+
+    /// With `--run`: delete also what is kept on purpose and has not expired.
+    #[arg(long, help_heading = "Which runs are over")]
+    pub include_kept: bool,
+
+    #[command(flatten)]
+    pub orka: OrkaArgs,
+
+    /// Delete nothing; tell what would be deleted, what not, and why.
+    #[arg(short = 'n', long, help_heading = "Reaping")]
+    pub dry_run: bool,
+
+    /// No wait goes beyond this; what is not deleted by then is named.
+    #[arg(long, env = "ORKA_REAP_TIMEOUT", hide_env_values = true, value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = "Reaping")]
+    pub timeout: Duration,
+
+    /// With `--run`: how long to look for VMs that Orka was still deploying when their step was killed.
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = any_duration, help_heading = "Reaping")]
+    pub linger: Duration,
+
+    /// How many names are worked on at the same time.
+    #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u8).range(1..=64), help_heading = "Reaping")]
+    pub parallel: u8,
+
+    /// Print JSON.
+    #[arg(long, help_heading = "Reaping")]
+    pub json: bool,
+}
+
 /// `orka-step demo`.
 #[derive(Args, Debug)]
 pub struct DemoArgs {
@@ -414,6 +554,13 @@ fn duration(text: &str) -> Result<Duration, String> {
         }
         Ok(duration) => Ok(duration),
         Err(_) => Err("expected a duration such as `90s`, `10m` or `1h 30m`".to_owned()),
+    }
+}
+
+fn any_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Ok(duration),
+        _ => self::duration(text),
     }
 }
 

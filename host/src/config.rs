@@ -107,10 +107,16 @@ pub struct Config {
 
 /// Collects problems, so that all of them are reported at once.
 #[derive(Default)]
-struct Problems(Vec<Failure>);
+pub(crate) struct Problems(Vec<Failure>);
 
 impl Problems {
-    fn take<T>(&mut self, result: Result<T, Failure>) -> Option<T> {
+    /// The problems taken so far.
+    pub(crate) fn into_failures(self) -> Vec<Failure> {
+        self.0
+    }
+
+    /// The value, or nothing and one problem more.
+    pub(crate) fn take<T>(&mut self, result: Result<T, Failure>) -> Option<T> {
         result.map_err(|failure| self.0.push(failure)).ok()
     }
 }
@@ -196,7 +202,8 @@ impl Config {
     }
 }
 
-fn resolve_orka(
+/// The cluster and who calls it; none if there is a problem with either.
+pub(crate) fn resolve_orka(
     args: &OrkaArgs,
     environment: &Environment,
     masker: &Masker,

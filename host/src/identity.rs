@@ -19,6 +19,11 @@ const PREFIX_LENGTH_MAX: usize = 16;
 /// The prefix that the Tasks we replace used, too.
 pub const DEFAULT_PREFIX: &str = "tekton";
 
+/// What the pod hash of a run begins with that was told no pod UID, and no hash of a UID does.
+///
+/// Nobody who knows the live pods knows whether such a run lives, so a reaper must see it from the name.
+pub const PODLESS: &str = "00";
+
 /// Makes the names of everything that a run creates on the cluster.
 #[derive(Debug)]
 pub struct Identity {
@@ -53,8 +58,8 @@ impl Identity {
         }
         Ok(Self {
             prefix: prefix.to_owned(),
-            run_hash: hash_or_random(run_uid),
-            pod_hash: hash_or_random(pod_uid),
+            run_hash: given(run_uid).map_or_else(random_hash, hash_of),
+            pod_hash: given(pod_uid).map_or_else(podless_hash, hash_of),
             made: AtomicU32::new(0),
         })
     }
@@ -81,11 +86,28 @@ impl Identity {
     }
 }
 
-fn hash_or_random(uid: Option<&str>) -> String {
-    match uid.filter(|uid| !uid.is_empty()) {
-        Some(uid) => hex::encode(Sha256::digest(uid))[..HASH_DIGITS].to_owned(),
-        None => hex::encode(rand::random::<[u8; HASH_DIGITS / 2]>()),
-    }
+/// What stands for a run's or a pod's UID in names: the first eight hex digits of its SHA-256 that do not begin with
+/// [`PODLESS`].
+pub fn hash_of(uid: &str) -> String {
+    let digest = hex::encode(Sha256::digest(uid));
+    let starts = (0..digest.len()).step_by(HASH_DIGITS);
+    let mut hashes = starts.map(|start| &digest[start..start + HASH_DIGITS]);
+    // All eight of them beginning so has odds of 1 in 2^64.
+    let hash = hashes.find(|hash| !hash.starts_with(PODLESS));
+    hash.unwrap_or("ffffffff").to_owned()
+}
+
+fn given(uid: Option<&str>) -> Option<&str> {
+    uid.filter(|uid| !uid.is_empty())
+}
+
+fn random_hash() -> String {
+    hex::encode(rand::random::<[u8; HASH_DIGITS / 2]>())
+}
+
+fn podless_hash() -> String {
+    let random = hex::encode(rand::random::<[u8; HASH_DIGITS / 2]>());
+    format!("{PODLESS}{}", &random[PODLESS.len()..])
 }
 
 #[cfg(test)]
@@ -108,6 +130,19 @@ mod tests {
         let one = Identity::new("tekton", None, Some("")).unwrap();
         let other = Identity::new("tekton", None, Some("")).unwrap();
         assert_ne!(one.next_name(), other.next_name());
+    }
+
+    #[test]
+    fn a_pod_without_a_uid_can_be_told_from_every_pod_with_one() {
+        let podless = Identity::new("tekton", Some("run"), None).unwrap();
+        assert!(podless.pod_hash().starts_with(PODLESS));
+        let uids = (0..2000).map(|n| format!("uid-{n}"));
+        let (plain, moved): (Vec<_>, Vec<_>) =
+            uids.partition(|uid| hex::encode(Sha256::digest(uid)).starts_with(&hash_of(uid)));
+        assert!(!plain.is_empty() && !moved.is_empty());
+        for uid in plain.iter().chain(&moved) {
+            assert!(!hash_of(uid).starts_with(PODLESS), "{uid}");
+        }
     }
 
     #[test]

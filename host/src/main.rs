@@ -56,6 +56,10 @@ async fn dispatch(cli: Cli, console: Console) -> u8 {
         Command::Doctor(args) => {
             orka_step::doctor::doctor(&args, &config::environment(), &console, &stop).await
         }
+        Command::Reap(args) => {
+            let verbose = cli.common.verbose > 0;
+            orka_step::reap::reap(&args, &config::environment(), &console, &stop, verbose).await
+        }
         Command::Plugin(args) => match args.command {
             PluginCommand::Inspect {
                 plugin,

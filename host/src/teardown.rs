@@ -240,8 +240,8 @@ pub async fn remove_confirmed(
     let mut pause = PAUSE_FIRST;
     loop {
         let failure = match remove_once(cluster, name, deadline).await {
-            Ok(remains) if remains.is_nothing() => return Ok(()),
-            Ok(remains) => Failure::new(
+            Ok((_, remains)) if remains.is_nothing() => return Ok(()),
+            Ok((_, remains)) => Failure::new(
                 Kind::Unavailable,
                 Class::Orka,
                 "orka.not-removed",
@@ -258,21 +258,22 @@ pub async fn remove_confirmed(
     }
 }
 
-/// One removal and one look at what is left.
-async fn remove_once(
+/// One removal, with what it found, and one look at what is left.
+pub(crate) async fn remove_once(
     cluster: &dyn Cluster,
     name: &str,
     deadline: Instant,
-) -> Result<Remains, Failure> {
+) -> Result<(Removal, Remains), Failure> {
     let removal = limited(deadline, "delete", cluster.remove(name)).await?;
-    match limited(deadline, "read", cluster.remains(name)).await {
+    let remains = match limited(deadline, "read", cluster.remains(name)).await {
         // The removal was accepted in so many words; a server without the call to look has nothing more to tell.
         Err(failure) if failure.code == NO_SUCH_CALL && removal == Removal::Removed => {
             tracing::warn!(vm = name, error = %failure, "Orka accepted the removal, but it cannot be confirmed by a read");
-            Ok(Remains::default())
+            Remains::default()
         }
-        answer => answer,
-    }
+        answer => answer?,
+    };
+    Ok((removal, remains))
 }
 
 async fn limited<T>(

@@ -5,12 +5,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use orka_client::{
     Client, ClientConfig, DeployRequest, Error, Generation as ClientGeneration,
-    Removal as ClientRemoval, SignOut as ClientSignOut, VmConfigSpec,
+    Removal as ClientRemoval, SignOut as ClientSignOut, VmConfigSpec, VmInstance,
 };
 use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
 
-use super::{Cluster, Deploy, Remains, Removal};
+use super::{Cluster, Deploy, Listed, Remains, Removal};
 use crate::bindings::orka::plugin::cluster::{Facts, Generation, Node, SignOut, VmInfo, VmSpec};
 use crate::failure::{Class, Failure, Kind};
 
@@ -209,6 +209,27 @@ impl Cluster for OrkaCluster {
         })
     }
 
+    async fn list(&self) -> Result<Vec<Listed>, Failure> {
+        let client = self.client()?;
+        let mut listed: Vec<Listed> = client
+            .vms()
+            .await
+            .map_err(later)?
+            .into_iter()
+            .map(listed_vm)
+            .collect();
+        if self.stores_configs() {
+            // The list of VMs may leave out a config whose deployment failed.
+            let configs = client.configs().await.map_err(later)?;
+            listed.extend(configs.into_iter().map(|config| Listed {
+                name: config.name,
+                is_config: true,
+                ..Listed::default()
+            }));
+        }
+        Ok(listed)
+    }
+
     fn removal_command(&self, name: &str) -> String {
         if self.stores_configs() {
             format!("orka vm purge -v {name}")
@@ -218,13 +239,24 @@ impl Cluster for OrkaCluster {
     }
 }
 
+fn listed_vm(vm: VmInstance) -> Listed {
+    Listed {
+        is_config: !vm.is_deployed(),
+        state: vm.is_deployed().then(|| vm.state.to_string()),
+        name: vm.name,
+        node: vm.node,
+        created_at: vm.created_at,
+        metadata: vm.metadata,
+    }
+}
+
 /// Whether the cluster lists a VM whose deployment it has just confirmed; clusters were seen that do one without the
 /// other, and a build would wait for SSH in vain. An answer that cannot be had is taken for yes.
 async fn is_listed(client: &Client, name: &str) -> bool {
     for pause in LISTED_PAUSES {
         sleep(pause).await;
         match timeout(LISTED_TIMEOUT, client.vm(name)).await {
-            Ok(Ok(instances)) if instances.iter().any(orka_client::VmInstance::is_deployed) => {
+            Ok(Ok(instances)) if instances.iter().any(VmInstance::is_deployed) => {
                 return true;
             }
             Ok(Ok(_)) => {}

@@ -333,8 +333,9 @@ fn builder(config: &ClientConfig) -> reqwest::ClientBuilder {
     }
 }
 
-/// `ring` serves every TLS connection of the process, whichever library makes it.
-fn install_crypto_provider() {
+/// Makes `ring` serve every TLS connection of the process, whichever library makes it. Connecting a
+/// [`Client`](crate::Client) does so by itself.
+pub fn install_crypto_provider() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
         // An error means that the program has chosen already, which is as good.

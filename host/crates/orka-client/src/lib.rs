@@ -66,7 +66,7 @@ pub use config::{
 };
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{Error, Rejection, UnreachableKind};
-pub use http::BODY_BYTES_MAX;
+pub use http::{BODY_BYTES_MAX, install_crypto_provider};
 pub use spec::{DeployRequest, Display, PortReservation, Protocol, Scheduler, VmConfigSpec};
 pub use version::ApiVersion;
 pub use vm::{

@@ -82,6 +82,18 @@ pub enum VmState {
     Other(String),
 }
 
+impl std::fmt::Display for VmState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NotDeployed => "not deployed",
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Failed => "failed",
+            Self::Other(word) => word,
+        })
+    }
+}
+
 impl VmState {
     /// Reads the API's word; no word is how Orka 2 shows a VM right after its deploy.
     pub(crate) fn from_word(word: Option<&str>) -> Self {

@@ -17,6 +17,7 @@ mod guest;
 mod id;
 mod reply;
 mod request;
+mod seed;
 mod server;
 mod sim;
 mod snapshot;
@@ -30,6 +31,7 @@ pub use config::{
     SshdSettings, User,
 };
 pub use fault::{FaultAction, FaultFileError, FaultRule, GuestFault, Occurrence, parse_faults};
+pub use seed::{Seed, SeedKind};
 pub use sim::{Sim, StartError};
 pub use snapshot::{DeletionRecord, RequestRecord, State, TokenRecord, VmConfigRecord, VmRecord};
 pub use switches::{

@@ -15,6 +15,7 @@ use crate::config::{ConfigError, GuestKind, SimConfig};
 use crate::deploy::take_down;
 use crate::fault::FaultRule;
 use crate::guest::{GuestError, SshdSite, kill_processes_of};
+use crate::seed::Seed;
 use crate::server;
 use crate::snapshot::State;
 use crate::tls::{TlsError, TlsSite};
@@ -146,6 +147,13 @@ impl Sim {
     /// The configuration the cluster was started with.
     pub fn config(&self) -> &SimConfig {
         &self.cluster.config
+    }
+
+    /// Puts VMs and configurations onto the cluster as if they had been deployed some time ago, whatever room there is.
+    pub fn seed(&self, seeds: impl IntoIterator<Item = Seed>) {
+        for seed in seeds {
+            self.cluster.seed(seed);
+        }
     }
 
     /// Adds a fault; it counts requests from now on.

@@ -119,6 +119,8 @@ pub struct State {
     pub configs: Vec<VmConfigRecord>,
     /// VMs that exist.
     pub vms: Vec<VmRecord>,
+    /// Names of 3.x VMs that exist and wait for a node.
+    pub waiting: Vec<String>,
     /// Requests in the order of arrival.
     pub requests: Vec<RequestRecord>,
     /// What was deleted or purged, in order.
@@ -141,9 +143,9 @@ impl State {
         self.tokens.iter().filter(|token| !token.revoked).count()
     }
 
-    /// Whether nothing that costs money is left: no VM and no configuration.
+    /// Whether nothing that costs money is left or will come: no VM, none that waits for a node, and no configuration.
     pub fn is_clean(&self) -> bool {
-        self.vms.is_empty() && self.configs.is_empty()
+        self.vms.is_empty() && self.waiting.is_empty() && self.configs.is_empty()
     }
 }
 
@@ -174,6 +176,11 @@ impl Cluster {
                 .vms
                 .iter()
                 .map(|vm| vm_record(vm, &inner.nodes[vm.node].spec.name))
+                .collect(),
+            waiting: inner
+                .waiting
+                .iter()
+                .map(|waiting| waiting.spec.name.clone())
                 .collect(),
             requests: inner.requests.clone(),
             deletions: inner.deletions.clone(),

@@ -163,6 +163,8 @@ pub struct Switches {
     pub port_style: PortStyle,
     /// `creationTimestamp` instead of `creation_timestamp`.
     pub camel_case_timestamp: bool,
+    /// Lists do not tell when a VM was made; no release is known to do so.
+    pub hide_timestamps: bool,
     /// Failed 2.x deploys carry the deploy members with empty values, as older servers do.
     pub zeroed_error_members: bool,
     /// The text of a 2.x capacity failure.
@@ -208,6 +210,7 @@ impl Default for Switches {
             boolean_style: BooleanStyle::default(),
             port_style: PortStyle::default(),
             camel_case_timestamp: false,
+            hide_timestamps: false,
             zeroed_error_members: false,
             v2_capacity_text: "No available nodes with sufficient CPU.".to_owned(),
             list_hides_failed: false,

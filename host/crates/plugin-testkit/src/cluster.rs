@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use orka_step::backend::{Cluster, Deploy, Remains, Removal};
+use orka_step::backend::{Cluster, Deploy, Listed, Remains, Removal};
 use orka_step::bindings::orka::plugin::cluster::{
     Facts, Generation, Node, SignOut, VmInfo, VmSpec,
 };
@@ -222,6 +222,22 @@ impl Cluster for ScriptedCluster {
         } else {
             SignOut::Revoked
         })
+    }
+
+    async fn list(&self) -> Result<Vec<Listed>, Failure> {
+        self.called("list")?;
+        let state = self.state();
+        let config = |name: &String| Listed {
+            name: name.clone(),
+            is_config: true,
+            ..Listed::default()
+        };
+        let vm = |(name, _): &(String, String)| Listed {
+            name: name.clone(),
+            ..Listed::default()
+        };
+        let configs = state.configs.iter().map(config);
+        Ok(configs.chain(state.vms.iter().map(vm)).collect())
     }
 
     fn removal_command(&self, name: &str) -> String {

@@ -144,12 +144,15 @@ fn entry(cluster: &Cluster, inner: &Inner, vm: &Vm) -> Value {
         "tag_required": vm.spec.tag_required,
         "replicas": vm.spec.replicas,
     });
-    let camel = cluster.config.switches.camel_case_timestamp;
-    members[if camel {
-        "creationTimestamp"
-    } else {
-        "creation_timestamp"
-    }] = json!(id::timestamp(vm.created));
+    let switches = &cluster.config.switches;
+    if !switches.hide_timestamps {
+        let key = if switches.camel_case_timestamp {
+            "creationTimestamp"
+        } else {
+            "creation_timestamp"
+        };
+        members[key] = json!(id::timestamp(vm.created));
+    }
     if let Value::Object(members) = &mut members {
         put_port(cluster, members, "ssh_port", Some(vm.ssh_port));
         put_port(

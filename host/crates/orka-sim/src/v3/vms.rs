@@ -261,7 +261,9 @@ fn deployed(cluster: &Cluster, inner: &Inner, vm: &Vm) -> Value {
 fn shown(cluster: &Cluster, inner: &Inner, vm: &Vm) -> Value {
     let mut members = deployed(cluster, inner, vm);
     members["cpu"] = json!(vm.spec.cpu);
-    members["deployDate"] = json!(id::timestamp(vm.created));
+    if !cluster.config.switches.hide_timestamps {
+        members["deployDate"] = json!(id::timestamp(vm.created));
+    }
     members["image"] = json!(vm.spec.image);
     members["gpuPassthrough"] = json!(vm.spec.gpu_passthrough);
     members["type"] = json!(vm.spec.architecture.orka3_type());

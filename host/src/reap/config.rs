@@ -1,0 +1,122 @@
+//! What `reap` will do, resolved once: flags over environment over files over defaults.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use orka_client::ClientConfig;
+
+use super::source::PodSource;
+use crate::cli::ReapArgs;
+use crate::config::{Environment, Problems, resolve_orka};
+use crate::failure::Failure;
+use crate::identity::{Identity, hash_of};
+use crate::mask::Masker;
+
+/// Which runs are over.
+#[derive(Clone, Debug)]
+pub enum Finished {
+    /// These, by UID and hash: whoever calls knows it.
+    Runs(Vec<(String, String)>),
+    /// Those that nothing alive belongs to.
+    WithoutLivePods(PodSource),
+}
+
+/// Everything that `reap` needs to know beside the cluster.
+#[derive(Clone, Debug)]
+pub struct ReapConfig {
+    /// What names of ours begin with.
+    pub prefix: String,
+    /// Which runs are over.
+    pub finished: Finished,
+    /// What is younger stays, where pods are asked.
+    pub grace: Duration,
+    /// Whether a list that tells of no pod at all is believed.
+    pub allow_no_pods: bool,
+    /// Whether things of named runs go although they are kept.
+    pub include_kept: bool,
+    /// Until when ledgers say that things are kept, by name.
+    pub kept: BTreeMap<String, Timestamp>,
+    /// Where it is remembered when things were first seen.
+    pub state: Option<PathBuf>,
+    /// Whether nothing is deleted.
+    pub dry_run: bool,
+    /// No wait goes beyond this.
+    pub timeout: Duration,
+    /// How long to look for what appears late.
+    pub linger: Duration,
+    /// Names worked on at the same time.
+    pub parallel: usize,
+}
+
+impl ReapConfig {
+    /// Resolves the command line and the environment.
+    ///
+    /// # Errors
+    ///
+    /// Every problem found, at least one.
+    pub fn resolve(
+        args: &ReapArgs,
+        environment: &Environment,
+        masker: &Masker,
+    ) -> Result<(ClientConfig, Self), Vec<Failure>> {
+        let mut problems = Problems::default();
+        let orka = resolve_orka(&args.orka, environment, masker, &mut problems);
+        let prefix = problems.take(Identity::new(&args.vm_prefix, None, None).map(drop));
+        let finished = problems.take(finished(args, environment));
+        let (Some(orka), Some(()), Some(finished)) = (orka, prefix, finished) else {
+            return Err(problems.into_failures());
+        };
+        let of_runs = matches!(finished, Finished::Runs(_));
+        let config = Self {
+            prefix: args.vm_prefix.clone(),
+            finished,
+            grace: args.grace,
+            allow_no_pods: args.allow_no_pods,
+            include_kept: args.include_kept,
+            kept: BTreeMap::new(),
+            state: args.state.clone(),
+            dry_run: args.dry_run,
+            timeout: args.timeout,
+            linger: if of_runs { args.linger } else { Duration::ZERO },
+            parallel: usize::from(args.parallel),
+        };
+        Ok((orka, config))
+    }
+}
+
+fn finished(args: &ReapArgs, environment: &Environment) -> Result<Finished, Failure> {
+    match &args.live_pods {
+        Some(source) => {
+            PodSource::resolve(source, args, environment).map(Finished::WithoutLivePods)
+        }
+        None => args
+            .runs
+            .iter()
+            .map(|uid| run(uid))
+            .collect::<Result<_, _>>()
+            .map(Finished::Runs),
+    }
+}
+
+/// A run's UID with its hash. What stands for nothing must not pass for a run that left nothing.
+fn run(uid: &str) -> Result<(String, String), Failure> {
+    let uid = uid.trim();
+    let wrong = |what: &str| {
+        Failure::config(format!("`--run` {what}")).with_hint(
+            "give what the run was given as `--run-uid`: `$(context.pipelineRun.uid)` of the Pipeline, or the label \
+             `tekton.dev/pipelineRunUID` of the pod, which a lone TaskRun does not have",
+        )
+    };
+    if uid.is_empty() {
+        return Err(wrong("is empty"));
+    }
+    if uid.contains("$(") || uid.contains(char::is_whitespace) {
+        return Err(wrong(&format!(
+            "is `{}`, which is no UID: nobody has replaced it",
+            crate::lines::printable(uid.as_bytes())
+        )));
+    }
+    Ok((uid.to_owned(), hash_of(uid)))
+}

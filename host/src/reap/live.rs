@@ -1,0 +1,389 @@
+//! Who is alive: pods, and pipeline runs or task runs that have not ended.
+//!
+//! A wrong answer here ends a build that runs. So everything that is not plainly a whole list of what was asked for is
+//! refused, and nothing is deleted then: a list that is cut off, that says there is more, that holds something else
+//! than UIDs, or that names no pod at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use crate::failure::Failure;
+use crate::identity::hash_of;
+
+/// Labels by which Tekton tells, since v0.63, whose a pod is.
+const RUN_LABELS: [&str; 2] = ["tekton.dev/pipelineRunUID", "tekton.dev/taskRunUID"];
+
+/// How `kubectl` gives what is wanted.
+const HOW: &str =
+    "give the output of `kubectl get pods --all-namespaces -o json`, or one pod UID a line";
+
+/// Who is alive, by the hashes that names bear.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Live {
+    /// Pods that may still run something.
+    pub pods: BTreeSet<String>,
+    /// Runs that have a live pod, or have not ended.
+    pub runs: BTreeSet<String>,
+    /// When the last known pod of a run ended.
+    pub ended: BTreeMap<String, Timestamp>,
+    /// Pods that were told of at all, ended ones included.
+    pub told: usize,
+    /// Whether runs are told of, and not pods alone.
+    pub knows_runs: bool,
+    /// Whether this was certainly read after the cluster was listed, so that no thing can be newer than it.
+    pub is_newer_than_listing: bool,
+}
+
+impl Live {
+    /// Reads lines of UIDs or JSON as `kubectl` writes it, several documents in a row included.
+    ///
+    /// # Errors
+    ///
+    /// Anything that is not certainly whole.
+    pub fn parse(text: &str) -> Result<Self, Failure> {
+        let mut live = Self::default();
+        if text.trim_start().starts_with('{') {
+            live.knows_runs = true;
+            let documents = serde_json::Deserializer::from_str(text).into_iter::<List>();
+            for document in documents {
+                let list = document.map_err(|error| {
+                    unusable("is cut off or is no list of pods in JSON").with_source(error)
+                })?;
+                if list.metadata.has_more() {
+                    return Err(unusable(
+                        "says that it is only a part of the whole (`metadata.continue`)",
+                    ));
+                }
+                live.add(list)?;
+            }
+        } else {
+            for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+                if !is_uid(line) {
+                    return Err(unusable(&format!(
+                        "has the line `{}`, which is no UID",
+                        crate::lines::printable(line.as_bytes())
+                    )));
+                }
+                live.told += 1;
+                live.pods.insert(hash_of(line));
+            }
+        }
+        Ok(live)
+    }
+
+    /// Adds one list, or one page of one.
+    ///
+    /// # Errors
+    ///
+    /// A list without items, or an item that cannot be read.
+    pub(super) fn add(&mut self, list: List) -> Result<(), Failure> {
+        let of_all = list
+            .kind
+            .as_deref()
+            .and_then(|kind| kind.strip_suffix("List"))
+            .unwrap_or_default()
+            .to_owned();
+        let Some(items) = list.items else {
+            return Err(unusable("has no `items`: it is no list"));
+        };
+        for item in items {
+            let kind = item.kind.as_deref().unwrap_or(&of_all);
+            match kind {
+                "Pod" => self.add_pod(&item)?,
+                "PipelineRun" | "TaskRun" if item.status.completion_time.is_none() => {
+                    self.runs.insert(hash_of(item.uid()?));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn add_pod(&mut self, pod: &Item) -> Result<(), Failure> {
+        let uid = pod.uid()?;
+        self.told += 1;
+        let labels = RUN_LABELS
+            .iter()
+            .filter_map(|label| pod.metadata.labels.get(*label));
+        let owners = pod.metadata.owner_references.iter().map(|owner| &owner.uid);
+        let runs = labels.chain(owners).filter(|uid| !uid.is_empty());
+        if pod.has_ended() {
+            let last = pod.status.last_end();
+            for run in runs {
+                let known = self.ended.entry(hash_of(run)).or_insert(Timestamp::MIN);
+                *known = last.unwrap_or(Timestamp::MIN).max(*known);
+            }
+        } else {
+            self.pods.insert(hash_of(uid));
+            self.runs.extend(runs.map(|uid| hash_of(uid)));
+        }
+        Ok(())
+    }
+}
+
+fn unusable(what: &str) -> Failure {
+    Failure::config(format!("the list of live pods {what}; nothing was deleted")).with_hint(HOW)
+}
+
+/// Eight, four, four, four and twelve hex digits: what the Kubernetes API gives every object.
+fn is_uid(text: &str) -> bool {
+    let mut groups = text.split('-');
+    let hex = |group: &str| group.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let fits = [8, 4, 4, 4, 12].iter().all(|length| {
+        groups
+            .next()
+            .is_some_and(|it| it.len() == *length && hex(it))
+    });
+    fits && groups.next().is_none()
+}
+
+/// A list of objects as the Kubernetes API gives it, reduced to what is looked at.
+///
+/// Kubernetes API, `PodList` of `core/v1` and `ListMeta` of `meta/v1`; Tekton API `tekton.dev/v1`.
+#[derive(Debug, Deserialize)]
+pub(super) struct List {
+    kind: Option<String>,
+    #[serde(default)]
+    pub(super) metadata: ListMeta,
+    items: Option<Vec<Item>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct ListMeta {
+    /// The token for the next page; absent or empty on the last one.
+    pub(super) r#continue: Option<String>,
+    remaining_item_count: Option<u64>,
+}
+
+impl ListMeta {
+    /// Whether there is a further page.
+    pub(super) fn has_more(&self) -> bool {
+        self.r#continue
+            .as_ref()
+            .is_some_and(|token| !token.is_empty())
+            || self.remaining_item_count.is_some_and(|count| count > 0)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Item {
+    kind: Option<String>,
+    metadata: Meta,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Meta {
+    uid: String,
+    labels: BTreeMap<String, String>,
+    owner_references: Vec<Owner>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Owner {
+    uid: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    phase: String,
+    completion_time: Option<String>,
+    container_statuses: Vec<ContainerStatus>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ContainerStatus {
+    state: ContainerState,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ContainerState {
+    terminated: Option<Terminated>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Terminated {
+    finished_at: Option<Timestamp>,
+}
+
+impl Item {
+    fn uid(&self) -> Result<&str, Failure> {
+        let uid = self.metadata.uid.as_str();
+        if is_uid(uid) {
+            Ok(uid)
+        } else {
+            Err(unusable("has an object without a UID"))
+        }
+    }
+
+    /// Whether every container has ended for good: Kubernetes says so by these two phases alone. A pod on a lost node
+    /// is `Unknown` or `Running`, and may run.
+    fn has_ended(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+}
+
+impl Status {
+    fn last_end(&self) -> Option<Timestamp> {
+        let ends = self.container_statuses.iter();
+        ends.filter_map(|container| container.state.terminated.as_ref()?.finished_at)
+            .max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const A: &str = "8d3f4f6e-0a4b-4c7e-9d2a-7f1e2d3c4b5a";
+    const B: &str = "0b7c9f11-6f5e-4e0f-8a3e-1c2d3e4f5a6b";
+    const RUN: &str = "11111111-2222-3333-4444-555555555555";
+
+    fn pod(uid: &str, phase: &str, labels: Value) -> Value {
+        json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"uid": uid, "name": "x", "labels": labels},
+            "spec": {"containers": []}, "status": {"phase": phase, "containerStatuses": [
+                {"name": "step", "state": {"terminated": {"exitCode": 137, "finishedAt": "2026-01-01T10:00:00Z"}}}]}})
+    }
+
+    fn list(items: &[Value]) -> String {
+        json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": items})
+            .to_string()
+    }
+
+    #[test]
+    fn lines_of_uids_are_live_pods_and_say_nothing_of_runs() {
+        let live = Live::parse(&format!("{A}\n\n  {B}  \r\n")).unwrap();
+        assert_eq!(live.pods, BTreeSet::from([hash_of(A), hash_of(B)]));
+        assert!(live.runs.is_empty() && !live.knows_runs);
+        assert_eq!(live.told, 2);
+    }
+
+    #[test]
+    fn pods_that_have_ended_are_not_live_and_all_others_are() {
+        for (phase, is_live) in [
+            ("Pending", true),
+            ("Running", true),
+            ("Unknown", true),
+            ("", true),
+            ("Odd", true),
+            ("Succeeded", false),
+            ("Failed", false),
+        ] {
+            let run = json!({"tekton.dev/pipelineRunUID": RUN});
+            let live = Live::parse(&list(&[pod(A, phase, run)])).unwrap();
+            assert_eq!(live.pods.contains(&hash_of(A)), is_live, "{phase}");
+            assert_eq!(live.runs.contains(&hash_of(RUN)), is_live, "{phase}");
+            assert_eq!(live.ended.contains_key(&hash_of(RUN)), !is_live, "{phase}");
+            assert_eq!(live.told, 1);
+        }
+    }
+
+    #[test]
+    fn a_pod_vouches_for_its_pipeline_run_its_task_run_and_its_owner() {
+        let mut vouching = pod(
+            A,
+            "Running",
+            json!({"tekton.dev/pipelineRunUID": RUN, "tekton.dev/taskRunUID": B}),
+        );
+        let owner = "99999999-2222-3333-4444-555555555555";
+        vouching["metadata"]["ownerReferences"] = json!([{"kind": "TaskRun", "uid": owner}]);
+        let live = Live::parse(&list(&[vouching])).unwrap();
+        assert_eq!(
+            live.runs,
+            BTreeSet::from([hash_of(RUN), hash_of(B), hash_of(owner)])
+        );
+    }
+
+    #[test]
+    fn the_last_pod_of_a_run_tells_when_it_ended() {
+        let run = json!({"tekton.dev/pipelineRunUID": RUN});
+        let mut later = pod(B, "Failed", run.clone());
+        later["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] =
+            json!("2026-01-01T11:30:00Z");
+        let live = Live::parse(&list(&[later, pod(A, "Succeeded", run)])).unwrap();
+        assert_eq!(
+            live.ended[&hash_of(RUN)],
+            "2026-01-01T11:30:00Z".parse().unwrap()
+        );
+    }
+
+    #[test]
+    fn runs_that_have_not_ended_are_live_without_any_pod() {
+        let run = |uid: &str, status: Value| json!({"kind": "PipelineRun", "metadata": {"uid": uid}, "status": status});
+        let live = Live::parse(&list(&[
+            run(A, json!({"conditions": []})),
+            run(B, json!({"completionTime": "2026-01-01T10:00:00Z"})),
+        ]))
+        .unwrap();
+        assert_eq!(live.runs, BTreeSet::from([hash_of(A)]));
+        assert_eq!(live.told, 0, "runs are no pods");
+    }
+
+    #[test]
+    fn a_list_straight_from_the_api_and_two_lists_in_a_row_are_read() {
+        let mut plain = pod(A, "Running", json!({}));
+        plain.as_object_mut().unwrap().remove("kind");
+        let text =
+            json!({"kind": "PodList", "metadata": {"resourceVersion": "7"}, "items": [plain]})
+                .to_string();
+        let both = format!("{text}\n{}", list(&[pod(B, "Running", json!({}))]));
+        assert_eq!(
+            Live::parse(&both).unwrap().pods,
+            BTreeSet::from([hash_of(A), hash_of(B)])
+        );
+    }
+
+    #[test]
+    fn whatever_is_not_certainly_whole_is_refused() {
+        let whole = list(&[pod(A, "Running", json!({})), pod(B, "Running", json!({}))]);
+        for cut in 1..whole.len() {
+            assert!(Live::parse(&whole[..cut]).is_err(), "{}", &whole[..cut]);
+        }
+        let page =
+            json!({"kind": "PodList", "metadata": {"continue": "abc"}, "items": []}).to_string();
+        let counted =
+            json!({"kind": "PodList", "metadata": {"remainingItemCount": 3}, "items": []})
+                .to_string();
+        for text in [
+            page.as_str(),
+            &counted,
+            r#"{"kind": "Pod", "metadata": {"uid": "x"}}"#,
+            r#"{"kind": "Status", "status": "Failure", "message": "Unauthorized", "code": 401}"#,
+            r#"{"kind": "PodList", "items": [{"metadata": {}}]}"#,
+            r#"{"kind": "PodList", "items": [{}]}"#,
+            r#"{"kind": "PodList", "items": {}}"#,
+            "pod/build-1\n",
+            "error: You must be logged in to the server (Unauthorized)",
+            "8d3f4f6e-0a4b-4c7e-9d2a-7f1e2d3c4b5\n",
+            "8d3f4f6e-0a4b-4c7e-9d2a-7f1e2d3c4b5a-\n",
+            "8d3f4f6e0a4b4c7e9d2a7f1e2d3c4b5a\n",
+            "NAME UID\n",
+            "[]",
+            "null",
+        ] {
+            let failure = Live::parse(text).unwrap_err();
+            assert!(
+                failure.message.contains("nothing was deleted"),
+                "{text}: {failure}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_empty_list_is_read_and_tells_of_no_pod() {
+        for text in ["", "\n\n", &list(&[])] {
+            assert_eq!(Live::parse(text).unwrap().told, 0, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Where live pods are read from.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+#[cfg(feature = "kubernetes")]
+use super::kubernetes::Kubernetes;
+use super::live::Live;
+use crate::cli::ReapArgs;
+use crate::config::Environment;
+use crate::failure::Failure;
+
+/// The word that stands for the Kubernetes API in place of a file.
+const KUBERNETES: &str = "kubernetes";
+
+/// A list of 50 000 pods as `kubectl` writes it; what is larger is something else.
+const LIST_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// Where live pods are read from.
+#[derive(Clone, Debug)]
+pub enum PodSource {
+    /// Standard input.
+    Stdin,
+    /// A file.
+    File(PathBuf),
+    /// The Kubernetes API.
+    #[cfg(feature = "kubernetes")]
+    Kubernetes(Box<Kubernetes>),
+}
+
+impl PodSource {
+    /// Reads the flag: `-`, `kubernetes`, or a file's path.
+    pub(super) fn resolve(
+        text: &str,
+        args: &ReapArgs,
+        environment: &Environment,
+    ) -> Result<Self, Failure> {
+        match text {
+            "-" => Ok(Self::Stdin),
+            #[cfg(feature = "kubernetes")]
+            KUBERNETES => Kubernetes::resolve(args, environment)
+                .map(|kubernetes| Self::Kubernetes(Box::new(kubernetes))),
+            #[cfg(not(feature = "kubernetes"))]
+            KUBERNETES => {
+                let _ = (args, environment);
+                Err(
+                    Failure::config("this program was built without the feature `kubernetes`")
+                        .with_hint("give the pods with `--live-pods FILE`"),
+                )
+            }
+            path => Ok(Self::File(path.into())),
+        }
+    }
+
+    /// Reads who is alive. To be called after the cluster was listed.
+    ///
+    /// # Errors
+    ///
+    /// Whatever is not certainly a whole list.
+    pub(super) async fn read(&self, grace: Duration) -> Result<Live, Failure> {
+        let reading = match self {
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(kubernetes) => return kubernetes.live().await,
+            Self::Stdin => tokio::task::spawn_blocking(|| read_all(std::io::stdin())),
+            Self::File(path) => {
+                let path = path.clone();
+                tokio::task::spawn_blocking(move || {
+                    let file = std::fs::File::open(&path)?;
+                    refuse_stale(&file, grace)?;
+                    read_all(file)
+                })
+            }
+        };
+        let text = reading
+            .await
+            .map_err(|error| Failure::internal("reading live pods broke off").with_source(error))?
+            .map_err(|error| {
+                Failure::config(format!(
+                    "cannot read live pods from {self}; nothing was deleted"
+                ))
+                .with_source(error)
+            })?;
+        Live::parse(&text)
+    }
+}
+
+impl std::fmt::Display for PodSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stdin => f.write_str("standard input"),
+            Self::File(path) => write!(f, "`{}`", path.display()),
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(kubernetes) => write!(f, "{kubernetes}"),
+        }
+    }
+}
+
+fn read_all(from: impl std::io::Read) -> std::io::Result<String> {
+    let mut text = String::new();
+    let length = from.take(LIST_BYTES_MAX).read_to_string(&mut text)?;
+    if length as u64 == LIST_BYTES_MAX {
+        return Err(std::io::Error::other("it is larger than 1 GiB"));
+    }
+    Ok(text)
+}
+
+/// A pod that started after the list was written is missing from it. Its VM is younger than the list: as long as the
+/// list is younger than the grace, the grace protects that VM.
+fn refuse_stale(file: &std::fs::File, grace: Duration) -> std::io::Result<()> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Ok(());
+    }
+    let age = SystemTime::now()
+        .duration_since(metadata.modified()?)
+        .unwrap_or_default();
+    if age > grace {
+        return Err(std::io::Error::other(format!(
+            "it was written {} ago, longer than `--grace`: pods that started since are not in it",
+            super::plan::rough(age)
+        )));
+    }
+    Ok(())
+}
