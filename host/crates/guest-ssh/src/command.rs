@@ -206,8 +206,9 @@ impl Command {
                         data,
                     });
                 }
+                // A program ends once: what is said of it later is not true.
                 Some(ChannelMsg::ExitStatus { exit_status }) => {
-                    self.exit = Some(Exit::Status(exit_status))
+                    self.exit.get_or_insert(Exit::Status(exit_status));
                 }
                 Some(ChannelMsg::ExitSignal {
                     signal_name,
@@ -215,7 +216,7 @@ impl Command {
                     error_message,
                     ..
                 }) => {
-                    self.exit = Some(Exit::Signal {
+                    self.exit.get_or_insert(Exit::Signal {
                         name: signal_text(&signal_name),
                         core_dumped,
                         message: error_message,

@@ -23,6 +23,10 @@ const PAX_MAX: u64 = 4 * 1024 * 1024;
 /// The largest size believed: far above any file, far below where sums could overflow.
 const SIZE_MAX: u64 = 1 << 60;
 
+/// The most descriptions (long names, pax records) ahead of one entry. Both kinds of `tar` write three at most; without a
+/// limit they could go on for ever without an entry to count.
+const RECORDS_MAX: u32 = 16;
+
 /// What may follow the end mark: GNU tar fills its last record of 10 KiB.
 const TRAILER_MAX: u64 = 1024 * 1024;
 
@@ -96,7 +100,7 @@ impl<R: Read> Reader<R> {
     pub(super) fn next(&mut self) -> Result<Option<Member>, Fault> {
         self.skip_rest()?;
         let mut extensions = Extensions::default();
-        loop {
+        for _ in 0..=RECORDS_MAX {
             let Some(header) = self.header()? else {
                 return Ok(None);
             };
@@ -104,6 +108,9 @@ impl<R: Read> Reader<R> {
             let size = header
                 .entry_size()
                 .map_err(|problem| self.fault(format!("its header is damaged: {problem}")))?;
+            if is_out_of_range(&header.as_old().size) {
+                return Err(self.fault("what follows it has a size that is not possible"));
+            }
             match kind.as_byte() {
                 b'L' => extensions.path = Some(self.name_record(size)?),
                 b'K' => extensions.link = Some(self.name_record(size)?),
@@ -113,6 +120,7 @@ impl<R: Read> Reader<R> {
                 _ => return self.member(&header, kind, size, extensions).map(Some),
             }
         }
+        Err(self.fault("what follows it has too many descriptions"))
     }
 
     /// Reads the current member's contents; 0 at their end.
@@ -307,12 +315,22 @@ impl<R: Read> Reader<R> {
     }
 }
 
+/// Whether a number in base 256 (GNU's way to write large ones) has more than 64 bits, or a sign. The library reads the
+/// last eight bytes only.
+fn is_out_of_range(field: &[u8; 12]) -> bool {
+    field[0] & 0x80 != 0 && (field[0] != 0x80 || field[1..4] != [0; 3])
+}
+
 fn padding(size: u64) -> u64 {
     let block = BLOCK as u64;
     (block - size % block) % block
 }
 
 fn number(text: &[u8]) -> Option<u64> {
+    // The library would take a sign.
+    if !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 

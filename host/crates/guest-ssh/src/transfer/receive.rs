@@ -92,6 +92,7 @@ pub(super) fn receive(
         made: HashSet::new(),
         linkable: HashMap::new(),
         buffer: vec![0; PIECE],
+        top: false,
     };
     while let Some(member) = reader.next().map_err(|fault| receiver.told(fault))? {
         receiver.take(&mut reader, &member)?;
@@ -112,6 +113,8 @@ struct Receiver<'a> {
     /// Where in `moved.files` each file is, for hard links to it.
     linkable: HashMap<PathBuf, usize>,
     buffer: Vec<u8>,
+    /// Whether the tree's own top came.
+    top: bool,
 }
 
 impl Receiver<'_> {
@@ -119,12 +122,14 @@ impl Receiver<'_> {
         let path =
             relative(&member.path).map_err(|reason| self.meter.refuse(&member.path, reason))?;
         if path.as_os_str().is_empty() {
-            // The tree's own top; its mode is the receiver's business.
-            return if member.kind == Kind::Directory {
-                Ok(())
-            } else {
-                Err(self.refuse(member, "it has no name"))
-            };
+            // The tree's own top; its mode is the receiver's business, and once is enough.
+            if member.kind != Kind::Directory {
+                return Err(self.refuse(member, "it has no name"));
+            }
+            if std::mem::replace(&mut self.top, true) {
+                return Err(self.refuse(member, "it came before"));
+            }
+            return Ok(());
         }
         self.meter.entry(path.as_os_str().as_bytes())?;
         if !self

@@ -5,6 +5,7 @@
     reason = "each test file uses its own part"
 )]
 
+pub mod archives;
 pub mod scripted;
 pub mod sshd;
 pub mod trees;

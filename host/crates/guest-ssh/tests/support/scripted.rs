@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,7 +29,13 @@ pub enum End {
     Nothing,
     /// Waits for a signal and ends by it.
     BySignal,
+    /// Whatever these messages are, and nothing more.
+    Own(Messages),
 }
+
+type Messages = Box<
+    dyn FnOnce(russh::server::Handle, ChannelId) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send,
+>;
 
 impl Answer {
     pub fn new(stdout: impl Into<Bytes>, end: End) -> Self {
@@ -269,6 +276,10 @@ async fn give(
                 .ok()?;
         }
         End::Nothing | End::StatusBeforeOutput(_) => {}
+        End::Own(messages) => {
+            messages(handle, id).await;
+            return Some(());
+        }
     }
     handle.eof(id).await.ok()?;
     handle.close(id).await.ok()
