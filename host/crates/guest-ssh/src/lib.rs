@@ -27,6 +27,8 @@ pub use exec::{EnvValue, ExecRequest, ShellChoice, Stdin, WRAPPER_FAILED};
 pub use hostkey::{Fingerprint, HostKeyPolicy, KnownHosts};
 pub use quote::RemotePath;
 pub use ready::{Backoff, ConnectOptions, Keepalive, Target, Waiting, connect};
+#[cfg(feature = "fuzzing")]
+pub use transfer::fuzzing;
 pub use transfer::{
     Direction, FileDigest, Limits, Selection, Skipped, TransferProgress, TransferSummary,
 };

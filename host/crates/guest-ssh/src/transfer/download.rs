@@ -136,14 +136,7 @@ impl Connection {
         let arguments = std::iter::once(path.as_slice()).chain(starts.iter().map(Vec::as_slice));
         let start = Start::script(LIST, arguments, Stdin::None);
         let mut command = command::start(self.lease().await?, self.address(), start).await?;
-        let mut listing = Listing {
-            selection: what,
-            limits,
-            chosen: Vec::new(),
-            count: 0,
-            partial: Vec::new(),
-            read: 0,
-        };
+        let mut listing = Listing::new(what, limits);
         let mut stderr = Tail::default();
         while let Some(OutputChunk { stream, data }) = command.next_output().await {
             match stream {
@@ -167,7 +160,7 @@ impl Connection {
 }
 
 /// Names as they arrive, of which the selected are kept.
-struct Listing<'a> {
+pub(super) struct Listing<'a> {
     selection: &'a Selection,
     limits: &'a Limits,
     chosen: Vec<u8>,
@@ -176,8 +169,25 @@ struct Listing<'a> {
     read: u64,
 }
 
-impl Listing<'_> {
-    fn push(&mut self, data: &[u8]) -> Result<(), Error> {
+impl<'a> Listing<'a> {
+    pub(super) fn new(selection: &'a Selection, limits: &'a Limits) -> Self {
+        Self {
+            selection,
+            limits,
+            chosen: Vec::new(),
+            count: 0,
+            partial: Vec::new(),
+            read: 0,
+        }
+    }
+
+    /// The chosen names so far, each with a NUL behind.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn chosen(&self) -> &[u8] {
+        &self.chosen
+    }
+
+    pub(super) fn push(&mut self, data: &[u8]) -> Result<(), Error> {
         self.read += data.len() as u64;
         if self.read > LISTING_MAX {
             return Err(self.exceeded("bytes of names", LISTING_MAX, b"the listing"));

@@ -7,6 +7,12 @@ mod archive;
 mod digest;
 mod download;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(
+    not(feature = "fuzzing"),
+    allow(unreachable_pub, reason = "reached from outside when fuzzing only")
+)]
+pub mod fuzzing;
 mod place;
 mod receive;
 mod select;
