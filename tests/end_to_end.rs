@@ -9,6 +9,7 @@ mod grants;
 mod guests;
 mod main_job;
 mod plugins;
+mod recipes;
 mod scripts;
 mod secrets;
 mod stopping;

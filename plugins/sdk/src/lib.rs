@@ -27,6 +27,7 @@ mod error;
 mod exit;
 pub mod params;
 mod phase;
+pub mod recipes;
 mod register;
 pub mod ssh;
 
