@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use russh::client::Msg;
-use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Pty, Sig};
+use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Pty, Sig};
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinHandle;
 
@@ -17,6 +17,10 @@ use crate::session::Lease;
 /// How long output may stay silent after the exit status came. A build may leave a daemon behind that holds the
 /// output open for ever; what the program itself wrote has long arrived by then.
 const LINGER_MAX: Duration = Duration::from_secs(2);
+
+/// How long a refused channel is waited with before the next try; doubled up to [`OPEN_PAUSE_MAX`], so 1.3 s in all.
+const OPEN_PAUSE: Duration = Duration::from_millis(10);
+const OPEN_PAUSE_MAX: Duration = Duration::from_millis(1000);
 
 /// Standard error kept from helper programs, for messages.
 const STDERR_KEPT: usize = 4 * 1024;
@@ -30,7 +34,7 @@ pub(crate) async fn start(lease: Lease, address: String, start: Start) -> Result
         address: address.clone(),
         reason: lease.end(),
     };
-    let channel = match lease.handle.channel_open_session().await {
+    let channel = match open_channel(&lease).await {
         Ok(channel) => channel,
         Err(russh::Error::ChannelOpenFailure(reason)) => {
             return Err(Error::ExecRefused {
@@ -66,6 +70,21 @@ pub(crate) async fn start(lease: Lease, address: String, start: Start) -> Result
         .await?;
     command.feed(start.preamble, start.stdin, start.pty);
     Ok(command)
+}
+
+/// Opens a channel on a session that has just run another command, perhaps. A server that allows one at a time
+/// (`MaxSessions 1`) refuses until it has tidied up after the last, and tells nobody when that is.
+async fn open_channel(lease: &Lease) -> Result<Channel<Msg>, russh::Error> {
+    let mut pause = OPEN_PAUSE;
+    loop {
+        match lease.handle.channel_open_session().await {
+            Err(russh::Error::ChannelOpenFailure(_)) if pause < OPEN_PAUSE_MAX => {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Which output a chunk belongs to.

@@ -17,6 +17,7 @@ const ELSEWHERE: &[&str] = &[
     "hostile.rs",
     "hostile_archives.rs",
     "hostile_commands.rs",
+    "interop.rs",
     "macos.rs",
     "ready.rs",
 ];

@@ -6,6 +6,7 @@
 )]
 
 pub mod archives;
+pub mod dropbear;
 pub mod scripted;
 pub mod sshd;
 pub mod trees;
@@ -22,6 +23,7 @@ pub fn options() -> ConnectOptions {
 }
 
 /// Everything a command prints, and how it ended.
+#[derive(Debug)]
 pub struct Ran {
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,

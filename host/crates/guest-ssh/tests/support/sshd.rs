@@ -76,6 +76,11 @@ impl Sshd {
         Self::configured("", &environment_with(Path::new(path)), MACOS)
     }
 
+    /// The same, with further lines in its configuration.
+    pub fn with_path_and(path: &str, extra: &str) -> Self {
+        Self::configured(extra, &environment_with(Path::new(path)), MACOS)
+    }
+
     /// A server with further lines in its configuration.
     pub fn with(extra: &str) -> Self {
         if MACOS {
