@@ -482,6 +482,18 @@ pub struct ReapArgs {
     #[arg(long, value_name = "DIR", help_heading = "Kubernetes")]
     pub kubernetes_credentials: Option<PathBuf>,
 
+    /// A workspace whose ledgers say what is kept on purpose, and until when; may be repeated, or several with commas.
+    /// On Orka 2 nothing else tells.
+    #[arg(
+        long = "ledger",
+        env = "ORKA_LEDGERS",
+        hide_env_values = true,
+        value_name = "DIR",
+        value_delimiter = ',',
+        help_heading = "Which runs are over"
+    )]
+    pub ledgers: Vec<PathBuf>,
+
     /// With `--run`: delete also what is kept on purpose and has not expired.
     #[arg(long, help_heading = "Which runs are over")]
     pub include_kept: bool,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
 use jiff::Timestamp;
 use orka_client::ClientConfig;
 
@@ -12,6 +14,7 @@ use crate::cli::ReapArgs;
 use crate::config::{Environment, Problems, resolve_orka};
 use crate::failure::Failure;
 use crate::identity::{Identity, hash_of};
+use crate::ledger::record;
 use crate::mask::Masker;
 
 /// Which runs are over.
@@ -65,7 +68,9 @@ impl ReapConfig {
         let orka = resolve_orka(&args.orka, environment, masker, &mut problems);
         let prefix = problems.take(Identity::new(&args.vm_prefix, None, None).map(drop));
         let finished = problems.take(finished(args, environment));
-        let (Some(orka), Some(()), Some(finished)) = (orka, prefix, finished) else {
+        let kept = problems.take(kept(&args.ledgers));
+        let (Some(orka), Some(()), Some(finished), Some(kept)) = (orka, prefix, finished, kept)
+        else {
             return Err(problems.into_failures());
         };
         let of_runs = matches!(finished, Finished::Runs(_));
@@ -75,7 +80,7 @@ impl ReapConfig {
             grace: args.grace,
             allow_no_pods: args.allow_no_pods,
             include_kept: args.include_kept,
-            kept: BTreeMap::new(),
+            kept,
             state: args.state.clone(),
             dry_run: args.dry_run,
             timeout: args.timeout,
@@ -98,6 +103,27 @@ fn finished(args: &ReapArgs, environment: &Environment) -> Result<Finished, Fail
             .collect::<Result<_, _>>()
             .map(Finished::Runs),
     }
+}
+
+/// Until when things are kept on purpose, by name: the latest that any of the ledgers says.
+fn kept(workspaces: &[PathBuf]) -> Result<BTreeMap<String, Timestamp>, Failure> {
+    let mut kept = BTreeMap::new();
+    for path in workspaces {
+        let found = Dir::open_ambient_dir(path, ambient_authority())
+            .and_then(|workspace| record::kept(&workspace))
+            .map_err(|error| {
+                Failure::config(format!(
+                    "cannot read the ledgers of the workspace `{}` given with `--ledger`; nothing was deleted",
+                    path.display()
+                ))
+                .with_source(error)
+            })?;
+        for (name, until) in found {
+            let latest = kept.entry(name).or_insert(until);
+            *latest = until.max(*latest);
+        }
+    }
+    Ok(kept)
 }
 
 /// A run's UID with its hash. What stands for nothing must not pass for a run that left nothing.
