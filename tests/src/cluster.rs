@@ -111,6 +111,13 @@ impl Cluster {
             .with_directories()
     }
 
+    /// `orka-step reap` against this cluster.
+    pub fn reap(&self) -> Step {
+        Step::new(&["reap"])
+            .flag("--orka-api", self.sim.url())
+            .flag("--orka-credentials", path(&self.orka_credentials()))
+    }
+
     /// The same with the bundled plugin `build` and this script.
     pub fn build(&self, script: &str) -> Step {
         self.run()

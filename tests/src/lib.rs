@@ -10,8 +10,12 @@
 
 mod built;
 mod cluster;
+mod kubernetes;
+mod names;
 mod step;
 
 pub use built::{bundled, guest, program};
 pub use cluster::Cluster;
+pub use kubernetes::{Kubernetes, Refusal};
+pub use names::{hash, name, uid};
 pub use step::{Ended, Running, Step, Stream};

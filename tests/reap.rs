@@ -1,0 +1,470 @@
+//! `orka-step reap`: what of a run that was killed goes, and what stays.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use end_to_end::{Cluster, Ended, Stream, hash, name, uid};
+use orka_sim::{FaultAction, FaultRule, Occurrence, Seed, SeedKind, SimConfig, Switches};
+use rustix::process::Signal;
+use serde_json::Value;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+async fn both() -> [Cluster; 2] {
+    [
+        Cluster::start().await,
+        Cluster::with(Cluster::orka3()).await,
+    ]
+}
+
+/// Every name on the cluster.
+fn names(cluster: &Cluster) -> BTreeSet<String> {
+    let state = cluster.sim.state();
+    let vms = state.vms.into_iter().map(|vm| vm.name);
+    let configs = state.configs.into_iter().map(|config| config.name);
+    vms.chain(configs).chain(state.waiting).collect()
+}
+
+/// The summary.
+fn summary(ended: &Ended) -> Value {
+    serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended}"))
+}
+
+/// Three VMs of a run, of two pods: one that runs, one that is still being deployed, one that failed.
+fn three_of(run: &str) -> Vec<Seed> {
+    vec![
+        Seed::vm(name("tekton", run, "pod-a", 1), Duration::ZERO),
+        Seed::vm(name("tekton", run, "pod-a", 2), HOUR).of_kind(SeedKind::Pending),
+        Seed::vm(name("tekton", run, "pod-b", 1), 9 * HOUR).of_kind(SeedKind::Failed),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_run_goes_whole_and_no_other_run_is_touched() {
+    for cluster in both().await {
+        let (run, other) = (uid("run"), uid("other"));
+        cluster.sim.seed(three_of(&run));
+        cluster.sim.seed(three_of(&other));
+        cluster.sim.seed([
+            Seed::vm(name("tekton-ci", &run, "pod-a", 1), HOUR),
+            Seed::vm("somebody-elses", HOUR),
+        ]);
+        let before = names(&cluster);
+        let ended = cluster
+            .reap()
+            .environment("ORKA_RUN_UID", &run)
+            .argument("--json")
+            .ended()
+            .await;
+        assert_eq!(ended.code, Some(0), "{ended}");
+        let mine: BTreeSet<String> = three_of(&run).into_iter().map(|seed| seed.name).collect();
+        assert_eq!(&before - &names(&cluster), mine, "{ended}");
+        let summary = summary(&ended);
+        assert_eq!(summary["counts"]["deleted"], 3);
+        assert_eq!(summary["counts"]["remaining"], 0);
+        assert_eq!(summary["counts"]["otherRuns"], 3);
+        assert_eq!(summary["counts"]["foreign"], 2);
+        assert_eq!(summary["runs"][0]["hash"], hash(&run));
+        assert_eq!(cluster.sim.state().live_tokens(), 0, "signed out");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_without_a_vm_goes_with_its_run() {
+    let cluster = Cluster::with(SimConfig {
+        switches: Switches {
+            list_hides_failed: true,
+            ..Switches::default()
+        },
+        ..Cluster::orka2()
+    })
+    .await;
+    let run = uid("run");
+    cluster.sim.seed([
+        Seed::vm(name("tekton", &run, "pod", 1), HOUR).of_kind(SeedKind::ConfigOnly),
+        // Its deployment failed, so that the list of VMs does not show it.
+        Seed::vm(name("tekton", &run, "pod", 2), HOUR).of_kind(SeedKind::Failed),
+    ]);
+    let ended = cluster.reap().flag("--run", &run).ended().await;
+    assert_eq!(ended.code, Some(0), "{ended}");
+    cluster.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_left_nothing_is_no_failure() {
+    for cluster in both().await {
+        let ended = cluster.reap().flag("--run", uid("run")).ended().await;
+        assert_eq!(ended.code, Some(0), "{ended}");
+        assert!(
+            ended.stdout.contains("0 deleted, 0 may still exist"),
+            "{ended}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_on_purpose_stays_until_it_expires_or_is_asked_for() {
+    let cluster = Cluster::with(Cluster::orka3()).await;
+    let run = uid("run");
+    let kept = name("tekton", &run, "pod", 1);
+    let expired = name("tekton", &run, "pod", 2);
+    let key = "orka-step-kept-until";
+    cluster.sim.seed([
+        Seed::vm(&kept, HOUR).with(key, "2999-01-01T00:00:00Z"),
+        Seed::vm(&expired, HOUR).with(key, "2026-01-01T00:00:00Z"),
+    ]);
+    let ended = cluster.reap().flag("--run", &run).ended().await;
+    assert_eq!(ended.code, Some(0), "{ended}");
+    assert_eq!(names(&cluster), BTreeSet::from([kept.clone()]));
+    let line = format!("left         {kept}");
+    assert!(ended.stdout.contains(&line), "{ended}");
+    assert!(
+        ended.stdout.contains("kept on purpose until 2999-01-01"),
+        "{ended}"
+    );
+    let ended = cluster
+        .reap()
+        .flag("--run", &run)
+        .argument("--include-kept")
+        .ended()
+        .await;
+    assert_eq!(ended.code, Some(0), "{ended}");
+    cluster.assert_nothing_left();
+}
+
+/// On Orka 2 no list tells of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_ledger_says_is_kept_stays_until_it_expires() {
+    for cluster in both().await {
+        let run = uid("run");
+        let (kept, expired) = (
+            name("tekton", &run, "pod", 1),
+            name("tekton", &run, "pod", 2),
+        );
+        cluster
+            .sim
+            .seed([Seed::vm(&kept, HOUR), Seed::vm(&expired, HOUR)]);
+        let step = cluster.reap().flag("--run", &run);
+        let line = |name: &str, expires: &str| {
+            let at = "2026-01-01T00:00:00Z";
+            let kept = serde_json::json!({"expires": expires, "reason": "to look at it", "address": "10.0.0.1",
+                "ssh-port": 8822, "login": "ssh"});
+            let created = serde_json::json!({"at": at, "name": name, "thing": "vm", "state": "created", "instance": name});
+            let held = serde_json::json!({"at": at, "name": name, "thing": "vm", "state": "kept", "instance": name,
+                "kept": kept});
+            format!("{created}\n{held}\n")
+        };
+        let ledger = line(&kept, "2999-01-01T00:00:00Z") + &line(&expired, "2026-01-02T00:00:00Z");
+        let step = step.file(
+            &format!(".orka-step/{}/ledger-0a1b2c3d.jsonl", hash(&run)),
+            ledger,
+        );
+        let workspace = step.workspace();
+        let ended = step
+            .flag("--ledger", workspace.to_str().unwrap())
+            .ended()
+            .await;
+        assert_eq!(ended.code, Some(0), "{ended}");
+        assert_eq!(names(&cluster), BTreeSet::from([kept.clone()]), "{ended}");
+        let said = format!("left         {kept}");
+        assert!(ended.stdout.contains(&said), "{ended}");
+    }
+    let cluster = Cluster::start().await;
+    let missing = cluster
+        .reap()
+        .flag("--run", uid("run"))
+        .flag("--ledger", "/no/such");
+    assert_eq!(missing.ended().await.code, Some(211));
+    cluster.assert_untouched();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_changes_nothing_and_gives_the_reason_for_each() {
+    for cluster in both().await {
+        let run = uid("run");
+        cluster.sim.seed(three_of(&run));
+        cluster.sim.seed([Seed::vm("somebody-elses", HOUR)]);
+        let before = names(&cluster);
+        let ended = cluster
+            .reap()
+            .flag("--run", &run)
+            .argument("--dry-run")
+            .argument("-v")
+            .ended()
+            .await;
+        assert_eq!(ended.code, Some(0), "{ended}");
+        assert_eq!(names(&cluster), before);
+        assert!(
+            cluster
+                .sim
+                .state()
+                .requests_to("DELETE", "*/vm*")
+                .is_empty(),
+            "{ended}"
+        );
+        for seed in three_of(&run) {
+            let line = format!("would delete {}", seed.name);
+            assert!(ended.stdout.contains(&line), "{ended}");
+        }
+        assert!(ended.stdout.contains("its run was named"), "{ended}");
+        assert!(
+            ended.stdout.contains("foreign      somebody-elses"),
+            "{ended}"
+        );
+        assert!(ended.stdout.contains("3 would be deleted"), "{ended}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_orka_fails_at_for_a_while_is_deleted_in_the_end() {
+    let mut all = tokio::task::JoinSet::new();
+    for action in [
+        FaultAction::Error {
+            status: 500,
+            message: "etcdserver: request timed out".to_owned(),
+        },
+        FaultAction::HtmlPage { status: 503 },
+        FaultAction::ResetBefore,
+        FaultAction::CloseAfter,
+        FaultAction::ResetAfter,
+        FaultAction::RateLimit {
+            retry_after: Some(1),
+        },
+        FaultAction::Garbage,
+    ] {
+        for cluster in both().await {
+            let action = action.clone();
+            all.spawn(async move {
+                let run = uid("run");
+                cluster.sim.seed(three_of(&run));
+                let rule = FaultRule::new("DELETE", "*", action.clone()).on(Occurrence::Every(2));
+                cluster.sim.add_fault(rule.times(6));
+                let ended = cluster.reap().flag("--run", &run).ended().await;
+                assert_eq!(ended.code, Some(0), "{action:?}: {ended}");
+                assert!(cluster.sim.state().is_clean(), "{action:?}: {ended}");
+            });
+        }
+    }
+    while let Some(one) = all.join_next().await {
+        one.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_cannot_be_deleted_is_named_and_holds_up_no_other() {
+    let cluster = Cluster::with(Cluster::orka3()).await;
+    let run = uid("run");
+    let seeds = three_of(&run);
+    let stuck = seeds[0].name.clone();
+    cluster.sim.seed(seeds);
+    let path = format!("/api/v1/namespaces/orka-default/vms/{stuck}");
+    let refused = FaultAction::Error {
+        status: 500,
+        message: "the operator is down".to_owned(),
+    };
+    cluster
+        .sim
+        .add_fault(FaultRule::new("DELETE", &path, refused));
+    // One slot: the one that fails gives it to the others.
+    let ended = cluster
+        .reap()
+        .flag("--run", &run)
+        .flag("--timeout", "20s")
+        .flag("--parallel", "1")
+        .argument("--json")
+        .ended()
+        .await;
+    assert_eq!(ended.code, Some(219), "{ended}");
+    assert_eq!(names(&cluster), BTreeSet::from([stuck.clone()]));
+    let summary = summary(&ended);
+    let entries = summary["entries"].as_array().unwrap();
+    let entry = entries
+        .iter()
+        .find(|it| it["name"] == stuck.as_str())
+        .unwrap();
+    assert_eq!(entry["result"], "remains");
+    assert_eq!(entry["removalCommand"], format!("orka3 vm delete {stuck}"));
+    let message = entry["failure"]["message"].as_str().unwrap();
+    assert!(!message.is_empty(), "{ended}");
+    assert_eq!(summary["counts"]["deleted"], 2);
+    assert_eq!(summary["exitCode"], 219);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orka_that_cannot_be_listed_is_told_and_nothing_is_deleted() {
+    for (cluster, path) in [
+        (Cluster::start().await, "/resources/vm/configs"),
+        (
+            Cluster::with(Cluster::orka3()).await,
+            "/api/v1/namespaces/orka-default/vms",
+        ),
+    ] {
+        let run = uid("run");
+        cluster.sim.seed(three_of(&run));
+        let before = names(&cluster);
+        cluster.sim.add_fault(FaultRule::new(
+            "GET",
+            path,
+            FaultAction::HtmlPage { status: 503 },
+        ));
+        let ended = cluster
+            .reap()
+            .flag("--run", &run)
+            .flag("--timeout", "4s")
+            .ended()
+            .await;
+        assert_eq!(ended.code, Some(214), "{ended}");
+        assert_eq!(names(&cluster), before, "{ended}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_that_was_under_way_is_caught_when_it_appears() {
+    for cluster in both().await {
+        let run = uid("run");
+        let late = name("tekton", &run, "pod", 1);
+        let mut running = cluster.reap().flag("--run", &run).argument("-v").start();
+        running.says(Stream::Stderr, "nothing of it so far").await;
+        cluster.sim.seed([Seed::vm(&late, Duration::ZERO)]);
+        let ended = running.ended().await;
+        assert_eq!(ended.code, Some(0), "{ended}");
+        assert!(
+            ended.stdout.contains(&format!("deleted      {late}")),
+            "{ended}"
+        );
+        assert!(cluster.sim.state().is_clean(), "{ended}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_reapers_at_once_both_succeed() {
+    for cluster in both().await {
+        let run = uid("run");
+        let seeds = (1..=60).map(|number| Seed::vm(name("tekton", &run, "pod", number), HOUR));
+        cluster.sim.seed(seeds);
+        let one = cluster
+            .reap()
+            .flag("--run", &run)
+            .argument("--json")
+            .start();
+        let other = cluster
+            .reap()
+            .flag("--run", &run)
+            .argument("--json")
+            .start();
+        let (one, other) = tokio::join!(one.ended(), other.ended());
+        let gone = |ended: &Ended| {
+            let counts = &summary(ended)["counts"];
+            counts["deleted"].as_u64().unwrap() + counts["alreadyGone"].as_u64().unwrap()
+        };
+        assert_eq!((one.code, other.code), (Some(0), Some(0)), "{one}{other}");
+        assert!(gone(&one).max(gone(&other)) == 60, "{one}{other}");
+        assert!(cluster.sim.state().is_clean());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_it_cleanly_and_what_is_left_is_named() {
+    for cluster in both().await {
+        let run = uid("run");
+        let seeds = (1..=40).map(|number| Seed::vm(name("tekton", &run, "pod", number), HOUR));
+        cluster.sim.seed(seeds);
+        cluster.sim.add_fault(FaultRule::new(
+            "DELETE",
+            "*/vm*",
+            FaultAction::Delay { ms: 400 },
+        ));
+        let mut running = cluster
+            .reap()
+            .flag("--run", &run)
+            .flag("--parallel", "2")
+            .argument("--json")
+            .start();
+        running.says(Stream::Stderr, "deleted `tekton-").await;
+        running.signal(Signal::TERM);
+        let ended = running.ended().await;
+        assert_eq!(ended.code, Some(143), "{ended}");
+        assert!(ended.took < Duration::from_secs(12), "{ended}");
+        let summary = summary(&ended);
+        let remaining: BTreeSet<String> = summary["entries"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|entry| entry["result"] == "remains")
+            .map(|entry| entry["name"].as_str().unwrap().to_owned())
+            .collect();
+        assert!(!remaining.is_empty(), "{ended}");
+        assert_eq!(remaining, names(&cluster), "{ended}");
+        assert_eq!(cluster.sim.state().live_tokens(), 0, "signed out");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_timeout_bounds_the_whole_pass() {
+    let cluster = Cluster::start().await;
+    let run = uid("run");
+    cluster.sim.seed(three_of(&run));
+    cluster.sim.add_fault(FaultRule::new(
+        "DELETE",
+        "/resources/vm/purge",
+        FaultAction::Hang,
+    ));
+    let ended = cluster
+        .reap()
+        .flag("--run", &run)
+        .flag("--timeout", "3s")
+        .ended()
+        .await;
+    assert_eq!(ended.code, Some(219), "{ended}");
+    assert!(ended.took < Duration::from_secs(9), "{ended}");
+    for seed in three_of(&run) {
+        let line = format!("may remain   {}", seed.name);
+        assert!(ended.stdout.contains(&line), "{ended}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_run_is_refused_before_anything_is_asked() {
+    let cluster = Cluster::start().await;
+    for wrong in ["", "  ", "$(context.pipelineRun.uid)", "two words"] {
+        let ended = cluster.reap().flag("--run", wrong).ended().await;
+        assert_eq!(ended.code, Some(211), "{wrong:?}: {ended}");
+        ended.assert_says(&[
+            "`--run`",
+            "hint: give what the run was given as `--run-uid`",
+        ]);
+    }
+    let ended = cluster.reap().ended().await;
+    assert_eq!(ended.code, Some(2), "{ended}");
+    let both = cluster
+        .reap()
+        .flag("--run", uid("run"))
+        .flag("--live-pods", "-");
+    assert_eq!(both.ended().await.code, Some(2));
+    cluster.assert_untouched();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn declined_credentials_are_wrong_settings() {
+    let cluster = Cluster::with(Cluster::orka3()).await;
+    cluster.write_orka("token", "wrong");
+    let ended = cluster.reap().flag("--run", uid("run")).ended().await;
+    assert_eq!(ended.code, Some(211), "{ended}");
+}
+
+/// Whoever may deploy could otherwise keep a VM from every reaper, granted or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_cannot_write_what_the_reaper_goes_by() {
+    let cluster = Cluster::with(Cluster::orka3()).await;
+    let ended = cluster
+        .build("#!/bin/sh\n")
+        .param(
+            "vm-metadata",
+            "[{key: orka-step-kept-until, value: '2999-01-01'}]",
+        )
+        .ended()
+        .await;
+    ended.assert(211, "infra-failed");
+    ended.assert_says(&["`orka-step-kept-until` is reserved for the host"]);
+    cluster.assert_nothing_left();
+}

@@ -1,0 +1,257 @@
+//! A small Kubernetes API: lists of pods and of Tekton's runs in pages, by the documented shapes of both APIs.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+/// The bearer token that the API takes.
+const TOKEN: &str = "kubernetes-token";
+
+/// Objects a page, fewer than a client asks for: a server may give fewer.
+const PAGE: usize = 100;
+
+/// How one request goes wrong.
+#[derive(Clone, Copy, Debug)]
+pub enum Refusal {
+    /// A `Status` with this code.
+    Status(u16),
+    /// The connection is closed without an answer.
+    Close,
+    /// Half of the answer.
+    Half,
+    /// A page that says that there is more, without saying where.
+    NoToken,
+}
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct State {
+    pods: Vec<Value>,
+    pipeline_runs: Vec<Value>,
+    /// What happens to the next requests, in order; none is an answer.
+    script: VecDeque<Option<Refusal>>,
+    always: Option<Refusal>,
+    before_next: Option<Hook>,
+    requests: Vec<String>,
+}
+
+/// The API, with credentials for it.
+pub struct Kubernetes {
+    state: Arc<Mutex<State>>,
+    url: String,
+    credentials: TempDir,
+    server: JoinHandle<()>,
+}
+
+impl Drop for Kubernetes {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl Kubernetes {
+    /// By http, as `kubectl proxy` serves it; it takes the token all the same.
+    pub async fn start() -> Self {
+        Self::with(None, String::new()).await
+    }
+
+    /// By https, with a certificate that only the cluster's own authority vouches for.
+    pub async fn with_tls() -> Self {
+        let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+            )
+            .unwrap();
+        Self::with(Some(TlsAcceptor::from(Arc::new(config))), certificate.pem()).await
+    }
+
+    async fn with(tls: Option<TlsAcceptor>, authority: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
+        let credentials = tempfile::tempdir().unwrap();
+        std::fs::write(credentials.path().join("token"), format!("{TOKEN}\n")).unwrap();
+        std::fs::write(credentials.path().join("ca.crt"), authority).unwrap();
+        let state = Arc::new(Mutex::new(State::default()));
+        let served = Arc::clone(&state);
+        let server = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (state, tls) = (Arc::clone(&served), tls.clone());
+                tokio::spawn(async move {
+                    match tls {
+                        None => answer(stream, &state).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                answer(stream, &state).await;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        Self {
+            state,
+            url,
+            credentials,
+            server,
+        }
+    }
+
+    /// The API's base URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The directory for `--kubernetes-credentials`.
+    pub fn credentials(&self) -> PathBuf {
+        self.credentials.path().to_owned()
+    }
+
+    /// Adds a pod of a pipeline run, in this phase.
+    pub fn add_pod(&self, namespace: &str, uid: &str, run: &str, phase: &str) {
+        let pod = json!({
+            "metadata": {"name": format!("pod-{uid}"), "namespace": namespace, "uid": uid, "labels": {
+                "app.kubernetes.io/managed-by": "tekton-pipelines", "tekton.dev/pipelineRunUID": run}},
+            "spec": {"containers": [{"name": "step-build", "image": "x"}]},
+            "status": {"phase": phase, "containerStatuses": [{"name": "step-build", "state": {}}]},
+        });
+        self.state.lock().unwrap().pods.push(pod);
+    }
+
+    /// Adds a pipeline run that has not ended.
+    pub fn add_pipeline_run(&self, uid: &str) {
+        let run = json!({"metadata": {"name": uid, "namespace": "ci", "uid": uid}, "status": {}});
+        self.state.lock().unwrap().pipeline_runs.push(run);
+    }
+
+    /// Lets the next requests go wrong, in order; none is one that goes well.
+    pub fn script(&self, refusals: impl IntoIterator<Item = Option<Refusal>>) {
+        self.state.lock().unwrap().script.extend(refusals);
+    }
+
+    /// Lets every request go wrong.
+    pub fn always(&self, refusal: Refusal) {
+        self.state.lock().unwrap().always = Some(refusal);
+    }
+
+    /// Does something when the next request has arrived, before it is answered.
+    pub fn before_next(&self, hook: impl FnOnce() + Send + 'static) {
+        self.state.lock().unwrap().before_next = Some(Box::new(hook));
+    }
+
+    /// Path and query of every request.
+    pub fn requests(&self) -> Vec<String> {
+        self.state.lock().unwrap().requests.clone()
+    }
+}
+
+async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, state: &Mutex<State>) {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte).await {
+            Ok(1) => head.push(byte[0]),
+            _ => return,
+        }
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    let (status, body, whole) = {
+        let hook = state.lock().unwrap().before_next.take();
+        if let Some(hook) = hook {
+            hook();
+        }
+        let mut state = state.lock().unwrap();
+        state.requests.push(target.clone());
+        let refusal = state.always.or_else(|| state.script.pop_front().flatten());
+        let authorized = head
+            .to_ascii_lowercase()
+            .contains(&format!("authorization: bearer {TOKEN}\r\n"));
+        match refusal {
+            Some(Refusal::Close) => return,
+            Some(Refusal::Status(code)) => (code, status(code), true),
+            _ if !authorized => (401, status(401), true),
+            Some(Refusal::Half) => (200, page(&state, &target), false),
+            Some(Refusal::NoToken) => {
+                let mut page = page(&state, &target);
+                page["metadata"] = json!({"remainingItemCount": 7});
+                (200, page, true)
+            }
+            None => (200, page(&state, &target), true),
+        }
+    };
+    let body = body.to_string();
+    let sent = if whole { body.len() } else { body.len() / 2 };
+    let reply = format!(
+        "HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{}",
+        body.len(),
+        &body[..sent]
+    );
+    // A client that has gone away needs no answer.
+    let _ = stream.write_all(reply.as_bytes()).await;
+    let _ = stream.shutdown().await;
+}
+
+fn status(code: u16) -> Value {
+    let reason = match code {
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        410 => "Expired",
+        _ => "InternalError",
+    };
+    let message = match code {
+        403 => {
+            "pods is forbidden: User \"system:serviceaccount:ci:reaper\" cannot list resource \"pods\" in API group \"\" at the cluster scope"
+        }
+        410 => "The provided continue parameter is too old to display a consistent list result.",
+        _ => reason,
+    };
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message,
+        "reason": reason, "code": code})
+}
+
+/// One page of a list: Kubernetes API concepts, "Retrieving large results sets in chunks".
+fn page(state: &State, target: &str) -> Value {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let (kind, version, all) = match path.rsplit('/').next() {
+        Some("pods") => ("PodList", "v1", &state.pods),
+        Some("pipelineruns") => ("PipelineRunList", "tekton.dev/v1", &state.pipeline_runs),
+        _ => ("TaskRunList", "tekton.dev/v1", &Vec::new()),
+    };
+    let namespace = path
+        .split_once("/namespaces/")
+        .and_then(|(_, rest)| rest.split('/').next());
+    let listed: Vec<&Value> = all
+        .iter()
+        .filter(|item| namespace.is_none_or(|wanted| item["metadata"]["namespace"] == wanted))
+        .collect();
+    let from: usize = query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("continue=from-"))
+        .map_or(0, |number| number.parse().unwrap());
+    let to = (from + PAGE).min(listed.len());
+    let mut metadata = json!({"resourceVersion": "10245"});
+    if to < listed.len() {
+        metadata["continue"] = json!(format!("from-{to}"));
+        metadata["remainingItemCount"] = json!(listed.len() - to);
+    }
+    json!({"kind": kind, "apiVersion": version, "metadata": metadata, "items": listed[from..to]})
+}
