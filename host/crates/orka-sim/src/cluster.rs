@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
 use tokio::net::TcpSocket;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -204,6 +204,8 @@ pub(crate) struct Cluster {
     pub(crate) power: CancellationToken,
     /// Told whenever a VM leaves a node.
     pub(crate) room_freed: Notify,
+    /// Told when the API is to refuse connections, and for how long.
+    pub(crate) outages: watch::Sender<Duration>,
 }
 
 impl Cluster {
@@ -217,6 +219,7 @@ impl Cluster {
             inner: Mutex::new(inner),
             power: CancellationToken::new(),
             room_freed: Notify::new(),
+            outages: watch::Sender::new(Duration::ZERO),
             config,
         }
     }

@@ -29,6 +29,9 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 /// Between the first half of a broken body and the close, so that the half is really sent.
 pub(crate) const HALF_BODY_PAUSE: Duration = Duration::from_millis(20);
 
+/// Between tries to open a port again.
+const REOPEN_PAUSE: Duration = Duration::from_millis(5);
+
 /// The paths of the simulator itself.
 const SIM_PREFIX: &str = "/_sim/";
 
@@ -52,28 +55,66 @@ enum Ending {
 /// Accepts connections until the power goes, and then ends all of them.
 pub(crate) async fn serve(
     cluster: Arc<Cluster>,
-    listener: TcpListener,
+    mut listener: TcpListener,
     tls: Option<TlsAcceptor>,
     power: CancellationToken,
 ) {
     let tracker = TaskTracker::new();
+    let mut outages = cluster.outages.subscribe();
+    let mut connections = power.child_token();
     loop {
         let accepted = tokio::select! {
             () = power.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            Ok(()) = outages.changed() => None,
+            accepted = listener.accept() => Some(accepted),
+        };
+        let Some(accepted) = accepted else {
+            std::mem::replace(&mut connections, power.child_token()).cancel();
+            let (address, length) = (listener.local_addr(), *outages.borrow_and_update());
+            drop(listener);
+            listener = tokio::select! {
+                () = power.cancelled() => return tracker_ends(tracker).await,
+                reopened = reopen(address, length) => reopened,
+            };
+            continue;
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection =
-                    connection(Arc::clone(&cluster), stream, tls.clone(), power.clone());
+                let connection = connection(
+                    Arc::clone(&cluster),
+                    stream,
+                    tls.clone(),
+                    connections.clone(),
+                );
                 tracker.spawn(connection);
             }
             Err(error) => tracing::warn!(%error, "a connection could not be accepted"),
         }
     }
     drop(listener);
+    tracker_ends(tracker).await;
+}
+
+async fn tracker_ends(tracker: TaskTracker) {
     tracker.close();
     tracker.wait().await;
+}
+
+/// Opens a port again after some time, as soon as it is free.
+async fn reopen(address: io::Result<std::net::SocketAddr>, closed_for: Duration) -> TcpListener {
+    tokio::time::sleep(closed_for).await;
+    loop {
+        let opened = match &address {
+            Ok(address) => TcpListener::bind(address).await,
+            Err(error) => Err(io::Error::from(error.kind())),
+        };
+        match opened {
+            Ok(listener) => return listener,
+            // Some client may have been given the port meanwhile, and will give it back.
+            Err(error) => tracing::debug!(%error, "the port cannot be opened again yet"),
+        }
+        tokio::time::sleep(REOPEN_PAUSE).await;
+    }
 }
 
 async fn connection(

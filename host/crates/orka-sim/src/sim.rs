@@ -144,6 +144,11 @@ impl Sim {
         self.cluster.snapshot()
     }
 
+    /// Time since the start of the simulator, on the clock of its records.
+    pub fn elapsed(&self) -> std::time::Duration {
+        self.cluster.elapsed()
+    }
+
     /// The configuration the cluster was started with.
     pub fn config(&self) -> &SimConfig {
         &self.cluster.config
@@ -164,6 +169,28 @@ impl Sim {
     /// Removes all faults. Guests that misbehave already go on doing so.
     pub fn clear_faults(&self) {
         self.cluster.lock().faults.clear();
+    }
+
+    /// Lets nothing pass any more between the VMs of now and those who are or will be logged in, and closes nothing, as a
+    /// link that has died does. Gives the number of VMs; real `sshd` guests are left alone and not counted.
+    pub fn freeze_ssh(&self) -> usize {
+        let inner = self.cluster.lock();
+        let guests = inner.vms.iter().filter_map(|vm| vm.guest.as_ref());
+        guests.filter(|guest| guest.freeze()).count()
+    }
+
+    /// Ends the connections of now of all VMs; later ones are served. Gives the number of VMs; real `sshd` guests are
+    /// left alone and not counted.
+    pub fn cut_ssh(&self) -> usize {
+        let inner = self.cluster.lock();
+        let guests = inner.vms.iter().filter_map(|vm| vm.guest.as_ref());
+        guests.filter(|guest| guest.cut()).count()
+    }
+
+    /// Closes the API's port and every connection to it for this long: connections are refused, as while a service is
+    /// started anew. What was being worked on goes on.
+    pub fn refuse_connections_for(&self, length: std::time::Duration) {
+        self.cluster.outages.send_replace(length);
     }
 
     /// The home directory of the newest VM of this name.

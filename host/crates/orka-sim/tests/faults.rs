@@ -352,3 +352,25 @@ async fn a_request_still_held_up_at_the_end_makes_nothing_afterwards() {
         0
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_that_is_down_for_a_moment_refuses_connections_and_answers_again() {
+    let rig = Rig::signed_in(SimConfig::default()).await;
+    rig.sim.refuse_connections_for(Duration::from_millis(500));
+    let until_it = async |refuses: bool| {
+        let looking = async {
+            loop {
+                match rig.attempt(Method::GET, "/health-check", None).await {
+                    Err(error) if refuses && error.is_connect() => return,
+                    Ok(_) if !refuses => return,
+                    _ => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        tokio::time::timeout(support::PATIENCE, looking)
+            .await
+            .unwrap();
+    };
+    until_it(true).await;
+    until_it(false).await;
+}

@@ -380,3 +380,32 @@ async fn a_real_sshd_guest_logs_in_by_key_and_goes_with_its_vm() {
         json!([])
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_is_cut_heals_and_one_that_freezes_does_not() {
+    let (rig, port) = booted(SimConfig::default()).await;
+    let home = rig.sim.vm_home("vm").unwrap();
+    let long = tokio::spawn(ssh(port, "touch up; sleep 300", b""));
+    until("the command runs", || home.join("up").exists()).await;
+    assert_eq!(rig.sim.cut_ssh(), 1);
+    assert_ne!(long.await.unwrap().status, Some(0));
+    assert_eq!(ssh(port, "echo again", b"").await.text(), "again\n");
+
+    let frozen = tokio::spawn(ssh(port, "touch going; sleep 0.1; touch gone", b""));
+    until("the command runs", || home.join("going").exists()).await;
+    assert_eq!(rig.sim.freeze_ssh(), 1);
+    // The program in the VM knows nothing of it.
+    until("the command has ended", || home.join("gone").exists()).await;
+    let mut late = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let banner = tokio::io::AsyncReadExt::read_u8(&mut late);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), banner)
+            .await
+            .is_err()
+    );
+    assert!(
+        !frozen.is_finished(),
+        "nobody told the client that it is over"
+    );
+    frozen.abort();
+}

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::command::{self, Login, Program};
-use super::gate::{Admission, Doorkeeper, GuestStream};
+use super::gate::{Admission, Doorkeeper, GuestStream, Link};
 use super::{GuestError, GuestOrder, sftp};
 
 /// How long a stopped guest is waited for before its tasks are left to end by themselves.
@@ -29,6 +29,7 @@ const STOP_WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct EmbeddedGuest {
     power: CancellationToken,
+    link: Arc<Link>,
     tracker: TaskTracker,
     listener: JoinHandle<()>,
 }
@@ -44,6 +45,7 @@ struct Shared {
     login: Login,
     doorkeeper: Doorkeeper,
     refusals_left: AtomicU32,
+    link: Arc<Link>,
     power: CancellationToken,
     tracker: TaskTracker,
     config: Arc<russh::server::Config>,
@@ -53,6 +55,7 @@ impl EmbeddedGuest {
     pub(crate) fn start(order: GuestOrder) -> Result<Self, GuestError> {
         let power = CancellationToken::new();
         let tracker = TaskTracker::new();
+        let link = Arc::new(Link::new(&power));
         let parse = |line: &String| PublicKey::from_openssh(line).ok();
         let shared = Arc::new(Shared {
             vm: order.vm,
@@ -65,6 +68,7 @@ impl EmbeddedGuest {
             authorized_keys: order.authorized_keys.iter().filter_map(parse).collect(),
             accept_env: order.accept_env,
             refusals_left: AtomicU32::new(order.fault.auth_refusals),
+            link: Arc::clone(&link),
             power: power.clone(),
             tracker: tracker.clone(),
             config: Arc::new(server_config()),
@@ -91,9 +95,20 @@ impl EmbeddedGuest {
         let listener = tracker.spawn(boot);
         Ok(Self {
             power,
+            link,
             tracker,
             listener,
         })
+    }
+
+    /// See [`Link::freeze`].
+    pub(crate) fn freeze(&self) {
+        self.link.freeze();
+    }
+
+    /// See [`Link::cut`].
+    pub(crate) fn cut(&self) {
+        self.link.cut();
     }
 
     pub(crate) async fn stop(self) {
@@ -153,7 +168,11 @@ async fn listen(shared: Arc<Shared>, socket: tokio::net::TcpSocket) {
 }
 
 fn admit(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
-    match shared.doorkeeper.admit() {
+    let admission = match shared.doorkeeper.admit() {
+        Admission::Serve if shared.link.is_frozen() => Admission::Silence,
+        admission => admission,
+    };
+    match admission {
         Admission::Serve => {
             let serving = serve(Arc::clone(shared), stream, peer);
             shared.tracker.spawn(serving);
@@ -174,7 +193,7 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
 }
 
 async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
-    let cut = shared.power.child_token();
+    let cut = shared.link.token();
     if let Some(after) = shared.doorkeeper.cut_after() {
         let cut = cut.clone();
         shared.tracker.spawn(async move {
@@ -195,7 +214,7 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
         opened: HashMap::new(),
         running: Arc::new(Mutex::new(HashMap::new())),
     };
-    let wire = GuestStream::new(stream, cut.clone());
+    let wire = GuestStream::new(stream, Arc::clone(&shared.link), cut.clone());
     let outcome =
         match russh::server::run_stream(Arc::clone(&shared.config), wire, connection).await {
             Ok(session) => session.await,

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -61,17 +61,58 @@ impl Doorkeeper {
     }
 }
 
+/// What lies between a guest and whoever is logged in: it can break, or let nothing through any more.
+#[derive(Debug)]
+pub(super) struct Link {
+    is_frozen: AtomicBool,
+    power: CancellationToken,
+    whole: Mutex<CancellationToken>,
+}
+
+impl Link {
+    pub(super) fn new(power: &CancellationToken) -> Self {
+        Self {
+            is_frozen: AtomicBool::new(false),
+            power: power.clone(),
+            whole: Mutex::new(power.child_token()),
+        }
+    }
+
+    /// From now on nothing passes, in either direction, on connections of now and later.
+    pub(super) fn freeze(&self) {
+        self.is_frozen.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_frozen(&self) -> bool {
+        self.is_frozen.load(Ordering::Relaxed)
+    }
+
+    /// Ends every connection of now; later ones are served.
+    pub(super) fn cut(&self) {
+        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *whole, self.power.child_token()).cancel();
+    }
+
+    /// Cancelled when the connections of now are to end.
+    pub(super) fn token(&self) -> CancellationToken {
+        let whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        whole.child_token()
+    }
+}
+
 /// A TCP connection that ends when its token is cancelled.
 #[derive(Debug)]
 pub(super) struct GuestStream {
     stream: Arc<TcpStream>,
+    link: Arc<Link>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl GuestStream {
-    pub(super) fn new(stream: Arc<TcpStream>, cut: CancellationToken) -> Self {
+    pub(super) fn new(stream: Arc<TcpStream>, link: Arc<Link>, cut: CancellationToken) -> Self {
         Self {
             stream,
+            link,
             cut: Box::pin(cut.cancelled_owned()),
         }
     }
@@ -100,6 +141,10 @@ impl AsyncRead for GuestStream {
         self.poll_cut(cx)?;
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
+            if self.link.is_frozen() {
+                // Nothing thaws it, so nothing needs to wake it but the cut.
+                return Poll::Pending;
+            }
             match self.stream.try_read(buf.initialize_unfilled()) {
                 Ok(count) => {
                     buf.advance(count);
@@ -119,6 +164,9 @@ impl AsyncWrite for GuestStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.poll_cut(cx)?;
+        if self.link.is_frozen() {
+            return Poll::Pending;
+        }
         loop {
             ready!(self.stream.poll_write_ready(cx))?;
             match self.stream.try_write(bytes) {

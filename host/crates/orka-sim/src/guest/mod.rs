@@ -81,6 +81,24 @@ impl Guest {
         }
     }
 
+    /// Whether it could be frozen: an embedded one alone.
+    pub(crate) fn freeze(&self) -> bool {
+        let Self::Embedded(guest) = self else {
+            return false;
+        };
+        guest.freeze();
+        true
+    }
+
+    /// Whether its connections could be ended: an embedded one's alone.
+    pub(crate) fn cut(&self) -> bool {
+        let Self::Embedded(guest) = self else {
+            return false;
+        };
+        guest.cut();
+        true
+    }
+
     /// Ends every session and process of the guest and closes its port.
     pub(crate) async fn stop(self) {
         match self {
