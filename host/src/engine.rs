@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWrite;
@@ -278,6 +277,3 @@ impl StdoutStream for GuestOutput {
         Box::new(self.clone())
     }
 }
-
-/// A guest told to stop by its imports gets so long to say why before it is dropped.
-pub const STOP_GRACE: Duration = Duration::from_secs(2);

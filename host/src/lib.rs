@@ -35,5 +35,6 @@ pub mod report;
 pub mod results;
 pub mod run;
 pub mod state;
+pub mod stop;
 pub mod teardown;
 pub mod trap;

@@ -297,6 +297,34 @@ mod tests {
         assert_eq!(limiter.breach(), Some(Breach::Table));
     }
 
+    /// `(module (table 1 funcref) (func (export "run") (loop (drop (table.grow (ref.null func) (i32.const 10000))) br 0)))`
+    const GROWS_A_TABLE: [u8; 54] = [
+        0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00, // header
+        0x01, 0x04, 0x01, 0x60, 0x00, 0x00, // types
+        0x03, 0x02, 0x01, 0x00, // functions
+        0x04, 0x04, 0x01, 0x70, 0x00, 0x01, // tables
+        0x07, 0x07, 0x01, 0x03, b'r', b'u', b'n', 0x00, 0x00, // exports
+        0x0a, 0x13, 0x01, 0x11, 0x00, 0x03, 0x40, 0xd0, 0x70, 0x41, 0x90, 0xce, 0x00, 0xfc, 0x0f,
+        0x00, 0x1a, 0x0c, 0x00, 0x0b, 0x0b, // code
+    ];
+
+    #[tokio::test]
+    async fn a_module_that_grows_its_table_without_end_is_stopped() {
+        let engine = crate::engine::engine().unwrap();
+        let module = wasmtime::Module::new(&engine, GROWS_A_TABLE).unwrap();
+        let mut store = wasmtime::Store::new(&engine, Limiter::new(Limits::default()));
+        store.limiter(|limiter| limiter);
+        store.set_epoch_deadline(u64::from(u32::MAX));
+        let instance = wasmtime::Instance::new_async(&mut store, &module, &[])
+            .await
+            .unwrap();
+        let run = instance
+            .get_typed_func::<(), ()>(&mut store, "run")
+            .unwrap();
+        assert!(run.call_async(&mut store, ()).await.is_err());
+        assert_eq!(store.data().breach(), Some(Breach::Table));
+    }
+
     #[test]
     fn limits_are_changed_by_name_and_typos_are_told() {
         let change = |name: &str, value: &str| {

@@ -116,9 +116,12 @@ fn inspect_command(
     }
 }
 
-/// Stops the run on SIGTERM and SIGINT. Every other signal keeps its default; SIGURG, which Tekton's entrypoint passes
-/// on all the time, is ignored by default.
+/// Stops the run on SIGTERM and SIGINT, and on nothing else.
+///
+/// Tekton's entrypoint passes on whatever it gets. Most of that is ignored by default (SIGURG, which comes all the time,
+/// SIGCHLD, SIGWINCH), and SIGPIPE by Rust's runtime; see [`ignore_strays`] for the rest.
 fn listen(stop: &Stop, console: &Console) -> Result<(), Failure> {
+    ignore_strays(console)?;
     for (kind, name) in [
         (SignalKind::terminate(), StopSignal::Terminate),
         (SignalKind::interrupt(), StopSignal::Interrupt),
@@ -132,6 +135,32 @@ fn listen(stop: &Stop, console: &Console) -> Result<(), Failure> {
                 // Before anything is said: a log that nobody reads must not hold up the stop.
                 stop.stop(name);
                 console.warn(&format!("{}: stopping; VMs are deleted first", name.name()));
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Survives signals whose default is to end a program without a word: that would leave VMs behind, and none of them asks
+/// a step to stop. SIGHUP comes when a terminal goes away: the run goes on and cleans up after itself.
+fn ignore_strays(console: &Console) -> Result<(), Failure> {
+    for (kind, name) in [
+        (SignalKind::hangup(), "SIGHUP"),
+        (SignalKind::quit(), "SIGQUIT"),
+        (SignalKind::alarm(), "SIGALRM"),
+        (SignalKind::user_defined1(), "SIGUSR1"),
+        (SignalKind::user_defined2(), "SIGUSR2"),
+        (SignalKind::io(), "SIGIO"),
+    ] {
+        let mut signals = signal(kind).map_err(|error| {
+            Failure::internal(format!("cannot listen to {name}")).with_source(error)
+        })?;
+        let console = console.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                console.warn(&format!(
+                    "{name} does not stop the run; SIGTERM and SIGINT do"
+                ));
             }
         });
     }

@@ -16,6 +16,9 @@ use crate::results::Results;
 use crate::run::{Conclusion, Finished};
 use crate::teardown::Leftover;
 
+/// Names in the result `leftovers`, as results together must stay small: three of the longest. The report has all.
+const LEFTOVERS_BYTES_MAX: usize = 120;
+
 /// The form of the report; raised when a member changes its meaning.
 const SCHEMA: u32 = 1;
 
@@ -60,6 +63,8 @@ struct FailureSection {
     causes: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    details: BTreeMap<String, String>,
 }
 
 #[derive(Default, Serialize)]
@@ -162,7 +167,26 @@ fn write_results(
     if let Some(exit) = &conclusion.exit {
         results.set_own("exit-status", &outcome::status_of(exit).to_string())?;
     }
+    if let Some(names) = leftover_names(&conclusion.settlement.leftovers) {
+        results.set_own("leftovers", &names)?;
+    }
     results.set_own("duration-seconds", &console.elapsed().as_secs().to_string())
+}
+
+/// Names under which something may be left, with spaces between; those that do not fit are counted.
+fn leftover_names(leftovers: &[Leftover]) -> Option<String> {
+    let mut names = String::new();
+    for (position, leftover) in leftovers.iter().enumerate() {
+        if names.len() + leftover.name.len() > LEFTOVERS_BYTES_MAX {
+            names.push_str(&format!(" and {} more", leftovers.len() - position));
+            break;
+        }
+        if position > 0 {
+            names.push(' ');
+        }
+        names.push_str(&leftover.name);
+    }
+    (!names.is_empty()).then_some(names)
 }
 
 fn write_report(
@@ -211,6 +235,11 @@ fn write_report(
                     .map(|cause| masker.mask(cause))
                     .collect(),
                 hint: failure.hint.as_deref().map(|hint| masker.mask(hint)),
+                details: failure
+                    .details
+                    .iter()
+                    .map(|(name, value)| (name.clone(), masker.mask(value)))
+                    .collect(),
             })
             .collect(),
         phases: console.phases(),
@@ -248,4 +277,31 @@ fn write_whole(path: &Path, contents: &[u8]) -> std::io::Result<()> {
     let directory = cap_std::fs::Dir::open_ambient_dir(parent, cap_std::ambient_authority())?;
     let name = path.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
     crate::host_folder::write_whole(&directory, Path::new(name), contents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leftovers_are_named_as_far_as_they_fit_and_counted_beyond() {
+        let leftovers = |count: usize| -> Vec<Leftover> {
+            (1..=count)
+                .map(|number| Leftover {
+                    name: format!("tekton-01234567-89abcdef-{number}"),
+                    reason: String::new(),
+                    command: String::new(),
+                })
+                .collect()
+        };
+        assert_eq!(leftover_names(&leftovers(0)), None);
+        let two = "tekton-01234567-89abcdef-1 tekton-01234567-89abcdef-2";
+        assert_eq!(leftover_names(&leftovers(2)).as_deref(), Some(two));
+        let many = leftover_names(&leftovers(50)).unwrap();
+        assert!(
+            many.starts_with(two) && many.ends_with("-4 and 46 more"),
+            "{many}"
+        );
+        assert!(many.len() < LEFTOVERS_BYTES_MAX + 20);
+    }
 }

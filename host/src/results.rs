@@ -17,12 +17,13 @@ pub const BYTES_MAX: usize = 1024;
 const OWN_BYTES: usize = 320;
 
 /// The host's own results: a plugin cannot set them.
-pub const OWN: [&str; 5] = [
+pub const OWN: [&str; 6] = [
     "vm-name",
     "outcome",
     "exit-status",
     "artifacts-digest",
     "duration-seconds",
+    "leftovers",
 ];
 
 /// Writes results.

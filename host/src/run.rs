@@ -5,18 +5,13 @@ use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError};
 
-use futures_util::FutureExt as _;
-use plugin_manifest::{Manifest, ParameterProblem, ParameterValue};
-use rand::SeedableRng as _;
-use tokio::time::{sleep, sleep_until};
-
 use crate::backend::orka::OrkaCluster;
 use crate::backend::ssh::SshGuests;
 use crate::bindings::exports::orka::plugin::policy::Verdict;
 use crate::bindings::orka::plugin::types::{Error as GuestError, Exit};
 use crate::config::Config;
 use crate::console::Console;
-use crate::engine::{self, Compiled, STOP_GRACE, Started};
+use crate::engine::{self, Compiled, Started};
 use crate::failure::{Class, Failure, Kind};
 use crate::grants::Grants;
 use crate::host_folder;
@@ -28,6 +23,9 @@ use crate::results::Results;
 use crate::state::{RunContext, RunParts, Stop};
 use crate::teardown::{self, Settlement};
 use crate::trap;
+use futures_util::FutureExt as _;
+use plugin_manifest::{Manifest, ParameterProblem, ParameterValue};
+use rand::SeedableRng as _;
 
 /// How a run ended, for the report and the exit code.
 #[derive(Debug)]
@@ -177,6 +175,7 @@ pub async fn execute(compiled: &Compiled, run: Arc<RunContext>) -> Conclusion {
         .await
         .unwrap_or_else(|panic| Ending::Failed(panicked(panic.as_ref())));
     // The store is gone here: nothing a guest does can reach past this point.
+    run.stop_programs().await;
     run.stop_tasks().await;
     let settlement = teardown::settle(&run).await;
     let conclusion = conclude(&run, ending, settlement);
@@ -210,7 +209,7 @@ enum Ending {
 async fn run_guest(compiled: &Compiled, run: &Arc<RunContext>) -> Ending {
     tokio::select! {
         ending = call_guest(compiled, run) => ending,
-        () = patience_ends(run) => Ending::Dropped,
+        () = run.patience_ends() => Ending::Dropped,
     }
 }
 
@@ -233,15 +232,6 @@ async fn call_guest(compiled: &Compiled, run: &Arc<RunContext>) -> Ending {
     }
 }
 
-/// Returns once the guest has had its time to say why, after a signal or the deadline.
-async fn patience_ends(run: &RunContext) {
-    tokio::select! {
-        () = run.stop.stopped() => {}
-        () = sleep_until(run.deadline) => {}
-    }
-    sleep(STOP_GRACE).await;
-}
-
 fn conclude(run: &RunContext, ending: Ending, settlement: Settlement) -> Conclusion {
     let last_exit = run
         .last_exit
@@ -260,6 +250,11 @@ fn conclude(run: &RunContext, ending: Ending, settlement: Settlement) -> Conclus
             (outcome, exit_code, last_exit, Some(failure))
         }
     };
+    let failure = failure.map(|failure| match failure.class {
+        // Whoever reads why a policy was ended also wants to know what became of what it had made.
+        Class::Plugin => failure.with_detail("cleaned up", cleaned_up(&settlement)),
+        _ => failure,
+    });
     if outcome == Outcome::Succeeded && !settlement.leftovers.is_empty() {
         (outcome, exit_code) = (Outcome::InfraFailed, EXIT_LEFTOVERS);
     }
@@ -272,6 +267,20 @@ fn conclude(run: &RunContext, ending: Ending, settlement: Settlement) -> Conclus
     }
 }
 
+fn cleaned_up(settlement: &Settlement) -> String {
+    let purged = settlement.removed.iter();
+    let left = settlement.leftovers.iter();
+    let lines: Vec<String> = purged
+        .map(|name| format!("purged `{name}`"))
+        .chain(left.map(|left| format!("`{}` may still exist", left.name)))
+        .collect();
+    if lines.is_empty() {
+        "nothing was left to be cleaned up".to_owned()
+    } else {
+        lines.join("\n")
+    }
+}
+
 /// `Ok(None)` for success, `Ok(Some(exit))` for a failed build.
 fn judge(run: &RunContext, ending: Ending) -> Result<Option<Exit>, Failure> {
     // A policy that was told to stop cannot declare the run a success all the same; and one that stumbles over being
@@ -280,8 +289,14 @@ fn judge(run: &RunContext, ending: Ending) -> Result<Option<Exit>, Failure> {
     let stopped = told(Failure::cancelled()).map(|_| cancelled(run));
     let told_to_stop = || stopped.clone().or_else(|| told(Failure::deadline()));
     match ending {
-        Ending::Dropped if run.stop.signal().is_some() => Err(cancelled(run)),
-        Ending::Dropped => Err(Failure::deadline()),
+        Ending::Dropped => {
+            let failure = match run.stop.signal() {
+                Some(_) => cancelled(run),
+                None => Failure::deadline(),
+            };
+            Err(trap::with_last_calls(run, failure)
+                .with_detail("how the plugin ended", "it did not answer and was dropped"))
+        }
         Ending::Failed(failure) if failure.class == Class::Plugin => Err(match told_to_stop() {
             Some(stop) => stop.with_detail("how the plugin ended", failure.message),
             None => failure,
@@ -290,7 +305,15 @@ fn judge(run: &RunContext, ending: Ending) -> Result<Option<Exit>, Failure> {
         Ending::Error(_) | Ending::Verdict(Verdict::Succeeded) if stopped.is_some() => {
             Err(cancelled(run))
         }
-        Ending::Error(error) => Err(of_guest_error(run, error)),
+        Ending::Error(error) => {
+            let failure = of_guest_error(run, error);
+            Err(match told_to_stop() {
+                Some(stop) if failure.class != stop.class => {
+                    stop.with_detail("how the plugin ended", failure.message)
+                }
+                _ => failure,
+            })
+        }
         // The script ended by itself before: that is the truth of this run.
         Ending::Verdict(Verdict::BuildFailed(exit)) => Ok(Some(exit)),
         Ending::Verdict(Verdict::Succeeded) => told_to_stop().map_or(Ok(None), Err),

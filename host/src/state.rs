@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +10,6 @@ use plugin_manifest::{Manifest, ParameterValue};
 use secrecy::SecretString;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
 use wasmtime::component::{ResourceTable, ResourceTableError};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
@@ -24,8 +24,10 @@ use crate::identity::Identity;
 use crate::journal::Journal;
 use crate::ledger::Ledger;
 use crate::limits::{Breach, Limiter, Limits};
-use crate::outcome::StopSignal;
 use crate::results::Results;
+use crate::stop::{Grace, POLITE_STOP, Programs};
+
+pub use crate::stop::Stop;
 
 /// Why a host function does not return a value: a failure the guest gets told, or the end of the guest.
 #[derive(Debug)]
@@ -45,44 +47,6 @@ impl From<Failure> for CallError {
 impl From<ResourceTableError> for CallError {
     fn from(error: ResourceTableError) -> Self {
         Self::Trap(error.into())
-    }
-}
-
-/// Tells everything that waits that the run is being stopped.
-#[derive(Clone, Debug, Default)]
-pub struct Stop {
-    token: CancellationToken,
-    again: CancellationToken,
-    signal: Arc<OnceLock<(StopSignal, Instant)>>,
-}
-
-impl Stop {
-    /// Stops the run. The first signal is the one that is reported; another one means to hurry.
-    pub fn stop(&self, signal: StopSignal) {
-        if self.signal.set((signal, Instant::now())).is_err() {
-            self.again.cancel();
-        }
-        self.token.cancel();
-    }
-
-    /// Waits until somebody who has stopped the run already stops it again.
-    pub async fn hurried(&self) {
-        self.again.cancelled().await;
-    }
-
-    /// Which signal stopped the run, if one did.
-    pub fn signal(&self) -> Option<StopSignal> {
-        self.signal.get().map(|(signal, _)| *signal)
-    }
-
-    /// When the first signal came, if one did.
-    pub fn stopped_at(&self) -> Option<Instant> {
-        self.signal.get().map(|(_, at)| *at)
-    }
-
-    /// Waits until the run is stopped.
-    pub async fn stopped(&self) {
-        self.token.cancelled().await;
     }
 }
 
@@ -187,6 +151,12 @@ pub struct RunContext {
     pub cpu: CpuMeter,
     /// What a guest says before it traps.
     pub last_words: Mutex<Option<String>>,
+    /// Programs that run in its VMs.
+    pub programs: Programs,
+    /// What the guest gets once the run is over.
+    grace: Grace,
+    /// Whether the guest was told that the run is over.
+    is_told: AtomicBool,
     /// What the guest was told last under each code.
     issued: Mutex<HashMap<String, Issued>>,
     /// Work that goes on beside the guest: deployments, output of commands.
@@ -261,6 +231,9 @@ impl RunContext {
             last_exit: Mutex::default(),
             cpu: CpuMeter::default(),
             last_words: Mutex::default(),
+            programs: Programs::default(),
+            grace: Grace::default(),
+            is_told: AtomicBool::new(false),
             issued: Mutex::default(),
             tasks: Mutex::default(),
         })
@@ -276,11 +249,45 @@ impl RunContext {
         function: &'static str,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, CallError> {
+        self.recorded(function, self.within_the_run(work)).await
+    }
+
+    /// As [`RunContext::call`] for work that brings evidence home. Told once that the run is over, the guest may ask for
+    /// it again, and it is done as far as the guest's grace reaches.
+    ///
+    /// # Errors
+    ///
+    /// As [`RunContext::call`].
+    pub async fn call_in_grace<T>(
+        &self,
+        function: &'static str,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, CallError> {
+        if !self.is_told.load(Ordering::Relaxed) {
+            return self.call(function, work).await;
+        }
+        let within_the_grace = async {
+            let _fetching = self.grace.fetch();
+            tokio::select! {
+                biased;
+                () = self.grace.evidence_ends(&self.stop, self.deadline) => Err(self.over().await),
+                result = work => result,
+            }
+        };
+        self.recorded(function, within_the_grace).await
+    }
+
+    async fn recorded<T>(
+        &self,
+        function: &'static str,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, CallError> {
         self.count_call(function)?;
         let began = Instant::now();
         self.cpu.pause();
-        let result = self.within_the_run(work).await;
+        let result = work.await;
         self.cpu.resume();
+        self.note_told(result.as_ref().err());
         let error = result
             .as_ref()
             .err()
@@ -302,6 +309,7 @@ impl RunContext {
     ) -> Result<T, CallError> {
         self.count_call(function)?;
         let result = work();
+        self.note_told(result.as_ref().err());
         self.journal.end(
             function,
             Duration::ZERO,
@@ -324,9 +332,62 @@ impl RunContext {
     ) -> Result<T, Failure> {
         tokio::select! {
             biased;
-            () = self.stop.stopped() => Err(Failure::cancelled()),
-            () = sleep_until(self.deadline) => Err(Failure::deadline()),
+            failure = self.over() => Err(failure),
             result = work => result,
+        }
+    }
+
+    /// Waits until the run is stopped or its deadline passes; the failure that says which.
+    async fn over(&self) -> Failure {
+        tokio::select! {
+            biased;
+            () = self.stop.stopped() => Failure::cancelled(),
+            () = sleep_until(self.deadline) => Failure::deadline(),
+        }
+    }
+
+    /// Refuses what must not begin any more once the run is over.
+    ///
+    /// # Errors
+    ///
+    /// `cancelled`, or the deadline.
+    pub fn still_runs(&self) -> Result<(), Failure> {
+        if self.stop.signal().is_some() {
+            return Err(Failure::cancelled());
+        }
+        if Instant::now() >= self.deadline {
+            return Err(Failure::deadline());
+        }
+        Ok(())
+    }
+
+    /// Returns once the guest has had its time to say why, after a signal or the deadline. Meanwhile asks the programs in
+    /// its VMs to stop.
+    pub async fn patience_ends(&self) {
+        let politely = async {
+            self.over().await;
+            self.stop_programs().await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = self.grace.ends(&self.stop, self.deadline) => {}
+            () = politely => {}
+        }
+    }
+
+    /// Asks the programs in the run's VMs to stop, and gives them a moment for it; none after a second signal.
+    pub async fn stop_programs(&self) {
+        let from = self.stop.stopped_at().unwrap_or_else(Instant::now);
+        tokio::select! {
+            () = self.programs.stop(from + POLITE_STOP) => {}
+            () = self.stop.hurried() => {}
+        }
+    }
+
+    fn note_told(&self, failure: Option<&Failure>) {
+        let over = [Class::Cancelled, Class::Deadline];
+        if failure.is_some_and(|failure| over.contains(&failure.class)) {
+            self.is_told.store(true, Ordering::Relaxed);
         }
     }
 
@@ -341,6 +402,10 @@ impl RunContext {
 
     /// Notes how a program ended that the guest waited for: the last one's exit is what is known of the script.
     pub fn note_exit(&self, exit: &Exit) {
+        // One that ends when it is asked to has not run to an end.
+        if self.is_told.load(Ordering::Relaxed) {
+            return;
+        }
         *self
             .last_exit
             .lock()

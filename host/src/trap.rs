@@ -37,7 +37,7 @@ pub fn explain(
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
-    let mut failure = match (breach, error.downcast_ref::<I32Exit>(), last_words) {
+    let mut failure = match (breach, error.downcast_ref::<I32Exit>(), last_words.as_deref()) {
         (Some(breach), _, _) => {
             let (what, hint) = breach.explain();
             plugin_failure("plugin.limit", format!("plugin `{name}` was stopped: {what}")).with_hint(hint)
@@ -47,22 +47,31 @@ pub fn explain(
             format!("plugin `{name}` left through WASI's exit with status {status} instead of giving a verdict"),
         )
         .with_hint("return a verdict or an error from `policy.run`"),
-        (None, None, Some(words)) => plugin_failure("plugin.panicked", format!("plugin `{name}` panicked: {}", mask(&words)))
+        (None, None, Some(words)) => plugin_failure("plugin.panicked", format!("plugin `{name}` panicked: {}", mask(words)))
             .with_hint("this is a mistake in the plugin; report it to its author with these lines"),
         (None, None, None) => plugin_failure("plugin.trapped", format!("plugin `{name}` trapped: {}", reason(error)))
             .with_hint("this is a mistake in the plugin; report it to its author with these lines"),
     };
+    if let Some(words) = last_words.filter(|_| failure.code != "plugin.panicked") {
+        failure = failure.with_detail("its last words", mask(&words));
+    }
     if !output.trim().is_empty() {
         failure = failure.with_detail("the plugin's output", mask(output.trim_end()));
     }
     if let Some(frames) = frames(error) {
         failure = failure.with_detail("in", frames);
     }
+    with_last_calls(run, failure)
+}
+
+/// Adds what the guest asked the host for last.
+pub fn with_last_calls(run: &RunContext, failure: Failure) -> Failure {
     let calls = last_calls(run);
-    if !calls.is_empty() {
-        failure = failure.with_detail("its last host calls", calls);
+    if calls.is_empty() {
+        failure
+    } else {
+        failure.with_detail("its last host calls", calls)
     }
-    failure
 }
 
 fn plugin_failure(code: &'static str, message: String) -> Failure {

@@ -247,6 +247,7 @@ fn admit(
     template: Arc<Template>,
     options: DeployOptions,
 ) -> Result<Admitted, Failure> {
+    run.still_runs()?;
     run.grants.require(Capability::ClusterDeploy)?;
     still_signed_in(run)?;
     let mut deployed = template.deployed();

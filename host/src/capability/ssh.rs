@@ -163,7 +163,7 @@ impl HostConnection for HostState {
                     exec.input = Input::File(workspace::blocking(&run, open).await?);
                 }
                 let running = guest.exec(exec).await?;
-                Ok(Command::new(&run, running, output, slot))
+                Ok(Command::new(&run, guest, running, output, slot))
             })
             .await?;
         self.keep(command)
@@ -225,7 +225,7 @@ impl HostConnection for HostState {
     ) -> Result<TransferSummary, CallError> {
         let guest = self.guest(&connection)?;
         let run = &self.run;
-        run.call("ssh.download", async {
+        run.call_in_grace("ssh.download", async {
             run.grants.require(Capability::SshTransfer)?;
             run.grants.require(Capability::WorkspaceWrite)?;
             let into = workspace::inside(&target)?;
@@ -263,8 +263,11 @@ impl HostConnection for HostState {
 
     async fn drop(&mut self, connection: Resource<Connection>) -> wasmtime::Result<()> {
         let connection = self.table.delete(connection)?;
-        // Closing takes a round trip that the guest need not wait for.
-        self.run.spawn(connection.close());
+        // Once the run is over, programs are still asked to stop through it; it ends with them.
+        if self.run.still_runs().is_ok() {
+            // Closing takes a round trip that the guest need not wait for.
+            self.run.spawn(connection.close());
+        }
         Ok(())
     }
 }

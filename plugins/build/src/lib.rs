@@ -10,7 +10,7 @@ mod settings;
 
 use orka_plugin_sdk::cluster::{self, Node, Session, VmConfig};
 use orka_plugin_sdk::console::{self, Ending, Level};
-use orka_plugin_sdk::ssh::{self, Connection, ExecOptions, Stdin};
+use orka_plugin_sdk::ssh::{self, Command, Connection, ExecOptions, Stdin};
 use orka_plugin_sdk::{Error, Exit, Plugin, Verdict, phase, phase_with, skipped, workspace};
 
 use settings::Settings;
@@ -23,6 +23,9 @@ const REMOTE_SCRIPT: &str = "workspace/build-script";
 const SCRIPT_FROM_WORKSPACE: &str = "../build-script";
 /// Everyone may read and run it; only its owner may change it.
 const SCRIPT_MODE: u32 = 0o755;
+
+/// How long a script that was asked to stop may take before its files are copied back as they are.
+const SCRIPT_STOP_MS: u64 = 700;
 
 struct Build;
 
@@ -191,7 +194,37 @@ fn run_script(settings: &Settings, connection: &Connection) -> Result<Exit, Erro
         shell: settings.shell,
         ..ExecOptions::default()
     };
-    ssh::run(connection, SCRIPT_FROM_WORKSPACE, &[], &options)
+    let command = connection.exec(SCRIPT_FROM_WORKSPACE, &[], &options)?;
+    loop {
+        match command.wait(None) {
+            Ok(Some(exit)) => return Ok(exit),
+            Ok(None) => {}
+            Err(error) => {
+                if error.is_final() {
+                    save_evidence(settings, connection, &command);
+                }
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Copies back what there is when the run is stopped under the script, in the little time that the host gives for it.
+fn save_evidence(settings: &Settings, connection: &Connection, command: &Command) {
+    if !settings.wants_back(false) || !workspace::available() {
+        return;
+    }
+    // The host has asked the script to stop; what it still writes then belongs to the evidence.
+    let _ended = command.wait(Some(SCRIPT_STOP_MS));
+    let copied = phase("copy back", || {
+        connection.download(REMOTE_WORKSPACE, "", &settings.download_options())
+    });
+    if let Err(error) = copied {
+        console::log(
+            Level::Warn,
+            &format!("nothing was copied back: {}", error.info().message),
+        );
+    }
 }
 
 fn ending_of(exit: &Exit) -> Ending {

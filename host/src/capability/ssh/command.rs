@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use wasmtime::component::Resource;
 
 use super::super::wait::Waitable;
-use crate::backend::{Control, Event, OutputStream, Running};
+use crate::backend::{Control, Event, Guest, OutputStream, Running};
 use crate::bindings::orka::plugin::ssh::{HostCommand, Output, OutputChunk, Stream};
 use crate::bindings::orka::plugin::types::Exit;
 use crate::failure::{Class, Failure, Kind};
@@ -39,9 +39,10 @@ pub struct Command {
 }
 
 impl Command {
-    /// Takes up a program that was just started, and what lets it count as running.
+    /// Takes up a program that was just started in a VM, and what lets it count as running.
     pub(super) fn new(
         run: &Arc<RunContext>,
+        guest: Arc<dyn Guest>,
         running: Running,
         output: Output,
         slot: OwnedSemaphorePermit,
@@ -49,6 +50,7 @@ impl Command {
         let shared = Arc::<Shared>::default();
         shared.state().slot = Some(slot);
         let (set_ended, ended) = watch::channel(false);
+        run.programs.add(&running.control, ended.clone());
         let command = Self {
             shared: Arc::clone(&shared),
             ended,
@@ -58,6 +60,8 @@ impl Command {
         let work_run = Arc::clone(run);
         run.spawn(async move {
             drain(&work_run, running, &shared, output).await;
+            // Until here, so that a program can be asked to stop also when the plugin's handles are gone.
+            drop(guest);
             // Nobody waiting any more is fine.
             let _ = set_ended.send(true);
             shared.changed.notify_waiters();
@@ -294,7 +298,7 @@ impl HostCommand for HostState {
         let command = self.table.get(&command)?;
         let (shared, mut ended) = (command.shared.clone(), command.ended.clone());
         let run = &self.run;
-        run.call("ssh.wait", async {
+        run.call_in_grace("ssh.wait", async {
             let end = ended.wait_for(|ended| *ended);
             match timeout_ms {
                 // An error means that nobody drains the program any more; the ending says why.
@@ -320,7 +324,7 @@ impl HostCommand for HostState {
         let command = self.table.get(&command)?;
         let (shared, is_captured) = (command.shared.clone(), command.is_captured);
         self.run
-            .call("ssh.read-output", async {
+            .call_in_grace("ssh.read-output", async {
                 if !is_captured {
                     return Err(Failure::new(
                         Kind::Conflict,
@@ -346,7 +350,7 @@ impl HostCommand for HostState {
         let command = self.table.get(&command)?;
         let (shared, control) = (command.shared.clone(), command.control.clone());
         self.run
-            .call("ssh.signal", async {
+            .call_in_grace("ssh.signal", async {
                 if !SIGNALS.contains(&name.as_str()) {
                     return Err(Failure::invalid(
                         "ssh.signal",
