@@ -65,8 +65,11 @@ async fn a_guest_that_panics_has_its_words_shown() {
 async fn a_guest_that_traps_without_a_word_is_told_by_place_and_last_calls() {
     let texts = [
         "plugin `trap` trapped: it gave up without saying why",
+        "in:\n",
+        "guest_trap::give_up",
         "its last host calls",
         "cluster.deploy",
+        "cleaned up: purged `tekton-",
     ];
     assert_fails("trap", |step| step, &texts).await;
 }
@@ -172,6 +175,87 @@ async fn several_vms_are_deployed_side_by_side_used_and_all_purged() {
             .filter(|it| it.kind == "vm")
             .count();
         assert_eq!(gone, 3);
+        cluster.assert_purged();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_traps_has_what_it_said_on_standard_error_shown() {
+    let texts = [
+        "plugin `wasi` trapped: it gave up without saying why",
+        "the plugin's output:\n",
+        "Traceback (most recent call last):\n",
+        "KeyError: 'ipa'\n",
+        "guest_wasi::give_up",
+        "cleaned up: purged `tekton-",
+    ];
+    let ended = assert_fails("wasi", |step| step, &texts).await;
+    let details = &ended.report["failures"][0]["details"];
+    let output = details["the plugin's output"].as_str().unwrap();
+    assert!(output.ends_with("KeyError: 'ipa'"), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_leaves_through_wasi_is_told_by_its_status_and_last_words() {
+    let texts = [
+        "plugin `wasi` left through WASI's exit with status 1 instead of giving a verdict",
+        "KeyError: 'ipa'\n",
+        "its last host calls",
+        "hint: return a verdict or an error from `policy.run`",
+        "cleaned up: purged `tekton-",
+    ];
+    assert_fails("wasi", |step| step.param("exit", "true"), &texts).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_returns_early_leaves_nothing() {
+    for at in ["connect", "upload", "exec", "wait", "purge"] {
+        let cluster = Cluster::start().await;
+        let step = cluster.guest("steps").param("act", "return");
+        let ended = step.param("at", at).ended().await;
+        ended.assert(0, "succeeded");
+        ended.assert_says(&["purged `tekton-", "token revoked"]);
+        cluster.assert_purged();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_never_signs_out_does_not_keep_the_token() {
+    for at in ["create-config", "sign-out"] {
+        let cluster = Cluster::start().await;
+        let step = cluster.guest("steps").param("act", "return");
+        let ended = step.param("at", at).ended().await;
+        ended.assert(0, "succeeded");
+        ended.assert_says(&["token revoked"]);
+        cluster.assert_nothing_left();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_deploys_without_end_is_stopped_at_its_ceiling() {
+    for beside in ["false", "true"] {
+        let cluster = Cluster::start().await;
+        let step = cluster.guest("deploys").param("beside", beside);
+        let ended = step.ended().await;
+        ended.assert(212, "denied");
+        ended.assert_says(&[
+            "as many as it may have at once",
+            "the operator can raise `vms-at-once`",
+            "purged `tekton-",
+        ]);
+        cluster.assert_purged();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_waits_for_ever_in_a_host_call_ends_with_the_deadline() {
+    for call in ["wait", "read-output", "wait-any", "sleep"] {
+        let cluster = Cluster::start().await;
+        let step = cluster.guest("blocks").param("in", call);
+        let ended = step.flag("--timeout", "4s").ended().await;
+        ended.assert(218, "timed-out");
+        ended.assert_says(&["the run's own deadline has passed", "purged `tekton-"]);
+        assert!(ended.took < Duration::from_secs(12), "{ended}");
         cluster.assert_purged();
     }
 }
