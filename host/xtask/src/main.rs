@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask setup`, `plugins`, `demo`, `bench` and `test`.
+//! Developer commands: `cargo xtask setup`, `plugins`, `demo`, `bench`, `leak-matrix` and `test`.
 //!
 //! Each command sets up what it needs first, so that a fresh clone needs no other steps. The commands only run other
 //! programs and write into cargo's target directory.
@@ -10,6 +10,7 @@
 mod bench;
 mod build;
 mod demo;
+mod leak_matrix;
 mod packages;
 mod plugins;
 mod process;
@@ -101,6 +102,23 @@ enum Command {
         )]
         arguments: Vec<String>,
     },
+    /// End builds in every way at every call, and count the VMs, VM configs and tokens that are left
+    ///
+    /// Sets up what is missing, builds the plugins and programs, then plays some nine hundred builds against simulated
+    /// clusters and prints a table for each release of Orka. Fails if anything is left or ends wrongly.
+    #[command(
+        after_help = "Examples:\n  cargo xtask leak-matrix\n  cargo xtask leak-matrix --only orka-3 --only deploy\n  \
+                      cargo xtask leak-matrix --json matrix.json --markdown host/leak-matrix.md"
+    )]
+    LeakMatrix {
+        /// Arguments for the program: `--only TEXT`, `--json FILE`, `--markdown FILE`, `--list`
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "ARGUMENTS"
+        )]
+        arguments: Vec<String>,
+    },
     /// Pass every test: unit, integration, end to end and documentation
     ///
     /// Sets up what is missing, builds the plugins and programs, then runs all tests, with cargo-nextest where it is
@@ -140,6 +158,7 @@ fn run(command: Command) -> Result<ExitCode> {
             arguments,
         } => bench::run(&Workspace::load()?, measurement, &arguments),
         Command::Demo { arguments } => demo::run(&Workspace::load()?, &arguments),
+        Command::LeakMatrix { arguments } => leak_matrix::run(&Workspace::load()?, &arguments),
         Command::Test { filter } => test::run(&Workspace::load()?, filter.as_deref()),
     }
 }
