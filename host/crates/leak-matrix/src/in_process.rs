@@ -24,6 +24,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::axes::Fault;
 use crate::built;
+use crate::expected::Expected;
 use crate::matrix::Ended;
 use crate::stage::Stage;
 
@@ -60,8 +61,10 @@ pub(crate) async fn play(
         wait_first: Duration::from_millis(50),
         wait_max: Duration::from_millis(1200),
     };
-    config.timeout = match fault {
-        Fault::Deadline | Fault::SshFrozen => DEADLINE * patience,
+    config.timeout = match (fault, Expected::of(&stage.cell)) {
+        // Only a build that cannot go on is to run into it: a busy machine takes its time for what is left of the others.
+        (Fault::SshFrozen, Expected::Code(0)) => FAR_DEADLINE,
+        (Fault::Deadline | Fault::SshFrozen, _) => DEADLINE * patience,
         _ => FAR_DEADLINE,
     };
     if fault == Fault::Spin {
