@@ -6,9 +6,11 @@ use tokio::sync::Mutex;
 
 use crate::Error;
 use crate::command::{self, Command};
+use crate::dial::Dialer;
 use crate::exec::ExecRequest;
+use crate::hostkey::HostKey;
 use crate::ready::Target;
-use crate::session::{Dialer, Lease, Session};
+use crate::session::{Lease, Session};
 
 /// How many commands may run at once. `sshd` takes more, and no build needs as many.
 const SESSIONS_MAX: usize = 16;
@@ -20,8 +22,10 @@ const SESSIONS_MAX: usize = 16;
 /// reuse. Once the VM drops a session no new one is opened behind the caller's back: everything after says
 /// [`Error::Lost`].
 pub struct Connection {
-    dialer: Dialer,
+    dialer: Arc<Dialer>,
     sessions: Mutex<Vec<Arc<Session>>>,
+    host_key: HostKey,
+    jump_host_key: Option<HostKey>,
     fingerprint: String,
     server_version: String,
 }
@@ -36,17 +40,16 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(dialer: Dialer, session: Session) -> Self {
-        let fingerprint = dialer
-            .verifier
-            .accepted()
-            .map(|print| print.to_string())
-            .unwrap_or_default();
+    pub(crate) fn new(dialer: Arc<Dialer>, session: Session) -> Self {
+        let host_key = session.host_key;
+        let jump_host_key = session.carrier.as_ref().map(|jump| jump.host_key);
         let server_version = session.server_version();
         Self {
             dialer,
+            host_key,
+            jump_host_key,
             sessions: Mutex::new(vec![Arc::new(session)]),
-            fingerprint,
+            fingerprint: host_key.fingerprint.to_string(),
             server_version,
         }
     }
@@ -61,6 +64,18 @@ impl Connection {
     #[must_use]
     pub fn host_key_fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// The server's host key, and why it was accepted.
+    #[must_use]
+    pub fn host_key(&self) -> HostKey {
+        self.host_key
+    }
+
+    /// The jump host's host key, if the connection goes through one.
+    #[must_use]
+    pub fn jump_host_key(&self) -> Option<HostKey> {
+        self.jump_host_key
     }
 
     /// What the server calls itself, such as `SSH-2.0-OpenSSH_9.9`.

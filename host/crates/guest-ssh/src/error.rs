@@ -69,6 +69,41 @@ pub enum Error {
         #[source]
         source: russh::Error,
     },
+    /// The server and we have no algorithm of a kind in common. Trying again does not help.
+    #[error("{address} offers as {what} only {}", list(theirs))]
+    NoCommonAlgorithm {
+        /// `host:port`.
+        address: String,
+        /// Which kind of algorithm.
+        what: &'static str,
+        /// Its name in `sshd_config(5)`.
+        setting: &'static str,
+        /// What the server offers.
+        theirs: Vec<String>,
+        /// Those of them that are refused because they are weak.
+        weak: Vec<String>,
+        /// What we offer.
+        ours: Vec<String>,
+    },
+    /// The jump host itself could not be used; the machine behind it was not reached.
+    #[error("the jump host {jump} cannot be used")]
+    JumpHost {
+        /// `host:port` of the jump host.
+        jump: String,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+    },
+    /// The jump host could not or would not connect to the machine.
+    #[error("the jump host {jump} {} {address}", if *is_forbidden { "does not forward to" } else { "could not connect to" })]
+    NotForwarded {
+        /// `host:port` of the jump host.
+        jump: String,
+        /// `host:port` of the machine behind it.
+        address: String,
+        /// Its rules forbid it; otherwise the machine does not answer it, which passes when that comes up.
+        is_forbidden: bool,
+    },
     /// The deadline passed before the VM could be used. The source is how the last attempt ended.
     #[error("{address} was not ready for SSH after {} and {attempts} attempts", seconds(*waited))]
     TimedOut {
@@ -144,6 +179,12 @@ pub enum Error {
     #[error("not a private key: {reason}")]
     InvalidKey {
         /// What was found instead.
+        reason: String,
+    },
+    /// The text is not a certificate that goes with the key.
+    #[error("the certificate cannot be used: {reason}")]
+    InvalidCertificate {
+        /// What is wrong with it.
         reason: String,
     },
     /// The text is the public half of a key.
@@ -242,6 +283,28 @@ impl Error {
                 "the VM may still be booting, or something between here and it holds the connection".into()
             }
             Self::Handshake { .. } => "check that the port is the VM's SSH port".into(),
+            Self::NoCommonAlgorithm { weak, ours, setting, .. } => {
+                let weak = if weak.is_empty() {
+                    String::new()
+                } else {
+                    format!("{} is refused on purpose, as too weak; ", weak.join(", "))
+                };
+                format!("{weak}let `{setting}` in the image's `sshd_config` allow one of {}", ours.join(", "))
+            }
+            Self::JumpHost { source, .. } => match source.as_ref() {
+                Self::AuthenticationDeclined { user, .. } => format!("check the jump host's credentials for user `{user}`"),
+                Self::Refused { .. } | Self::NoRoute { .. } | Self::Unanswered { .. } | Self::Unresolved { .. } => {
+                    "check the jump host's name and port, and that this network reaches it".into()
+                }
+                other => return other.hint(),
+            },
+            Self::NotForwarded { is_forbidden: true, .. } => {
+                "check `AllowTcpForwarding` and `PermitOpen` in the jump host's `sshd_config`".into()
+            }
+            Self::NotForwarded { is_forbidden: false, .. } => {
+                "the VM may still be booting, or the jump host's network does not reach it".into()
+            }
+            Self::InvalidCertificate { .. } => "sign the key anew, or take the `-cert.pub` file away".into(),
             Self::TimedOut { last: Some(last), .. } => return last.hint(),
             Self::TimedOut { last: None, .. } => "allow more time".into(),
             Self::AuthenticationDeclined { user, .. } => {
@@ -272,9 +335,15 @@ impl Error {
     /// Whether the same attempt may go differently a moment later.
     #[must_use]
     pub fn may_pass(&self) -> bool {
+        if let Self::JumpHost { source, .. } = self {
+            return source.may_pass() || matches!(**source, Self::Lost { .. });
+        }
         matches!(
             self,
-            Self::Unresolved { .. }
+            Self::NotForwarded {
+                is_forbidden: false,
+                ..
+            } | Self::Unresolved { .. }
                 | Self::Refused { .. }
                 | Self::NoRoute { .. }
                 | Self::Unanswered { .. }

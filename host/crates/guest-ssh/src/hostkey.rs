@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -21,8 +21,96 @@ pub enum HostKeyPolicy {
     KnownHosts(KnownHosts),
     /// Any of these keys, whatever the address: for images that keep one host key.
     Pinned(Vec<Fingerprint>),
-    /// Whatever key comes first; later sessions of the same [`Connection`](crate::Connection) must show the same.
-    AcceptAndRecord,
+    /// Whatever key the machine shows first; from then on the same ([`HostKeyMemory`]).
+    FirstUse,
+    /// Hosts that the file names must show its keys; others are trusted on first use. OpenSSH's `accept-new`.
+    FirstUseUnlessKnown(KnownHosts),
+    /// Any key at any time. Whoever holds the network can then listen in and take the machine's place.
+    AcceptAny,
+}
+
+impl HostKeyPolicy {
+    /// The former name of [`Self::FirstUse`].
+    #[allow(non_upper_case_globals, reason = "it stands where the variant stood")]
+    pub const AcceptAndRecord: Self = Self::FirstUse;
+
+    fn known(&self) -> Option<&KnownHosts> {
+        match self {
+            Self::KnownHosts(known) | Self::FirstUseUnlessKnown(known) => Some(known),
+            Self::Pinned(_) | Self::FirstUse | Self::AcceptAny => None,
+        }
+    }
+}
+
+/// Why a host key was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostKeyTrust {
+    /// `known_hosts` has it.
+    KnownHosts,
+    /// An authority in `known_hosts` signed it.
+    Authority,
+    /// Its fingerprint was given.
+    Pinned,
+    /// It was the first that this machine showed.
+    FirstUse,
+    /// It was not checked.
+    Unchecked,
+}
+
+impl HostKeyTrust {
+    /// The word for reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::KnownHosts => "known-hosts",
+            Self::Authority => "authority",
+            Self::Pinned => "pinned",
+            Self::FirstUse => "first-use",
+            Self::Unchecked => "unchecked",
+        }
+    }
+}
+
+impl fmt::Display for HostKeyTrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::KnownHosts => "found in `known_hosts`",
+            Self::Authority => "signed by an authority in `known_hosts`",
+            Self::Pinned => "as pinned",
+            Self::FirstUse => "trusted on first use",
+            Self::Unchecked => "not checked",
+        })
+    }
+}
+
+/// A host key that was accepted, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostKey {
+    /// Its fingerprint.
+    pub fingerprint: Fingerprint,
+    /// Why it was accepted.
+    pub trust: HostKeyTrust,
+}
+
+/// What one machine has shown. Clones share it: give the same to every connection with the same machine, and it must show
+/// the same key each time. A key is remembered once a login succeeded.
+#[derive(Clone, Debug, Default)]
+pub struct HostKeyMemory(Arc<Mutex<Option<HostKey>>>);
+
+impl HostKeyMemory {
+    /// The key, once there was one.
+    #[must_use]
+    pub fn recall(&self) -> Option<HostKey> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, key: HostKey) -> HostKey {
+        *self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(key)
+    }
 }
 
 /// A key's SHA-256 fingerprint, written `SHA256:…` as `ssh-keygen -l` does.
@@ -174,74 +262,85 @@ fn matches_wildcard(pattern: &str, name: &str) -> bool {
     pattern[at..].iter().all(|&byte| byte == b'*')
 }
 
-/// The policy for one target, and what it saw.
+/// The policy for one target, and what it is known to have shown.
 pub(crate) struct Verifier {
     target: Target,
     policy: HostKeyPolicy,
-    seen: Mutex<Seen>,
-}
-
-#[derive(Default)]
-struct Seen {
-    accepted: Option<Fingerprint>,
-    refusal: Option<Error>,
+    memory: HostKeyMemory,
 }
 
 impl Verifier {
-    pub(crate) fn new(target: &Target, policy: &HostKeyPolicy) -> Self {
+    pub(crate) fn new(target: &Target, policy: &HostKeyPolicy, memory: HostKeyMemory) -> Self {
         Self {
             target: target.clone(),
             policy: policy.clone(),
-            seen: Mutex::default(),
+            memory,
         }
     }
 
-    /// The key that was accepted, once one was.
-    pub(crate) fn accepted(&self) -> Option<Fingerprint> {
-        self.seen().accepted
+    /// Holds the machine to this key from now on. Two sessions that were opened at the same time must agree.
+    pub(crate) fn remember(&self, key: HostKey) -> Result<(), Error> {
+        if matches!(self.policy, HostKeyPolicy::AcceptAny) {
+            return Ok(());
+        }
+        let kept = self.memory.keep(key);
+        self.one_of(&[kept.fingerprint], key.fingerprint)
     }
 
-    /// Why the last key was refused, once.
-    pub(crate) fn take_refusal(&self) -> Option<Error> {
-        self.seen().refusal.take()
-    }
-
-    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
-        self.seen
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Judges what the server showed; the reason for a refusal is kept for [`Self::take_refusal`].
-    pub(crate) fn accepts(&self, shown: &PublicKeyOrCertificate) -> bool {
+    /// Judges what the server showed.
+    pub(crate) fn judge(&self, shown: &PublicKeyOrCertificate) -> Result<HostKey, Error> {
         let got = Fingerprint::of(&shown.public_key());
-        let verdict = self.judge(shown, got);
-        let mut seen = self.seen();
-        match verdict {
-            Ok(()) => {
-                seen.accepted = Some(got);
-                seen.refusal = None;
-                true
-            }
-            Err(refusal) => {
-                seen.refusal = Some(refusal);
-                false
-            }
+        let accepted = |trust| HostKey {
+            fingerprint: got,
+            trust,
+        };
+        if matches!(self.policy, HostKeyPolicy::AcceptAny) {
+            return Ok(accepted(HostKeyTrust::Unchecked));
         }
+        // One machine, one key: whatever the policy, a later session must show the key of the first.
+        if let Some(first) = self.memory.recall() {
+            self.one_of(&[first.fingerprint], got)?;
+            return Ok(first);
+        }
+        let trust = match &self.policy {
+            HostKeyPolicy::Pinned(pins) => {
+                self.one_of(pins, got)?;
+                HostKeyTrust::Pinned
+            }
+            HostKeyPolicy::KnownHosts(known) => self.judge_known(known, shown, got)?,
+            HostKeyPolicy::FirstUseUnlessKnown(known) => {
+                match self.judge_known(known, shown, got) {
+                    // A host that an authority vouches for must not get by without its certificate.
+                    Err(Error::HostKeyUnknown { .. })
+                        if known
+                            .keys(&self.target, Some(Marker::CertAuthority))
+                            .is_empty() =>
+                    {
+                        HostKeyTrust::FirstUse
+                    }
+                    verdict => verdict?,
+                }
+            }
+            HostKeyPolicy::FirstUse | HostKeyPolicy::AcceptAny => HostKeyTrust::FirstUse,
+        };
+        Ok(accepted(trust))
     }
 
-    fn judge(&self, shown: &PublicKeyOrCertificate, got: Fingerprint) -> Result<(), Error> {
-        // One connection, one machine: whatever the policy, a later session must show the key of the first.
-        if let Some(first) = self.accepted() {
-            return self.one_of(&[first], got);
-        }
-        match &self.policy {
-            HostKeyPolicy::AcceptAndRecord => Ok(()),
-            HostKeyPolicy::Pinned(pins) => self.one_of(pins, got),
-            HostKeyPolicy::KnownHosts(known) => match shown.certificate() {
-                Some(certificate) => self.judge_certificate(known, certificate, got),
-                None => self.judge_key(known, &shown.public_key(), got),
-            },
+    fn judge_known(
+        &self,
+        known: &KnownHosts,
+        shown: &PublicKeyOrCertificate,
+        got: Fingerprint,
+    ) -> Result<HostKeyTrust, Error> {
+        match shown.certificate() {
+            Some(certificate) => {
+                self.judge_certificate(known, certificate, got)?;
+                Ok(HostKeyTrust::Authority)
+            }
+            None => {
+                self.judge_key(known, &shown.public_key(), got)?;
+                Ok(HostKeyTrust::KnownHosts)
+            }
         }
     }
 
@@ -348,8 +447,8 @@ impl Verifier {
     pub(crate) fn key_preference(&self, family: usize) -> Cow<'static, [Algorithm]> {
         match &self.policy {
             HostKeyPolicy::Pinned(_) => Cow::Owned(key_family(family)),
-            HostKeyPolicy::AcceptAndRecord => Cow::Owned(all_families()),
-            HostKeyPolicy::KnownHosts(known) => {
+            HostKeyPolicy::FirstUse | HostKeyPolicy::AcceptAny => Cow::Owned(all_families()),
+            HostKeyPolicy::KnownHosts(known) | HostKeyPolicy::FirstUseUnlessKnown(known) => {
                 let keys = known.keys(&self.target, None);
                 let is_known = |algorithm: &Algorithm| {
                     keys.iter()
@@ -365,8 +464,8 @@ impl Verifier {
 
     /// Certificates are asked for only where an authority is known, or a server that has one would always show it.
     pub(crate) fn certificate_preference(&self) -> Cow<'static, [Algorithm]> {
-        match &self.policy {
-            HostKeyPolicy::KnownHosts(known)
+        match self.policy.known() {
+            Some(known)
                 if !known
                     .keys(&self.target, Some(Marker::CertAuthority))
                     .is_empty() =>

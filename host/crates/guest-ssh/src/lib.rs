@@ -7,26 +7,31 @@
 //! ([`Selection`], [`Limits`], [`TransferSummary`]).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod algorithms;
 mod auth;
 mod command;
 mod connection;
+mod dial;
 mod error;
 mod exec;
 mod hostkey;
+mod identity;
 mod quote;
 mod ready;
 mod session;
 mod short_scalar;
+mod stream;
 mod transfer;
 
-pub use auth::{AuthMethod, Credentials, Identity};
+pub use auth::{AuthMethod, Credentials};
 pub use command::{Command, Exit, OutputChunk, Signal, Stream};
 pub use connection::Connection;
 pub use error::Error;
 pub use exec::{EnvValue, ExecRequest, ShellChoice, Stdin, WRAPPER_FAILED};
-pub use hostkey::{Fingerprint, HostKeyPolicy, KnownHosts};
+pub use hostkey::{Fingerprint, HostKey, HostKeyMemory, HostKeyPolicy, HostKeyTrust, KnownHosts};
+pub use identity::Identity;
 pub use quote::RemotePath;
-pub use ready::{Backoff, ConnectOptions, Keepalive, Target, Waiting, connect};
+pub use ready::{Backoff, ConnectOptions, Jump, Keepalive, Target, Waiting, connect};
 #[cfg(feature = "fuzzing")]
 pub use transfer::fuzzing;
 pub use transfer::{

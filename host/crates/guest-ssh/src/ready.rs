@@ -1,17 +1,22 @@
 //! Waiting until a VM can be used: early and often, and saying why not yet.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
-use tokio::time::Instant;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tracing::Instrument as _;
 
 use crate::Error;
 use crate::auth::Credentials;
 use crate::connection::Connection;
-use crate::hostkey::{HostKeyPolicy, Verifier};
-use crate::session::Dialer;
+use crate::dial::{Dialer, JumpDialer};
+use crate::hostkey::{HostKeyMemory, HostKeyPolicy, Verifier};
+use crate::session::Session;
+use crate::stream::{Progress, Stage};
 
 /// Where a VM's SSH server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,21 +80,40 @@ pub struct Keepalive {
 }
 
 impl Default for Keepalive {
-    /// 15 s and 4: a dead link shows within about 75 s, and a Wi-Fi hiccup or a paused VM does not end a build.
+    /// A dead link shows within a minute, and a Wi-Fi hiccup or a paused VM does not end a build.
     fn default() -> Self {
-        Self {
-            interval: Duration::from_secs(15),
-            count_max: 4,
-        }
+        Self::within(Duration::from_secs(60))
     }
 }
 
 impl Keepalive {
+    /// Notices a dead link after `time`: three questions go unanswered, a quarter of it apart.
+    #[must_use]
+    pub fn within(time: Duration) -> Self {
+        Self {
+            interval: time / 4,
+            count_max: 3,
+        }
+    }
+
     /// Silence after which the connection counts as lost.
     pub(crate) fn patience(&self) -> Duration {
         self.interval
             .saturating_mul(self.count_max.saturating_add(1))
     }
+}
+
+/// A host to go through, with an account of its own. What passes is encrypted for the VM; the jump host reads none of it.
+#[derive(Clone, Debug)]
+pub struct Jump {
+    /// Where it is.
+    pub target: Target,
+    /// Who we are to it.
+    pub credentials: Credentials,
+    /// Which host keys it may show.
+    pub host_keys: HostKeyPolicy,
+    /// What it showed before.
+    pub memory: HostKeyMemory,
 }
 
 /// How to wait for a VM.
@@ -98,7 +122,7 @@ pub struct ConnectOptions {
     /// When to give up.
     pub deadline: Instant,
     /// What one attempt may take, from the first packet to the finished login. A server that accepts and then hangs
-    /// costs this much, then is tried again.
+    /// is tried again meanwhile ([`Self::hedge_after`]).
     pub attempt_timeout: Duration,
     /// Pauses between attempts.
     pub backoff: Backoff,
@@ -107,10 +131,16 @@ pub struct ConnectOptions {
     /// How many declined logins count as "accounts are not ready yet". Zero stops at the first, which is right for
     /// images whose account is baked in.
     pub auth_refusals_tolerated: u32,
+    /// How long an attempt may hang before another is made beside it; doubled for the third, and there are no more.
+    pub hedge_after: Duration,
+    /// What the machine showed before.
+    pub memory: HostKeyMemory,
+    /// The host to go through.
+    pub jump: Option<Jump>,
 }
 
 impl ConnectOptions {
-    /// The usual options: 10 s an attempt, no declined login tolerated.
+    /// The usual options: 10 s an attempt, another beside it after 1 s, no declined login tolerated.
     #[must_use]
     pub fn until(deadline: Instant) -> Self {
         Self {
@@ -119,6 +149,9 @@ impl ConnectOptions {
             backoff: Backoff::default(),
             keepalive: Keepalive::default(),
             auth_refusals_tolerated: 0,
+            hedge_after: Duration::from_secs(1),
+            memory: HostKeyMemory::default(),
+            jump: None,
         }
     }
 }
@@ -139,19 +172,28 @@ pub struct Waiting<'a> {
 /// How much longer than the deadline an attempt may take that should have ended there by itself.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// Attempts at the same time. A server that hangs on one may answer the next; more would only load a booting machine, and
+/// `sshd` starts to drop connections at ten that have not logged in (`MaxStartups`).
+const ATTEMPTS_MAX: usize = 3;
+
+/// How long a login under way keeps further attempts from being made: a directory service that has just come up is slow,
+/// and two logins at once would count a wrong password twice.
+const LOGIN_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Waits until `target` accepts `credentials`, and returns the connection.
 ///
-/// Connects early and often: a VM that starts to listen is noticed within [`Backoff::max`]. Each failed attempt is
-/// told to `progress`.
+/// Connects early and often: a VM that starts to listen is noticed within [`Backoff::max`], and one that hung on the
+/// attempt before within [`ConnectOptions::hedge_after`]. Each failed attempt is told to `progress`, and each that hangs.
 ///
 /// # Errors
 ///
-/// At once: [`Error::AuthenticationDeclined`] (beyond what is tolerated) and every host key refusal. At the deadline:
-/// [`Error::TimedOut`] with the last attempt's end as its source.
+/// At once: [`Error::AuthenticationDeclined`] (beyond what is tolerated), [`Error::NoCommonAlgorithm`] and every host key
+/// refusal, also of the jump host ([`Error::JumpHost`]). At the deadline: [`Error::TimedOut`] with the last attempt's end
+/// as its source.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future closes the attempt under way.
+/// Dropping the future closes the attempts under way.
 pub async fn connect(
     target: &Target,
     credentials: &Credentials,
@@ -159,52 +201,142 @@ pub async fn connect(
     options: &ConnectOptions,
     progress: impl Fn(&Waiting<'_>) + Send,
 ) -> Result<Connection, Error> {
-    let started = Instant::now();
-    let mut dialer = Dialer {
-        target: target.clone(),
-        credentials: credentials.clone(),
-        verifier: Arc::new(Verifier::new(target, policy)),
-        attempt_timeout: options.attempt_timeout,
-        keepalive: options.keepalive,
+    let dial =
+        |target: &Target, credentials: &Credentials, policy, memory: &HostKeyMemory| Dialer {
+            target: target.clone(),
+            credentials: credentials.clone(),
+            verifier: Arc::new(Verifier::new(target, policy, memory.clone())),
+            attempt_timeout: options.attempt_timeout,
+            keepalive: options.keepalive,
+            jump: None,
+        };
+    let mut dialer = dial(target, credentials, policy, &options.memory);
+    dialer.jump = options.jump.as_ref().map(|jump| {
+        JumpDialer::new(dial(
+            &jump.target,
+            &jump.credentials,
+            &jump.host_keys,
+            &jump.memory,
+        ))
+    });
+    let mut attempts = Attempts {
+        dialer: Arc::new(dialer),
+        options,
+        started: Instant::now(),
+        made: 0,
+        running: HashMap::new(),
+        tasks: JoinSet::new(),
     };
     let mut refusals_left = options.auth_refusals_tolerated;
-    let mut last = None;
-    let mut attempt = 0;
+    let mut last: Option<(u32, Error)> = None;
+    let mut next = Some(Instant::now());
     loop {
-        attempt += 1;
-        // The last attempt ends by itself at the deadline, so that it can say in which state it was.
-        let left = options.deadline.saturating_duration_since(Instant::now());
-        dialer.attempt_timeout = options.attempt_timeout.min(left);
-        let problem = match tokio::time::timeout_at(options.deadline + LAST_WORDS, dialer.dial())
-            .await
-        {
-            Ok(Ok(session)) => {
-                dialer.attempt_timeout = options.attempt_timeout;
-                tracing::debug!(%target, attempt, elapsed_ms = started.elapsed().as_millis(), "SSH connected");
-                return Ok(Connection::new(dialer, session));
+        let (attempt, outcome) = tokio::select! {
+            biased;
+            Some(ended) = attempts.tasks.join_next() => match ended {
+                Ok(ended) => ended,
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            },
+            () = sleep_until(next.unwrap_or(options.deadline)), if next.is_some() => {
+                next = attempts.start_or_wait(&progress);
+                continue;
             }
-            Ok(Err(problem)) => problem,
-            Err(_) => return Err(timed_out(target, started, attempt, last)),
+            () = sleep_until(options.deadline + LAST_WORDS) => {
+                return Err(attempts.timed_out(last));
+            }
+        };
+        attempts.running.remove(&attempt);
+        let problem = match outcome {
+            Ok(session) => return Ok(attempts.won(attempt, session)),
+            Err(problem) => problem,
         };
         match &problem {
             Error::AuthenticationDeclined { .. } if refusals_left > 0 => refusals_left -= 1,
             problem if problem.may_pass() => {}
             _ => return Err(problem),
         }
+        let now = Instant::now();
         let next_in = options.backoff.pause(attempt);
         tracing::trace!(%target, attempt, %problem, "SSH not ready");
         progress(&Waiting {
             attempt,
-            elapsed: started.elapsed(),
+            elapsed: attempts.started.elapsed(),
             last: &problem,
             next_in,
         });
-        let wake = Instant::now() + next_in;
-        if wake >= options.deadline {
-            return Err(timed_out(target, started, attempt, Some(problem)));
+        // Of those that ended because time is up, the first has waited longest and says most.
+        let is_over = now >= options.deadline;
+        if !(is_over && last.as_ref().is_some_and(|(earlier, _)| *earlier < attempt)) {
+            last = Some((attempt, problem));
         }
-        last = Some(problem);
-        tokio::time::sleep_until(wake).await;
+        let wake = now + next_in;
+        next =
+            Some(next.map_or(wake, |next| next.min(wake))).filter(|wake| *wake < options.deadline);
+        if next.is_none() && attempts.running.is_empty() {
+            return Err(attempts.timed_out(last));
+        }
+    }
+}
+
+/// The attempts under way.
+struct Attempts<'a> {
+    dialer: Arc<Dialer>,
+    options: &'a ConnectOptions,
+    started: Instant,
+    made: u32,
+    running: HashMap<u32, (Instant, Arc<Progress>)>,
+    tasks: JoinSet<(u32, Result<Session, Error>)>,
+}
+
+impl Attempts<'_> {
+    /// Makes an attempt, unless one that is logging in should be waited for. Gives when to look again.
+    fn start_or_wait(&mut self, progress: &impl Fn(&Waiting<'_>)) -> Option<Instant> {
+        let now = Instant::now();
+        if now >= self.options.deadline {
+            return None;
+        }
+        let is_logging_in = self.running.values().any(|(began, progress)| {
+            progress.has_reached(Stage::LoggingIn) && began.elapsed() < LOGIN_PATIENCE
+        });
+        let patience = self.options.hedge_after;
+        if let Some((&attempt, (began, stage))) = self.running.iter().max_by_key(|(made, _)| **made)
+        {
+            progress(&Waiting {
+                attempt,
+                elapsed: self.started.elapsed(),
+                last: &self.dialer.silent(stage, began.elapsed()),
+                next_in: if is_logging_in {
+                    patience
+                } else {
+                    Duration::ZERO
+                },
+            });
+        }
+        if is_logging_in {
+            return Some(now + patience);
+        }
+        self.made += 1;
+        let attempt = self.made;
+        let progress = Arc::new(Progress::default());
+        self.running.insert(attempt, (now, Arc::clone(&progress)));
+        // The last attempts end by themselves at the deadline, so that they can say in which state they were.
+        let until = (now + self.options.attempt_timeout).min(self.options.deadline);
+        let dialer = Arc::clone(&self.dialer);
+        let work = async move { (attempt, dialer.dial_until(until, &progress).await) };
+        self.tasks.spawn(work.in_current_span());
+        let doublings = self.running.len() as u32 - 1;
+        (self.running.len() < ATTEMPTS_MAX).then(|| now + patience * 2_u32.pow(doublings))
+    }
+
+    fn won(self, attempt: u32, session: Session) -> Connection {
+        let target = &self.dialer.target;
+        tracing::debug!(%target, attempt, elapsed_ms = self.started.elapsed().as_millis(), "SSH connected");
+        Connection::new(self.dialer, session)
+    }
+
+    fn timed_out(&self, last: Option<(u32, Error)>) -> Error {
+        let last = last.map(|(_, problem)| problem);
+        timed_out(&self.dialer.target, self.started, self.made, last)
     }
 }
 

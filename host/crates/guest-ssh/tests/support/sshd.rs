@@ -203,6 +203,11 @@ impl Sshd {
         let _ = self.child.wait();
     }
 
+    /// The server's own process; those that serve sessions are its children.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Kills the process that serves our session, as a VM does that goes away.
     pub fn kill_sessions(&self) {
         let children = format!("/proc/{0}/task/{0}/children", self.child.id());
