@@ -20,12 +20,15 @@ const PROFILE: &str = "measure";
 pub(crate) enum Measurement {
     /// Files up and down, beside scp, sftp, rsync, tar through ssh and cat through ssh
     Transfer,
+    /// How soon a VM is usable, beside ssh in a loop, and a command on an open connection
+    Ready,
 }
 
 impl Measurement {
     fn program(self) -> &'static str {
         match self {
             Self::Transfer => "transfer",
+            Self::Ready => "ready",
         }
     }
 }

@@ -58,14 +58,7 @@ impl Sshd {
              PrintMotd no\nMaxStartups 100\nSubsystem sftp internal-sftp\nSetEnv HOME={place}\n"
         );
         std::fs::write(dir.join("config"), config)?;
-        let child = Command::new("/usr/sbin/sshd")
-            .args(["-D", "-E"])
-            .arg(dir.join("log"))
-            .arg("-f")
-            .arg(dir.join("config"))
-            .stdin(Stdio::null())
-            .spawn()
-            .context("cannot run `/usr/sbin/sshd`: `cargo xtask setup` installs it")?;
+        let child = spawn(dir)?;
         let login = Login {
             port,
             key: dir.join("id"),
@@ -84,6 +77,27 @@ impl Sshd {
         Ok(server)
     }
 
+    /// Ends the server and closes its port.
+    pub fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts the stopped server anew and does not wait until it listens.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub fn start_again(&mut self) -> Result<()> {
+        let dir = self
+            .login
+            .key
+            .parent()
+            .context("the key has no directory")?;
+        self.child = spawn(dir)?;
+        Ok(())
+    }
+
     /// How to log in.
     #[must_use]
     pub fn login(&self) -> &Login {
@@ -93,9 +107,19 @@ impl Sshd {
 
 impl Drop for Sshd {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.stop();
     }
+}
+
+fn spawn(dir: &Path) -> Result<Child> {
+    Command::new("/usr/sbin/sshd")
+        .args(["-D", "-E"])
+        .arg(dir.join("log"))
+        .arg("-f")
+        .arg(dir.join("config"))
+        .stdin(Stdio::null())
+        .spawn()
+        .context("cannot run `/usr/sbin/sshd`: `cargo xtask setup` installs it")
 }
 
 impl Login {
