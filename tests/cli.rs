@@ -11,13 +11,17 @@ async fn said(command: &[&str]) -> Ended {
 }
 
 /// Flags of `run` and the environment variables that stand for them.
-const FLAGS: [(&str, &str); 14] = [
+const FLAGS: [(&str, &str); 18] = [
     ("--plugin <REF>", "ORKA_PLUGIN"),
     ("--orka-api <URL>", "ORKA_API"),
     ("--orka-version <VERSION>", "ORKA_VERSION"),
     ("--orka-namespace <NS>", "ORKA_NAMESPACE"),
     ("--orka-credentials <DIR>", "ORKA_CREDENTIALS"),
     ("--ssh-credentials <DIR>", "ORKA_SSH_CREDENTIALS"),
+    ("--ssh-host-key <KEY>", "ORKA_SSH_HOST_KEY"),
+    ("--ssh-keepalive <DURATION>", "ORKA_SSH_KEEPALIVE"),
+    ("--ssh-jump <[USER@]HOST[:PORT]>", "ORKA_SSH_JUMP"),
+    ("--ssh-jump-credentials <DIR>", "ORKA_SSH_JUMP_CREDENTIALS"),
     ("--workspace <DIR>", "ORKA_WORKSPACE"),
     ("--results <DIR>", "ORKA_RESULTS"),
     ("--timeout <DURATION>", "ORKA_TIMEOUT"),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cap_std::fs::Dir;
+use guest_ssh::HostKeyTrust;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -272,11 +273,32 @@ pub struct CopiedFile {
     pub sha256: String,
 }
 
+/// A jump host and the key it showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JumpHostKey {
+    /// `host:port`.
+    pub host: String,
+    /// Its host key, as `SHA256:…`.
+    pub fingerprint: String,
+    /// Why that was accepted.
+    pub trust: HostKeyTrust,
+}
+
 /// A VM that is logged into.
 #[async_trait]
 pub trait Guest: Send + Sync {
     /// The host key's fingerprint, as `SHA256:…`.
     fn host_key(&self) -> String;
+
+    /// Why the host key was accepted.
+    fn host_key_trust(&self) -> HostKeyTrust {
+        HostKeyTrust::FirstUse
+    }
+
+    /// The host that the connection goes through.
+    fn jump_host(&self) -> Option<JumpHostKey> {
+        None
+    }
 
     /// Starts a program.
     async fn exec(&self, exec: Exec) -> Result<Running, Failure>;

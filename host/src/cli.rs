@@ -322,7 +322,7 @@ pub struct OrkaArgs {
 #[command(next_help_heading = "SSH")]
 pub struct SshArgs {
     /// A directory with the files `username` and `password`, or a private key (`ssh-privatekey`, `id_ed25519`,
-    /// `id_ecdsa` or `id_rsa`), and optionally `passphrase` and `known_hosts`. Instead: `SSH_USERNAME`, `SSH_PASSWORD`;
+    /// `id_ecdsa` or `id_rsa`), and optionally `passphrase`, a certificate (`<key>-cert.pub`) and `known_hosts`. Instead: `SSH_USERNAME`, `SSH_PASSWORD`;
     /// files win.
     #[arg(
         long,
@@ -331,6 +331,41 @@ pub struct SshArgs {
         value_name = "DIR"
     )]
     pub ssh_credentials: Option<PathBuf>,
+
+    /// Which host keys VMs may show; may be repeated, or several with commas. `SHA256:…` pins a key, `first-use` trusts
+    /// what a VM shows first (where `known_hosts` does not name it), `accept-any` checks nothing. Without it `known_hosts`
+    /// decides where there is one, else `first-use`.
+    #[arg(
+        long = "ssh-host-key",
+        env = "ORKA_SSH_HOST_KEY",
+        hide_env_values = true,
+        value_name = "KEY",
+        value_delimiter = ','
+    )]
+    pub ssh_host_keys: Vec<String>,
+
+    /// After how long a dead link is noticed.
+    #[arg(long, env = "ORKA_SSH_KEEPALIVE", hide_env_values = true, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub ssh_keepalive: Duration,
+
+    /// A host to go through to the VMs.
+    #[arg(
+        long,
+        env = "ORKA_SSH_JUMP",
+        hide_env_values = true,
+        value_name = "[USER@]HOST[:PORT]",
+        requires = "ssh_jump_credentials"
+    )]
+    pub ssh_jump: Option<String>,
+
+    /// A directory for the jump host, with the same files as `--ssh-credentials`.
+    #[arg(
+        long,
+        env = "ORKA_SSH_JUMP_CREDENTIALS",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
+    pub ssh_jump_credentials: Option<PathBuf>,
 
     /// How long a deployed VM may take until it accepts the login.
     #[arg(long, env = "ORKA_SSH_TIMEOUT", hide_env_values = true, value_name = "DURATION", default_value = "10m", value_parser = duration)]

@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
-use guest_ssh::{AuthMethod, HostKeyPolicy, Identity as KeyIdentity, KnownHosts};
 use orka_client::{
     ClientConfig, Credentials, Endpoint, MetadataMember, TokenSource, VersionChoice,
 };
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::cli::{OrkaArgs, OrkaVersion, RunArgs, SshArgs};
+use crate::cli::{OrkaArgs, OrkaVersion, RunArgs};
 use crate::failure::Failure;
 use crate::grants::GrantsFile;
 use crate::identity::Identity;
@@ -23,14 +22,15 @@ use crate::limits::Limits;
 use crate::mask::Masker;
 use crate::plugin::PluginRef;
 
+mod ssh;
+
+pub use ssh::SshConfig;
+
 /// Where Tekton keeps results.
 const TEKTON_RESULTS: &str = "/tekton/results";
 
 /// What the environment variables of plugin parameters begin with.
 const PARAM_PREFIX: &str = "ORKA_PARAM_";
-
-/// File names that hold a private key, in the order in which they are looked for.
-const KEY_FILES: [&str; 4] = ["ssh-privatekey", "id_ed25519", "id_ecdsa", "id_rsa"];
 
 /// A secret mounted as a file is small; anything larger is a mistake.
 const SECRET_BYTES_MAX: u64 = 1024 * 1024;
@@ -46,19 +46,6 @@ pub fn environment() -> Environment {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
-}
-
-/// How to log into VMs.
-#[derive(Clone, Debug)]
-pub struct SshConfig {
-    /// The user to log in as.
-    pub username: String,
-    /// Ways to authenticate, in order.
-    pub methods: Vec<AuthMethod>,
-    /// Which host keys to accept.
-    pub host_keys: HostKeyPolicy,
-    /// How long a deployed VM may take until it accepts the login.
-    pub timeout: Duration,
 }
 
 /// The directory that is copied into VMs and back.
@@ -137,7 +124,7 @@ impl Config {
         let script = problems.take(args.script.as_deref().map(read_script).transpose());
         let grants = problems.take(args.grants.as_deref().map(GrantsFile::load).transpose());
         let orka = resolve_orka(&args.orka, environment, &masker, &mut problems);
-        let ssh = problems.take(ssh_config(&args.ssh, environment, &masker));
+        let ssh = problems.take(ssh::resolve(&args.ssh, environment, &masker));
         let workspace = problems.take(args.workspace.as_deref().map(open_workspace).transpose());
         let results = problems.take(results_directory(args.results.as_deref()));
         let report = problems.take(report_file(args.report.as_deref()));
@@ -314,84 +301,6 @@ fn orka_credentials(
         }
         (None, None, None) => incomplete("no Orka credentials are given"),
     }
-}
-
-fn ssh_config(
-    args: &SshArgs,
-    environment: &Environment,
-    masker: &Masker,
-) -> Result<SshConfig, Failure> {
-    let directory = args
-        .ssh_credentials
-        .as_deref()
-        .map(|path| SecretDirectory::open(path, "--ssh-credentials"))
-        .transpose()?;
-    let file = |name: &str| {
-        directory
-            .as_ref()
-            .map(|directory| directory.read(name))
-            .transpose()
-            .map(Option::flatten)
-    };
-    let variable = |name: &str| {
-        environment
-            .get(name)
-            .filter(|value| !value.is_empty())
-            .map(|value| SecretString::from(value.clone()))
-    };
-    let where_to_look = "put the files `username` and `password`, or a private key, into the directory given with \
-                         `--ssh-credentials`, or set `SSH_USERNAME` and `SSH_PASSWORD`";
-    let username = file("username")?.or_else(|| variable("SSH_USERNAME"));
-    let password = file("password")?.or_else(|| variable("SSH_PASSWORD"));
-    let passphrase = file("passphrase")?;
-    let mut methods = Vec::new();
-    for name in KEY_FILES {
-        if let Some(key) = file(name)? {
-            masker.add(key.expose_secret());
-            let identity = KeyIdentity::parse(&key, passphrase.as_ref()).map_err(|error| {
-                let failure = Failure::config(format!("the private key `{name}` cannot be used"));
-                let failure = match error.hint() {
-                    Some(hint) => failure.with_hint(hint),
-                    None => failure,
-                };
-                failure.with_source(error)
-            })?;
-            methods.push(AuthMethod::PrivateKey(identity));
-        }
-    }
-    let Some(username) = username.map(|username| username.expose_secret().to_owned()) else {
-        return Err(Failure::config("no SSH user name is given").with_hint(where_to_look));
-    };
-    if let Some(password) = password {
-        // MacStadium's images have the password `admin` for the user `admin`: hiding it would hide every home directory.
-        if password.expose_secret() != username {
-            masker.add(password.expose_secret());
-        }
-        methods.push(AuthMethod::Password(password));
-    }
-    if let Some(passphrase) = &passphrase {
-        masker.add(passphrase.expose_secret());
-    }
-    if methods.is_empty() {
-        return Err(Failure::config(
-            "the SSH credentials have neither a password nor a private key",
-        )
-        .with_hint(where_to_look));
-    }
-    let host_keys = match file("known_hosts")? {
-        None => HostKeyPolicy::AcceptAndRecord,
-        Some(text) => {
-            HostKeyPolicy::KnownHosts(KnownHosts::parse(text.expose_secret()).map_err(|error| {
-                Failure::config("the file `known_hosts` is wrong").with_source(error)
-            })?)
-        }
-    };
-    Ok(SshConfig {
-        username,
-        methods,
-        host_keys,
-        timeout: args.ssh_timeout,
-    })
 }
 
 /// A directory of small files, as Kubernetes mounts a Secret.

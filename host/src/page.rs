@@ -37,6 +37,7 @@ pub fn render(report: &Value) -> String {
     page.push_str("</table>");
     failures(&mut page, &report["failures"]);
     leftovers(&mut page, &report["leftovers"]);
+    host_keys(&mut page, &report["hostKeys"]);
     phases(&mut page, &report["phases"]);
     artifacts(&mut page, &report["artifacts"]["files"]);
     page.push_str("</html>\n");
@@ -68,6 +69,28 @@ fn leftovers(page: &mut String, leftovers: &Value) {
             text(&leftover["command"])
         ));
     }
+}
+
+fn host_keys(page: &mut String, keys: &Value) {
+    let keys = items(keys);
+    if keys.is_empty() {
+        return;
+    }
+    page.push_str("<h2>Host keys</h2><table><tr><th>host<th>key<th>verified");
+    for key in keys {
+        let class = if key["verified"] == "unchecked" {
+            " class=\"bad\""
+        } else {
+            ""
+        };
+        page.push_str(&format!(
+            "<tr><td>{}<td><code>{}</code><td{class}>{}",
+            text(&key["host"]),
+            text(&key["fingerprint"]),
+            text(&key["verified"])
+        ));
+    }
+    page.push_str("</table>");
 }
 
 fn phases(page: &mut String, phases: &Value) {

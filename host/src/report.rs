@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::outcome::{self, Outcome};
 use crate::results::Results;
 use crate::run::{Conclusion, Finished};
+use crate::state::{RunContext, SeenHostKey};
 use crate::teardown::Leftover;
 
 /// Names in the result `leftovers`, as results together must stay small: three of the longest. The report has all.
@@ -40,6 +41,7 @@ struct Report<'a> {
     failures: Vec<FailureSection>,
     phases: Vec<PhaseRecord>,
     vms_deployed: u32,
+    host_keys: Vec<SeenHostKey>,
     artifacts: ArtifactsSection,
     removed: &'a [String],
     leftovers: &'a [Leftover],
@@ -244,6 +246,7 @@ fn write_report(
             .collect(),
         phases: console.phases(),
         vms_deployed: run.map_or(0, |run| run.ledger.deployed()),
+        host_keys: run.map(RunContext::host_keys).unwrap_or_default(),
         artifacts: artifacts
             .map(|artifacts| ArtifactsSection {
                 digest: artifacts.digest,

@@ -99,6 +99,17 @@ pub struct Artifacts {
     pub files: Vec<CopiedFile>,
 }
 
+/// A host key that was accepted, for the report.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct SeenHostKey {
+    /// The VM's name, or the jump host's address.
+    pub host: String,
+    /// The key, as `SHA256:…`.
+    pub fingerprint: String,
+    /// How it was verified: `known-hosts`, `authority`, `pinned`, `first-use` or `unchecked`.
+    pub verified: &'static str,
+}
+
 /// One run: everything that outlives the guest.
 pub struct RunContext {
     /// The cluster.
@@ -143,6 +154,8 @@ pub struct RunContext {
     pub facts: tokio::sync::OnceCell<Facts>,
     /// How the login ended, once it did.
     pub signed_out: OnceLock<SignOut>,
+    /// Host keys that were accepted, each once.
+    host_keys: Mutex<Vec<SeenHostKey>>,
     /// Artifacts that came back.
     pub artifacts: Mutex<Artifacts>,
     /// How the last program that the guest waited for ended.
@@ -227,6 +240,7 @@ impl RunContext {
             random: Mutex::new(parts.random),
             facts: tokio::sync::OnceCell::new(),
             signed_out: OnceLock::new(),
+            host_keys: Mutex::default(),
             artifacts: Mutex::default(),
             last_exit: Mutex::default(),
             cpu: CpuMeter::default(),
@@ -237,6 +251,25 @@ impl RunContext {
             issued: Mutex::default(),
             tasks: Mutex::default(),
         })
+    }
+
+    /// Keeps a host key for the report.
+    pub fn note_host_key(&self, key: SeenHostKey) {
+        let mut seen = self
+            .host_keys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !seen.contains(&key) {
+            seen.push(key);
+        }
+    }
+
+    /// The host keys that were accepted.
+    pub fn host_keys(&self) -> Vec<SeenHostKey> {
+        self.host_keys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Does the work of a host call within the run's life: ends early when the run is stopped or its deadline passes.

@@ -1,8 +1,8 @@
 //! The real guests: [`Guests`] over `guest-ssh`.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,16 +10,16 @@ use bytes::Bytes;
 use cap_std::fs::Dir;
 use guest_ssh::{
     AuthMethod, ConnectOptions, Connection, Credentials, EnvValue, Error, ExecRequest,
-    Exit as RemoteExit, Identity, Limits, RemotePath, Selection, ShellChoice, Signal, Stdin,
-    Stream, Target, TransferProgress, TransferSummary, Waiting,
+    Exit as RemoteExit, HostKeyMemory, HostKeyTrust, Identity, Limits, RemotePath, Selection,
+    ShellChoice, Signal, Stdin, Stream, Target, TransferProgress, TransferSummary, Waiting,
 };
 use secrecy::ExposeSecret as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::{
-    Choice, Control, Copied, CopiedFile, Event, Exec, Guest, Guests, Input, Login, OutputStream,
-    Running,
+    Choice, Control, Copied, CopiedFile, Event, Exec, Guest, Guests, Input, JumpHostKey, Login,
+    OutputStream, Running,
 };
 use crate::bindings::orka::plugin::cluster::VmInfo;
 use crate::bindings::orka::plugin::types::{Exit, ExitSignal};
@@ -43,12 +43,17 @@ const PIECES_WAITING_MAX: usize = 3 * PIECES_AHEAD + 1;
 /// Guests reached with the run's SSH configuration.
 pub struct SshGuests {
     config: SshConfig,
+    /// What each VM has shown, by name: the same VM must show the same key for as long as the run lasts.
+    seen: Mutex<HashMap<String, HostKeyMemory>>,
 }
 
 impl SshGuests {
     /// Guests that are logged into as `config` says.
     pub fn new(config: SshConfig) -> Self {
-        Self { config }
+        Self {
+            config,
+            seen: Mutex::default(),
+        }
     }
 
     fn credentials(&self, login: &Login) -> Result<Credentials, Failure> {
@@ -93,7 +98,19 @@ impl Guests for SshGuests {
                 waiting.last
             ));
         };
-        let options = ConnectOptions::until(deadline);
+        let memory = self
+            .seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(vm.name.clone())
+            .or_default()
+            .clone();
+        let options = ConnectOptions {
+            keepalive: self.config.keepalive,
+            memory,
+            jump: self.config.jump.clone(),
+            ..ConnectOptions::until(deadline)
+        };
         let connection = guest_ssh::connect(
             &target,
             &credentials,
@@ -103,7 +120,12 @@ impl Guests for SshGuests {
         )
         .await
         .map_err(failure)?;
-        Ok(Arc::new(SshGuest { connection }))
+        let jump = self
+            .config
+            .jump
+            .as_ref()
+            .map(|jump| jump.target.to_string());
+        Ok(Arc::new(SshGuest { connection, jump }))
     }
 
     fn patience(&self) -> Duration {
@@ -114,12 +136,27 @@ impl Guests for SshGuests {
 /// A VM that is logged into.
 struct SshGuest {
     connection: Connection,
+    /// The host that the connection goes through.
+    jump: Option<String>,
 }
 
 #[async_trait]
 impl Guest for SshGuest {
     fn host_key(&self) -> String {
         self.connection.host_key_fingerprint().to_owned()
+    }
+
+    fn host_key_trust(&self) -> HostKeyTrust {
+        self.connection.host_key().trust
+    }
+
+    fn jump_host(&self) -> Option<JumpHostKey> {
+        let key = self.connection.jump_host_key()?;
+        Some(JumpHostKey {
+            host: self.jump.clone()?,
+            fingerprint: key.fingerprint.to_string(),
+            trust: key.trust,
+        })
     }
 
     async fn exec(&self, exec: Exec) -> Result<Running, Failure> {
@@ -415,8 +452,24 @@ fn failure(error: Error) -> Failure {
         Error::HostCertificateInvalid { .. } => {
             (Kind::Unauthenticated, Class::Ssh, "ssh.host-certificate")
         }
+        Error::NoCommonAlgorithm { .. } => (Kind::Other, Class::Ssh, "ssh.no-common-algorithm"),
+        Error::JumpHost { source, .. } => match source.as_ref() {
+            Error::AuthenticationDeclined { .. } => (
+                Kind::Unauthenticated,
+                Class::Ssh,
+                "ssh.jump-authentication-declined",
+            ),
+            Error::HostKeyMismatch { .. }
+            | Error::HostKeyUnknown { .. }
+            | Error::HostKeyRevoked { .. }
+            | Error::HostCertificateInvalid { .. } => {
+                (Kind::Unauthenticated, Class::Ssh, "ssh.jump-host-key")
+            }
+            _ => (Kind::Unavailable, Class::Ssh, "ssh.jump"),
+        },
         Error::InvalidHostKeys { .. } => (Kind::Invalid, Class::Config, "ssh.host-keys"),
         Error::InvalidKey { .. }
+        | Error::InvalidCertificate { .. }
         | Error::PublicKeyGiven
         | Error::PassphraseNeeded
         | Error::WrongPassphrase => (Kind::Invalid, Class::Config, "ssh.key"),
@@ -446,6 +499,11 @@ fn waiting_code(error: &Error) -> &'static str {
         Error::Silent { .. } => "ssh.silent",
         Error::Reset { .. } => "ssh.reset",
         Error::Handshake { .. } => "ssh.handshake",
+        Error::JumpHost { .. } => "ssh.jump",
+        Error::NotForwarded {
+            is_forbidden: true, ..
+        } => "ssh.jump-forbidden",
+        Error::NotForwarded { .. } => "ssh.jump-cannot-reach",
         _ => "ssh.other",
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use guest_ssh::Limits as TransferLimits;
+use guest_ssh::{HostKeyTrust, Limits as TransferLimits};
 use plugin_manifest::Capability;
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::Resource;
@@ -25,7 +25,7 @@ use crate::console::{bytes, millis, seconds};
 use crate::failure::{Class, Failure, Kind};
 use crate::host_folder;
 use crate::limits::{COMMANDS_MAX, CONNECTIONS_MAX};
-use crate::state::{Artifacts, CallError, HostState, RunContext};
+use crate::state::{Artifacts, CallError, HostState, RunContext, SeenHostKey};
 
 /// What the contract promises at most for a file written by the plugin.
 const FILE_BYTES_MAX: usize = 1024 * 1024;
@@ -73,15 +73,44 @@ impl Host for HostState {
                     .connect(&info, &login, run.deadline_within(patience), &run.console)
                     .await?;
                 run.console.info(&format!(
-                    "SSH to `{}` after {}, host key {}",
+                    "SSH to `{}` after {}, host key {}, {}",
                     info.name,
                     seconds(began.elapsed()),
-                    guest.host_key()
+                    guest.host_key(),
+                    guest.host_key_trust()
                 ));
+                note_host_keys(&run, &info.name, guest.as_ref());
                 Ok(Connection { guest, _slot: slot })
             })
             .await?;
         self.keep(connection)
+    }
+}
+
+/// Keeps for the report which keys were shown, and warns of one that nobody checked.
+fn note_host_keys(run: &RunContext, vm: &str, guest: &dyn Guest) {
+    let trust = guest.host_key_trust();
+    if trust == HostKeyTrust::Unchecked {
+        run.console.warn(&format!(
+            "the host key of `{vm}` is not checked (`--ssh-host-key accept-any`): whoever holds the network on the way can \
+             read and change everything, the login included"
+        ));
+    }
+    run.note_host_key(SeenHostKey {
+        host: vm.to_owned(),
+        fingerprint: guest.host_key(),
+        verified: trust.as_str(),
+    });
+    if let Some(jump) = guest.jump_host() {
+        run.console.info(&format!(
+            "through the jump host {}, host key {}, {}",
+            jump.host, jump.fingerprint, jump.trust
+        ));
+        run.note_host_key(SeenHostKey {
+            host: jump.host,
+            fingerprint: jump.fingerprint,
+            verified: jump.trust.as_str(),
+        });
     }
 }
 

@@ -120,24 +120,41 @@ fn ssh(config: &SshConfig) -> Check {
         .iter()
         .map(|method| match method {
             AuthMethod::Password(_) => "a password".to_owned(),
-            AuthMethod::PrivateKey(key) => format!("the key {}", key.describe()),
+            AuthMethod::PrivateKey(key) => match key.describe_certificate() {
+                Some(certificate) => format!("the key {} and its {certificate}", key.describe()),
+                None => format!("the key {}", key.describe()),
+            },
         })
         .collect();
     let host_keys = match &config.host_keys {
-        HostKeyPolicy::AcceptAndRecord => {
+        HostKeyPolicy::FirstUse => {
             "host keys are trusted on first use (no `known_hosts`), as VMs make new ones"
         }
         HostKeyPolicy::KnownHosts(_) => "only host keys in `known_hosts` are accepted",
+        HostKeyPolicy::FirstUseUnlessKnown(_) => {
+            "host keys are checked where `known_hosts` names the host, else trusted on first use"
+        }
         HostKeyPolicy::Pinned(_) => "only pinned host keys are accepted",
+        HostKeyPolicy::AcceptAny => "host keys are not checked",
     };
-    Check::ok(
-        Subject::SshCredentials,
-        format!(
-            "user `{}` with {}; {host_keys}",
-            config.username,
-            methods.join(", then ")
-        ),
-    )
+    let jump = config.jump.as_ref().map(|jump| {
+        let user = &jump.credentials.username;
+        format!("; through the jump host {} as `{user}`", jump.target)
+    });
+    let words = format!(
+        "user `{}` with {}; {host_keys}{}",
+        config.username,
+        methods.join(", then "),
+        jump.unwrap_or_default()
+    );
+    if matches!(config.host_keys, HostKeyPolicy::AcceptAny) {
+        return Check::warn(
+            Subject::SshCredentials,
+            words,
+            "leave `--ssh-host-key accept-any` out: first use is checked for as long as a run lasts, and costs nothing",
+        );
+    }
+    Check::ok(Subject::SshCredentials, words)
 }
 
 fn workspace(config: &Config) -> Check {
