@@ -34,6 +34,19 @@ pub struct Deploy {
     pub spec: VmSpec,
     /// What belongs to this deployment.
     pub options: DeployOptions,
+    /// Whose the VM is, for its metadata where the API carries such. A help for people; nothing relies on it.
+    pub owner: Vec<(String, String)>,
+}
+
+/// A VM config that the cluster stores, as far as it tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredConfig {
+    /// The image.
+    pub image: Option<String>,
+    /// CPU cores.
+    pub cpu_cores: Option<u32>,
+    /// Memory in MiB; none where the cluster chooses.
+    pub memory_mib: Option<u32>,
 }
 
 /// What exists under a name.
@@ -119,8 +132,14 @@ pub trait Cluster: Send + Sync {
     /// Whether the cluster lists this VM.
     async fn exists(&self, vm: &VmInfo) -> Result<bool, Failure>;
 
-    /// Deletes one VM; what is gone already counts as deleted.
-    async fn delete(&self, vm: &VmInfo) -> Result<(), Failure>;
+    /// The VM config of this name that the cluster stores, if there is one (2.x).
+    async fn config(&self, name: &str) -> Result<Option<StoredConfig>, Failure>;
+
+    /// The VMs of this name, by Orka's id, or by the name where there is none.
+    async fn instances(&self, name: &str) -> Result<Vec<String>, Failure>;
+
+    /// Deletes one VM, by Orka's id where it has one; what is gone already counts as deleted.
+    async fn delete(&self, name: &str, id: Option<&str>) -> Result<(), Failure>;
 
     /// Deletes everything of this name: VMs, and the VM config where there is one. Says whether there
     /// was anything.
@@ -162,6 +181,11 @@ pub trait Guests: Send + Sync {
         deadline: Instant,
         console: &Console,
     ) -> Result<Arc<dyn Guest>, Failure>;
+
+    /// The user that is logged in as if nothing else is said, where one is known.
+    fn username(&self) -> Option<&str> {
+        None
+    }
 
     /// How long a deployed VM may take until it accepts the login.
     fn patience(&self) -> Duration;

@@ -234,6 +234,16 @@ pub struct RunArgs {
     )]
     pub run_uid: Option<String>,
 
+    /// UID of the TaskRun, so that a pod that is tried again finds what the one before left; stands in for `--run-uid`.
+    #[arg(
+        long,
+        env = "ORKA_TASK_UID",
+        hide_env_values = true,
+        value_name = "UID",
+        help_heading = "Run"
+    )]
+    pub task_uid: Option<String>,
+
     /// UID of the pod, for names; random where absent.
     #[arg(
         long,

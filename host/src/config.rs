@@ -12,6 +12,7 @@ use cap_std::fs::Dir;
 use orka_client::{
     ClientConfig, Credentials, Endpoint, MetadataMember, TokenSource, VersionChoice,
 };
+use plugin_manifest::Capability;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::cli::{OrkaArgs, OrkaVersion, RunArgs};
@@ -20,7 +21,7 @@ use crate::grants::GrantsFile;
 use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::mask::Masker;
-use crate::plugin::PluginRef;
+use crate::plugin::{Plugin, PluginRef};
 
 mod ssh;
 
@@ -84,6 +85,8 @@ pub struct Config {
     pub timeout: Duration,
     /// Names.
     pub identity: Identity,
+    /// Whose the run's VMs are, by names that are prefixed in metadata.
+    pub owner: Vec<(String, String)>,
     /// The sandbox's limits.
     pub limits: Limits,
     /// Secrets by name.
@@ -108,6 +111,21 @@ impl Problems {
     }
 }
 
+/// Whether a plugin asks for nothing that needs SSH. One that cannot be loaded may need anything.
+fn needs_no_ssh(plugin: &PluginRef) -> bool {
+    let uses_ssh = |capability: &Capability| {
+        matches!(capability, Capability::SshExec | Capability::SshTransfer)
+    };
+    Plugin::load(plugin).is_ok_and(|plugin| {
+        let manifest = &plugin.manifest;
+        !manifest
+            .capabilities
+            .iter()
+            .chain(&manifest.optional_capabilities)
+            .any(uses_ssh)
+    })
+}
+
 impl Config {
     /// Resolves the command line and the environment.
     ///
@@ -124,15 +142,26 @@ impl Config {
         let script = problems.take(args.script.as_deref().map(read_script).transpose());
         let grants = problems.take(args.grants.as_deref().map(GrantsFile::load).transpose());
         let orka = resolve_orka(&args.orka, environment, &masker, &mut problems);
-        let ssh = problems.take(ssh::resolve(&args.ssh, environment, &masker));
+        let ssh = match ssh::resolve(&args.ssh, environment, &masker) {
+            // Told only where somebody would log in.
+            Err(_)
+                if args.ssh.ssh_credentials.is_none()
+                    && plugin.as_ref().is_some_and(needs_no_ssh) =>
+            {
+                Some(SshConfig::none(&args.ssh))
+            }
+            ssh => problems.take(ssh),
+        };
         let workspace = problems.take(args.workspace.as_deref().map(open_workspace).transpose());
         let results = problems.take(results_directory(args.results.as_deref()));
         let report = problems.take(report_file(args.report.as_deref()));
         let identity = problems.take(Identity::new(
             &args.vm_prefix,
-            args.run_uid.as_deref(),
-            args.pod_uid.as_deref(),
+            given(&args.run_uid).or_else(|| given(&args.task_uid)),
+            given(&args.pod_uid),
         ));
+        let identity = identity.map(|identity| identity.in_task(given(&args.task_uid)));
+        let owner = owner(args);
         let limits = problems.take(Limits::default().with(&args.limits));
         let secrets = problems.take(
             args.secrets
@@ -182,11 +211,30 @@ impl Config {
             report,
             timeout: args.timeout,
             identity,
+            owner,
             limits,
             secrets,
             masker,
         })
     }
+}
+
+/// What was given, taking an empty text for nothing: a label that a pod does not have arrives so.
+fn given(text: &Option<String>) -> Option<&str> {
+    text.as_deref().filter(|text| !text.is_empty())
+}
+
+/// Whose the run's VMs are, as they are told where the API carries such.
+fn owner(args: &RunArgs) -> Vec<(String, String)> {
+    let mut owner = vec![("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())];
+    for (name, uid) in [
+        ("run", &args.run_uid),
+        ("task", &args.task_uid),
+        ("pod", &args.pod_uid),
+    ] {
+        owner.extend(given(uid).map(|uid| (name.to_owned(), uid.to_owned())));
+    }
+    owner
 }
 
 /// The cluster and who calls it; none if there is a problem with either.

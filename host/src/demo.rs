@@ -149,6 +149,10 @@ impl Stage {
             },
             ssh: SshArgs {
                 ssh_credentials: Some(self.scratch.path().join("ssh")),
+                ssh_host_keys: Vec::new(),
+                ssh_keepalive: std::time::Duration::from_secs(60),
+                ssh_jump: None,
+                ssh_jump_credentials: None,
                 ssh_timeout: std::time::Duration::from_secs(60),
             },
             workspace: Some(self.workspace.clone()),
@@ -156,6 +160,7 @@ impl Stage {
             report: None,
             timeout: std::time::Duration::from_secs(600),
             run_uid: None,
+            task_uid: None,
             pod_uid: None,
             vm_prefix: crate::identity::DEFAULT_PREFIX.to_owned(),
         })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use plugin_manifest::{Capability, Manifest};
@@ -44,6 +45,7 @@ struct CeilingsEntry {
     memory_mib: Option<u32>,
     vms_at_once: Option<u32>,
     vms_total: Option<u32>,
+    keep_max: Option<String>,
 }
 
 /// Upper limits of what a granted plugin may ask the cluster for.
@@ -58,12 +60,17 @@ pub struct Ceilings {
     pub vms_at_once: u32,
     /// VMs in the whole run.
     pub vms_total: u32,
+    /// How long a VM may be kept after the run.
+    pub keep_max: Duration,
 }
 
 /// A plugin that loops over deploys must not empty the cluster: a run that needs more says so in its grant.
 const VMS_AT_ONCE_DEFAULT: u32 = 4;
 /// As above; leaves room for deploying anew after failures.
 const VMS_TOTAL_DEFAULT: u32 = 16;
+
+/// Long enough to look into a build that failed, short enough to be over by the next day.
+const KEEP_MAX_DEFAULT: Duration = Duration::from_secs(4 * 3600);
 
 impl Default for Ceilings {
     fn default() -> Self {
@@ -73,6 +80,7 @@ impl Default for Ceilings {
             memory_mib: None,
             vms_at_once: VMS_AT_ONCE_DEFAULT,
             vms_total: VMS_TOTAL_DEFAULT,
+            keep_max: KEEP_MAX_DEFAULT,
         }
     }
 }
@@ -106,6 +114,9 @@ impl GrantsFile {
                     Failure::config(format!("the grants file `{shown}`: {problem}"))
                 })?;
             }
+            keep_max(grant).map_err(|problem| {
+                Failure::config(format!("the grants file `{shown}`: {problem}"))
+            })?;
             image_globs(grant).map_err(|error| {
                 Failure::config(format!("the grants file `{shown}` has a bad image pattern"))
                     .with_source(error)
@@ -129,7 +140,7 @@ impl Grants {
     /// What `manifest` asks for and the operator grants.
     ///
     /// A plugin that came with this program (`bundled`) and is not mentioned in the file has its stock grant: all that it
-    /// asks for. Any other plugin that is not mentioned has nothing.
+    /// asks for, and nothing of what it can do without. Any other plugin that is not mentioned has nothing.
     ///
     /// # Errors
     ///
@@ -184,12 +195,14 @@ impl Grants {
         let images = image_globs(grant)
             .map_err(|error| Failure::config("a grant has a bad image pattern").with_source(error))?
             .zip(grant.ceilings.images.clone());
+        let asked: BTreeSet<Capability> = manifest
+            .capabilities
+            .union(&manifest.optional_capabilities)
+            .copied()
+            .collect();
         let defaults = Ceilings::default();
         Ok(Self {
-            capabilities: capabilities
-                .intersection(&manifest.capabilities)
-                .copied()
-                .collect(),
+            capabilities: capabilities.intersection(&asked).copied().collect(),
             secrets: secrets.intersection(&manifest.secrets).cloned().collect(),
             ceilings: Ceilings {
                 images,
@@ -197,6 +210,9 @@ impl Grants {
                 memory_mib: grant.ceilings.memory_mib,
                 vms_at_once: grant.ceilings.vms_at_once.unwrap_or(defaults.vms_at_once),
                 vms_total: grant.ceilings.vms_total.unwrap_or(defaults.vms_total),
+                keep_max: keep_max(grant)
+                    .map_err(Failure::config)?
+                    .unwrap_or(defaults.keep_max),
             },
         })
     }
@@ -204,10 +220,20 @@ impl Grants {
     /// Everything, for tests of plugins.
     pub fn everything(manifest: &Manifest) -> Self {
         Self {
-            capabilities: manifest.capabilities.clone(),
+            capabilities: manifest
+                .capabilities
+                .union(&manifest.optional_capabilities)
+                .copied()
+                .collect(),
             secrets: manifest.secrets.clone(),
             ceilings: Ceilings::default(),
         }
+    }
+
+    /// How long a VM may be kept after the run; none if the run may keep none.
+    pub fn keep_max(&self) -> Option<Duration> {
+        let granted = self.capabilities.contains(&Capability::ClusterKeep);
+        granted.then_some(self.ceilings.keep_max)
     }
 
     /// Lets the caller go on only with this capability.
@@ -264,6 +290,28 @@ impl Grants {
 }
 
 impl Ceilings {
+    /// Lets a VM be kept for so long.
+    ///
+    /// # Errors
+    ///
+    /// `denied`, naming the ceiling.
+    pub fn admit_keeping(&self, lifetime: Duration) -> Result<(), Failure> {
+        if lifetime <= self.keep_max {
+            return Ok(());
+        }
+        let shown = |span: Duration| {
+            humantime::format_duration(Duration::from_secs(span.as_secs())).to_string()
+        };
+        Err(above(
+            "keep-max",
+            format!(
+                "keeping a VM for {} is above the {} granted",
+                shown(lifetime),
+                shown(self.keep_max)
+            ),
+        ))
+    }
+
     /// Lets a VM of this shape through. What the shape leaves open is set to the ceiling where there is one: the
     /// cluster's own choice could lie above it.
     ///
@@ -354,6 +402,14 @@ fn above(ceiling: &str, message: String) -> Failure {
     Failure::denied("run.above-ceiling", message).with_hint(format!(
         "the operator can raise `{ceiling}` under `[grant.ceilings]` in the grants file"
     ))
+}
+
+fn keep_max(grant: &Grant) -> Result<Option<Duration>, String> {
+    let parse = |text: &String| {
+        humantime::parse_duration(text)
+            .map_err(|_| format!("`keep-max = \"{text}\"` is no duration such as `4h`"))
+    };
+    grant.ceilings.keep_max.as_ref().map(parse).transpose()
 }
 
 fn image_globs(grant: &Grant) -> Result<Option<GlobSet>, globset::Error> {
@@ -498,6 +554,59 @@ mod tests {
         assert!(admit("evil.example.com/sonoma.orkasi", Some(8), None).is_err());
         assert!(admit("sonoma.orkasi", Some(12), None).is_err());
         assert!(admit("sonoma.orkasi", None, Some(2048)).is_err());
+    }
+
+    #[test]
+    fn what_a_plugin_can_do_without_is_granted_only_by_the_file_and_never_missed() {
+        let manifest = Manifest::parse_toml(
+            "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
+             capabilities = [\"cluster.deploy\"]\noptional-capabilities = [\"cluster.keep\"]\n",
+        )
+        .unwrap();
+        let granted = |text: Option<&str>, bundled| {
+            let file = text.map(file);
+            Grants::intersect(file.as_ref(), &manifest, "d", bundled)
+                .unwrap()
+                .keep_max()
+        };
+        let entry = "[[grant]]\nplugin = \"mine\"\ncapabilities = [\"cluster.*\"]\n";
+        assert_eq!(granted(None, true), None, "a stock grant keeps nothing");
+        assert_eq!(
+            granted(
+                Some("[[grant]]\nplugin = \"mine\"\ncapabilities = [\"cluster.deploy\"]\n"),
+                false
+            ),
+            None
+        );
+        assert_eq!(granted(Some(entry), false), Some(KEEP_MAX_DEFAULT));
+        let ceiling = format!("{entry}[grant.ceilings]\nkeep-max = \"30m\"\n");
+        assert_eq!(
+            granted(Some(&ceiling), false),
+            Some(Duration::from_secs(1800))
+        );
+    }
+
+    #[test]
+    fn keeping_longer_than_granted_is_denied_and_a_ceiling_is_a_duration() {
+        let ceilings = Ceilings::default();
+        assert!(ceilings.admit_keeping(KEEP_MAX_DEFAULT).is_ok());
+        let failure = ceilings
+            .admit_keeping(KEEP_MAX_DEFAULT + Duration::from_secs(1))
+            .unwrap_err();
+        assert_eq!(failure.code, "run.above-ceiling");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("grants.toml");
+        std::fs::write(
+            &path,
+            "[[grant]]\nplugin = \"x\"\n[grant.ceilings]\nkeep-max = \"long\"\n",
+        )
+        .unwrap();
+        assert!(
+            GrantsFile::load(&path)
+                .unwrap_err()
+                .message
+                .contains("keep-max")
+        );
     }
 
     #[test]

@@ -7,14 +7,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::failure::Failure;
+use crate::failure::{Class, Failure, Kind};
 use crate::ledger::Head;
+use crate::reap::name::Name;
 
 /// Hex digits of each hash: 32 bits tell the runs of one cluster apart and keep names short.
 const HASH_DIGITS: usize = 8;
 
 /// 2.x allows names of 38 characters; the hashes, the hyphens and a counter of up to three digits take 21 of them.
 const PREFIX_LENGTH_MAX: usize = 16;
+
+/// The longest name that Orka 2 takes; Orka 3 takes 63 characters.
+const NAME_LENGTH_MAX: usize = 38;
 
 /// The prefix that the Tasks we replace used, too.
 pub const DEFAULT_PREFIX: &str = "tekton";
@@ -30,6 +34,7 @@ pub struct Identity {
     prefix: String,
     run_hash: String,
     pod_hash: String,
+    task_hash: Option<String>,
     made: AtomicU32,
 }
 
@@ -60,8 +65,68 @@ impl Identity {
             prefix: prefix.to_owned(),
             run_hash: given(run_uid).map_or_else(random_hash, hash_of),
             pod_hash: given(pod_uid).map_or_else(podless_hash, hash_of),
+            task_hash: None,
             made: AtomicU32::new(0),
         })
+    }
+
+    /// The same in a TaskRun of this UID, which stays the same when it is tried again with another pod.
+    #[must_use]
+    pub fn in_task(mut self, task_uid: Option<&str>) -> Self {
+        self.task_hash = task_uid
+            .filter(|uid| !uid.is_empty())
+            .map(|uid| hex::encode(Sha256::digest(uid)));
+        self
+    }
+
+    /// The next name.
+    ///
+    /// # Errors
+    ///
+    /// Its number would make it longer than Orka 2 allows.
+    pub fn next(&self) -> Result<String, Failure> {
+        let name = self.next_name();
+        if name.len() <= NAME_LENGTH_MAX {
+            return Ok(name);
+        }
+        Err(Failure::new(
+            Kind::NoCapacity,
+            Class::Plugin,
+            "run.names-exhausted",
+            format!(
+                "this run has made as many VMs and VM configs as there are names of {NAME_LENGTH_MAX} characters"
+            ),
+        ))
+    }
+
+    /// Goes on after names that an earlier process of the same pod has made.
+    pub fn skip(&self, name: &str) {
+        let number = name
+            .strip_prefix(&format!("{}{}-", self.run_prefix(), self.pod_hash))
+            .and_then(|number| number.parse().ok());
+        if let Some(number) = number {
+            self.made.fetch_max(number, Ordering::Relaxed);
+        }
+    }
+
+    /// What the names of all that the pipeline run makes begin with, whichever Task makes it.
+    pub fn run_prefix(&self) -> String {
+        format!("{}-{}-", self.prefix, self.run_hash)
+    }
+
+    /// What names begin with before the hashes.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// What identifies the TaskRun, where it is known.
+    pub fn task_hash(&self) -> Option<&str> {
+        self.task_hash.as_deref()
+    }
+
+    /// Whether a name is of this pipeline run: `<prefix>-<run hash>-<8 hex digits>-<n>`, and nothing else.
+    pub fn is_of_run(&self, name: &str) -> bool {
+        Name::parse(&self.prefix, name).is_some_and(|name| name.run_hash == self.run_hash)
     }
 
     /// The next name: `<prefix>-<run hash>-<pod hash>-<n>`.
@@ -72,7 +137,12 @@ impl Identity {
 
     /// What the ledger says of whose it is.
     pub fn head(&self) -> Head {
-        Head::new(&self.prefix, &self.run_hash, &self.pod_hash, None)
+        Head::new(
+            &self.prefix,
+            &self.run_hash,
+            &self.pod_hash,
+            self.task_hash.as_deref(),
+        )
     }
 
     /// What identifies the run in names, shared by all Tasks of a pipeline run.
@@ -123,6 +193,42 @@ mod tests {
         assert!(name.len() <= 38, "{name}");
         assert!(name.ends_with("-1"));
         assert!(identity.next_name().ends_with("-2"));
+    }
+
+    #[test]
+    fn the_longest_prefix_and_the_largest_number_fit_and_one_more_is_told() {
+        let identity = Identity::new("abcdefghijklmnop", Some("run"), Some("pod")).unwrap();
+        let first = identity.next().unwrap();
+        identity.skip(&format!("{}998", first.strip_suffix('1').unwrap()));
+        let last = identity.next().unwrap();
+        assert!(
+            last.ends_with("-999") && last.len() == NAME_LENGTH_MAX,
+            "{last}"
+        );
+        // What both of Orka's APIs take: a letter first, a letter or digit last, nothing but those and hyphens between.
+        assert!(last.starts_with(|first: char| first.is_ascii_lowercase()));
+        assert_eq!(identity.next().unwrap_err().code, "run.names-exhausted");
+    }
+
+    #[test]
+    fn only_whole_names_of_the_run_are_of_the_run() {
+        let identity = Identity::new("tekton", Some("run"), Some("pod")).unwrap();
+        let name = identity.next_name();
+        assert!(identity.is_of_run(&name));
+        let sibling = Identity::new("tekton", Some("run"), Some("other")).unwrap();
+        assert!(identity.is_of_run(&sibling.next_name()));
+        let foreign = Identity::new("tekton", Some("other"), Some("pod")).unwrap();
+        for other in [
+            foreign.next_name(),
+            format!("{name}-1"),
+            format!("{name}x"),
+            format!("x{name}"),
+            identity.run_prefix(),
+            name.replace("-1", "-01"),
+            String::new(),
+        ] {
+            assert!(!identity.is_of_run(&other), "{other}");
+        }
     }
 
     #[test]

@@ -72,6 +72,14 @@ fn describe(plugin: &Plugin, imports: &[String]) -> String {
             asked.join(", ")
         }
     );
+    if !manifest.optional_capabilities.is_empty() {
+        let optional: Vec<String> = manifest
+            .optional_capabilities
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let _ = writeln!(text, "  optional  {}", optional.join(", "));
+    }
     if !manifest.secrets.is_empty() {
         let _ = writeln!(
             text,

@@ -28,6 +28,8 @@ pub enum Thing {
     VmConfig,
     /// A VM (3.x).
     Vm,
+    /// VMs of a VM config that another Task made (2.x): they go one by one, by Orka's ids, and the config stays.
+    VmOfConfig,
 }
 
 /// How far an entry is.
@@ -107,6 +109,11 @@ impl Debt {
     /// Whether all that is left of it is doubt.
     pub fn is_only_doubt(&self) -> bool {
         self.state == State::Released && self.in_doubt() > 0
+    }
+
+    /// VMs under the name that this run does not have to remove: kept ones.
+    pub fn stays(&self, key: &str) -> bool {
+        self.kept.contains_key(key)
     }
 
     fn vms(&self) -> u32 {
@@ -237,9 +244,13 @@ impl Ledger {
     /// The entry cannot be written; the request must not be sent then.
     pub fn owe(&self, thing: Thing, name: &str) -> Result<(), Failure> {
         self.write(step(name, thing, State::Intent))?;
-        self.entries()
-            .debts
-            .push(Debt::new(thing, name, State::Intent));
+        let mut entries = self.entries();
+        match entries.debts.iter_mut().find(|debt| debt.name == name) {
+            // One more VM of a VM config that others use, too.
+            Some(debt) if debt.state != State::Kept => debt.state = State::Intent,
+            Some(_) => {}
+            None => entries.debts.push(Debt::new(thing, name, State::Intent)),
+        }
         Ok(())
     }
 
@@ -258,7 +269,7 @@ impl Ledger {
         let mut debt = Debt::new(entry.thing, &entry.name, entry.state);
         debt.inherited = true;
         debt.instances.clone_from(&entry.instances);
-        debt.lost = u32::from(in_doubt && entry.thing == Thing::Vm);
+        debt.lost = u32::from(in_doubt && entry.thing != Thing::VmConfig);
         debt.config_lost = in_doubt && entry.thing == Thing::VmConfig;
         self.entries().debts.push(debt);
         Ok(())
@@ -282,6 +293,32 @@ impl Ledger {
             debt.instances.insert(key.to_owned());
             debt.kept.insert(key.to_owned(), kept.clone());
             debt.state = State::Kept;
+        });
+        Ok(())
+    }
+
+    /// Notes that another Task of the pipeline run removes one VM. Where the name stands for more that is this run's, all
+    /// of it goes with the VM.
+    ///
+    /// # Errors
+    ///
+    /// The entry cannot be written.
+    pub fn hand_over_vm(&self, name: &str, key: &str) -> Result<(), Failure> {
+        let Some(debt) = self
+            .debt(name)
+            .filter(|debt| debt.thing == Thing::VmOfConfig)
+        else {
+            return self.hand_over(name);
+        };
+        self.write(Step {
+            instance: Some(key.to_owned()),
+            ..step(name, debt.thing, State::HandedOver)
+        })?;
+        self.change(name, |debt| {
+            debt.instances.remove(key);
+            if debt.instances.is_empty() {
+                debt.state = State::HandedOver;
+            }
         });
         Ok(())
     }
@@ -351,7 +388,7 @@ impl Ledger {
                 }
                 DeployEnd::Lost => debt.lost += 1,
                 // A name that only ever stood for this VM stands for nothing now.
-                DeployEnd::Refused if debt.thing == Thing::Vm && debt.vms() == 0 => {
+                DeployEnd::Refused if debt.thing != Thing::VmConfig && debt.vms() == 0 => {
                     debt.state = State::Released
                 }
                 DeployEnd::Refused => {}
@@ -448,6 +485,19 @@ impl Ledger {
             .iter()
             .find(|debt| debt.name == name)
             .cloned()
+    }
+
+    /// Everything that is kept on purpose, with its name.
+    pub fn kept(&self) -> Vec<(String, Kept)> {
+        let entries = self.entries();
+        let of = |debt: &Debt| {
+            let name = debt.name.clone();
+            debt.kept
+                .values()
+                .map(move |kept| (name.clone(), kept.clone()))
+                .collect::<Vec<_>>()
+        };
+        entries.debts.iter().flat_map(of).collect()
     }
 
     /// Deployments allowed in all.

@@ -30,6 +30,7 @@ pub mod mask;
 pub mod outcome;
 pub mod page;
 pub mod plugin;
+pub mod predecessors;
 pub mod reap;
 pub mod report;
 pub mod results;

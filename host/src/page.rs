@@ -38,6 +38,7 @@ pub fn render(report: &Value) -> String {
     failures(&mut page, &report["failures"]);
     leftovers(&mut page, &report["leftovers"]);
     host_keys(&mut page, &report["hostKeys"]);
+    kept(&mut page, &report["kept"]);
     phases(&mut page, &report["phases"]);
     artifacts(&mut page, &report["artifacts"]["files"]);
     page.push_str("</html>\n");
@@ -91,6 +92,18 @@ fn host_keys(page: &mut String, keys: &Value) {
         ));
     }
     page.push_str("</table>");
+}
+
+fn kept(page: &mut String, kept: &Value) {
+    for vm in items(kept) {
+        page.push_str(&format!(
+            "<h2>VM {} is kept until {}</h2><p>{}<p>log in with <code>{}</code>",
+            text(&vm["name"]),
+            text(&vm["expires"]),
+            text(&vm["reason"]),
+            text(&vm["login"])
+        ));
+    }
 }
 
 fn phases(page: &mut String, phases: &Value) {

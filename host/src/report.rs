@@ -15,7 +15,7 @@ use crate::outcome::{self, Outcome};
 use crate::results::Results;
 use crate::run::{Conclusion, Finished};
 use crate::state::{RunContext, SeenHostKey};
-use crate::teardown::Leftover;
+use crate::teardown::{KeptVm, Leftover};
 
 /// Names in the result `leftovers`, as results together must stay small: three of the longest. The report has all.
 const LEFTOVERS_BYTES_MAX: usize = 120;
@@ -45,6 +45,8 @@ struct Report<'a> {
     artifacts: ArtifactsSection,
     removed: &'a [String],
     leftovers: &'a [Leftover],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    kept: &'a [KeptVm],
     #[serde(skip_serializing_if = "Option::is_none")]
     sign_out: Option<String>,
     host_calls: u64,
@@ -255,6 +257,7 @@ fn write_report(
             .unwrap_or_default(),
         removed: &conclusion.settlement.removed,
         leftovers: &conclusion.settlement.leftovers,
+        kept: &conclusion.settlement.kept,
         sign_out: run
             .and_then(|run| run.signed_out.get())
             .map(|outcome| match outcome {
@@ -294,6 +297,7 @@ mod tests {
                     name: format!("tekton-01234567-89abcdef-{number}"),
                     reason: String::new(),
                     command: String::new(),
+                    inherited: false,
                 })
                 .collect()
         };

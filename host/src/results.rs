@@ -17,8 +17,9 @@ pub const BYTES_MAX: usize = 1024;
 const OWN_BYTES: usize = 320;
 
 /// The host's own results: a plugin cannot set them.
-pub const OWN: [&str; 6] = [
+pub const OWN: [&str; 7] = [
     "vm-name",
+    "kept-vm",
     "outcome",
     "exit-status",
     "artifacts-digest",

@@ -18,6 +18,7 @@ use crate::host_folder;
 use crate::ledger::Ledger;
 use crate::outcome::{self, EXIT_LEFTOVERS, Outcome, StopSignal};
 use crate::plugin::Plugin;
+use crate::predecessors;
 use crate::report;
 use crate::results::Results;
 use crate::state::{RunContext, RunParts, Stop};
@@ -97,8 +98,7 @@ fn prepare(
                 Failure::config("the host's folder in the workspace cannot be made")
                     .with_source(error)
             })
-            .and_then(|folder| Ledger::open(&folder, config.identity.head()))
-            .map(|(ledger, _)| ledger)
+            .and_then(|folder| predecessors::open_ledger(&folder, &config.identity, &console))
             .map_err(one)?,
     };
     let parts = RunParts {
@@ -114,6 +114,7 @@ fn prepare(
         results: Results::new(config.results.as_ref()).map_err(one)?,
         secrets: config.secrets,
         identity: config.identity,
+        owner: config.owner,
         limits: config.limits,
         timeout: config.timeout,
         stop,
@@ -255,7 +256,7 @@ fn conclude(run: &RunContext, ending: Ending, settlement: Settlement) -> Conclus
         Class::Plugin => failure.with_detail("cleaned up", cleaned_up(&settlement)),
         _ => failure,
     });
-    if outcome == Outcome::Succeeded && !settlement.leftovers.is_empty() {
+    if outcome == Outcome::Succeeded && settlement.leftovers.iter().any(|it| !it.inherited) {
         (outcome, exit_code) = (Outcome::InfraFailed, EXIT_LEFTOVERS);
     }
     Conclusion {

@@ -136,6 +136,8 @@ pub struct RunContext {
     pub secrets: BTreeMap<String, SecretString>,
     /// Names.
     pub identity: Identity,
+    /// Whose the run's VMs are, for their metadata.
+    pub owner: Vec<(String, String)>,
     /// The sandbox's limits.
     pub limits: Limits,
     /// When the run began.
@@ -203,6 +205,8 @@ pub struct RunParts {
     /// See [`RunContext`].
     pub identity: Identity,
     /// See [`RunContext`].
+    pub owner: Vec<(String, String)>,
+    /// See [`RunContext`].
     pub limits: Limits,
     /// From now to the run's own deadline.
     pub timeout: Duration,
@@ -229,6 +233,7 @@ impl RunContext {
             results: parts.results,
             secrets: parts.secrets,
             identity: parts.identity,
+            owner: parts.owner,
             limits: parts.limits,
             started,
             started_at: jiff::Timestamp::now(),

@@ -13,7 +13,7 @@ use crate::backend::{Cluster, Remains, Removal};
 use crate::bindings::orka::plugin::cluster::SignOut;
 use crate::console::Console;
 use crate::failure::{Class, Failure, Kind};
-use crate::ledger::{Debt, Ledger};
+use crate::ledger::{Debt, Kept, Ledger, Thing};
 use crate::state::RunContext;
 
 /// Kubernetes kills us 30 s after SIGTERM, and we promise to have ended after 25; one more is kept back to write results
@@ -51,6 +51,18 @@ pub struct Leftover {
     pub reason: String,
     /// How a person deletes it.
     pub command: String,
+    /// Whether it is a predecessor's: told, but nothing that this run did wrong.
+    pub inherited: bool,
+}
+
+/// A VM that is kept on purpose.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct KeptVm {
+    /// Its name.
+    pub name: String,
+    /// Until when, why, and how to log in.
+    #[serde(flatten)]
+    pub kept: Kept,
 }
 
 /// What teardown did.
@@ -60,6 +72,8 @@ pub struct Settlement {
     pub removed: Vec<String>,
     /// Names under which something may be left.
     pub leftovers: Vec<Leftover>,
+    /// What is kept on purpose.
+    pub kept: Vec<KeptVm>,
 }
 
 /// Deletes everything the run still owes.
@@ -73,6 +87,12 @@ pub async fn settle(run: &RunContext) -> Settlement {
     };
     run.ledger.abandon();
     let owed = run.ledger.owed();
+    if !owed.is_empty() && run.facts.get().is_none() {
+        // The policy never did, and what a predecessor left cannot be deleted without. A failure shows when it is.
+        if let Ok(facts) = limited(deadline, "sign-in", run.cluster.sign_in()).await {
+            let _first = run.facts.set(facts);
+        }
+    }
     let mut open: Vec<String> = owed.iter().map(|debt| debt.name.clone()).collect();
     let mut removals: FuturesUnordered<_> = owed
         .into_iter()
@@ -81,7 +101,10 @@ pub async fn settle(run: &RunContext) -> Settlement {
             (debt.name, result)
         })
         .collect();
-    let mut settlement = Settlement::default();
+    let mut settlement = Settlement {
+        kept: tell_kept(run),
+        ..Settlement::default()
+    };
     let cut_short = cut_short(run);
     tokio::pin!(cut_short);
     loop {
@@ -95,6 +118,10 @@ pub async fn settle(run: &RunContext) -> Settlement {
         open.retain(|other| *other != name);
         match result {
             Ok(()) => {
+                let stays = |debt: &Debt| !debt.kept.is_empty();
+                if run.ledger.debt(&name).as_ref().is_some_and(stays) {
+                    continue;
+                }
                 run.ledger.released(&name);
                 run.console.info(&format!("purged `{name}`"));
                 settlement.removed.push(name);
@@ -134,8 +161,25 @@ async fn cut_short(run: &RunContext) {
     }
 }
 
+/// Says what is kept, and how long.
+fn tell_kept(run: &RunContext) -> Vec<KeptVm> {
+    let kept = run.ledger.kept().into_iter();
+    kept.map(|(name, kept)| {
+        let Kept { expires, login, .. } = &kept;
+        run.console.warn(&format!(
+            "VM `{name}` is kept until {expires}\nhint: log in with `{login}`; `orka-step reap` deletes it after that, \
+             `{}` at any time",
+            run.cluster.removal_command(&name)
+        ));
+        KeptVm { name, kept }
+    })
+    .collect()
+}
+
 fn leftover(run: &RunContext, name: String, reason: String) -> Leftover {
     let command = run.cluster.removal_command(&name);
+    let debt = run.ledger.debt(&name);
+    let inherited = debt.as_ref().is_some_and(|debt| debt.inherited);
     // Told at once: whoever kills us next must not keep anybody from knowing.
     run.console.warn(&format!(
         "`{name}` may still exist\ncaused by: {reason}\nhint: delete it with `{command}`"
@@ -144,6 +188,7 @@ fn leftover(run: &RunContext, name: String, reason: String) -> Leftover {
         name,
         reason,
         command,
+        inherited,
     }
 }
 
@@ -171,20 +216,32 @@ async fn remove_owed(
         .debt(&debt.name)
         .is_some_and(|debt| debt.in_doubt() > 0)
     {
+        let now = ledger.debt(&debt.name);
+        if now
+            .as_ref()
+            .is_some_and(|now| now.thing == Thing::VmOfConfig)
+        {
+            return Err(in_doubt(
+                "a deploy request got no answer, and VMs of a shared VM config cannot be told apart; a VM may still \
+                 appear until the run is purged"
+                    .to_owned(),
+            ));
+        }
+        if now.is_some_and(|now| now.inherited) {
+            // Watched since this run began; longer does not help.
+            return Err(in_doubt(
+                "a predecessor's request got no answer; a VM may still appear".to_owned(),
+            ));
+        }
         if needs_config && watched_from.elapsed() >= DOUBT_WATCHED_WITHOUT_CONFIG {
             ledger.doubt_is_settled(&debt.name);
             break;
         }
         if Instant::now() + DOUBT_PAUSE >= deadline {
-            return Err(Failure::new(
-                Kind::Unavailable,
-                Class::Orka,
-                "orka.in-doubt",
-                format!(
-                    "a request got no answer; nothing turned up in the {} s since, but a VM may still appear",
-                    watched_from.elapsed().as_secs()
-                ),
-            ));
+            return Err(in_doubt(format!(
+                "a request got no answer; nothing turned up in the {} s since, but a VM may still appear",
+                watched_from.elapsed().as_secs()
+            )));
         }
         sleep(DOUBT_PAUSE).await;
         if let Err(failure) = remove_accounted(cluster, ledger, &debt.name, deadline).await {
@@ -194,7 +251,11 @@ async fn remove_owed(
     Ok(())
 }
 
-/// Removes everything of a name, and notes which requests in doubt it accounts for.
+fn in_doubt(message: String) -> Failure {
+    Failure::new(Kind::Unavailable, Class::Orka, "orka.in-doubt", message)
+}
+
+/// Removes everything of a name that this run has to remove, and notes which requests in doubt it accounts for.
 ///
 /// # Errors
 ///
@@ -206,6 +267,9 @@ pub async fn remove_accounted(
     deadline: Instant,
 ) -> Result<(), Failure> {
     let before = ledger.debt(name);
+    if let Some(debt) = before.as_ref().filter(|debt| goes_one_by_one(debt)) {
+        return remove_one_by_one(cluster, ledger, debt, deadline).await;
+    }
     let in_doubt = before.as_ref().map_or(0, Debt::in_doubt);
     let mut seen = Remains::default();
     if in_doubt > 0 {
@@ -225,6 +289,67 @@ pub async fn remove_accounted(
     ledger.released(name);
     ledger.accounted_for(name, seen.vms.saturating_sub(known), seen.config);
     Ok(())
+}
+
+/// Whether others' VMs, or ones that are kept, are under the same name.
+fn goes_one_by_one(debt: &Debt) -> bool {
+    debt.thing == Thing::VmOfConfig || !debt.kept.is_empty()
+}
+
+/// Deletes the VMs of a name that are this run's and not kept, by Orka's ids, each confirmed by a read.
+async fn remove_one_by_one(
+    cluster: &dyn Cluster,
+    ledger: &Ledger,
+    debt: &Debt,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let name = &debt.name;
+    let mut pause = PAUSE_FIRST;
+    let mut last = None;
+    loop {
+        let listed = limited(deadline, "read", cluster.instances(name)).await;
+        match listed {
+            Ok(listed) => {
+                // Of a config of its own everything is the run's, also what nobody answered for.
+                let is_own =
+                    |key: &String| debt.thing != Thing::VmOfConfig || debt.instances.contains(key);
+                let own: Vec<_> = listed
+                    .into_iter()
+                    .filter(|key| is_own(key) && !debt.stays(key))
+                    .collect();
+                if own.is_empty() {
+                    debt.instances
+                        .iter()
+                        .filter(|key| !debt.stays(key))
+                        .for_each(|key| ledger.vm_gone(name, key));
+                    if debt.kept.is_empty() {
+                        ledger.released(name);
+                    }
+                    return Ok(());
+                }
+                for key in own {
+                    if let Err(failure) =
+                        limited(deadline, "delete", cluster.delete(name, Some(&key))).await
+                    {
+                        last = Some(failure);
+                    }
+                }
+            }
+            Err(failure) => last = Some(failure),
+        }
+        if Instant::now() + pause >= deadline {
+            return Err(last.unwrap_or_else(|| {
+                Failure::new(
+                    Kind::Unavailable,
+                    Class::Orka,
+                    "orka.not-removed",
+                    format!("Orka accepted the removal of VMs of `{name}`, but still lists them"),
+                )
+            }));
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
 }
 
 /// Deletes everything of a name and reads until nothing of it is left; tries again until `deadline`.

@@ -1,5 +1,6 @@
 //! The real cluster: [`Cluster`] over `orka-client`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,7 +11,7 @@ use orka_client::{
 use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
 
-use super::{Cluster, Deploy, Listed, Remains, Removal};
+use super::{Cluster, Deploy, Listed, Remains, Removal, StoredConfig};
 use crate::bindings::orka::plugin::cluster::{Facts, Generation, Node, SignOut, VmInfo, VmSpec};
 use crate::failure::{Class, Failure, Kind};
 
@@ -130,7 +131,10 @@ impl Cluster for OrkaCluster {
 
     async fn deploy(&self, deploy: &Deploy) -> Result<VmInfo, Failure> {
         let client = self.client()?;
-        let request = deploy_request(deploy, self.stores_configs())?;
+        let mut request = deploy_request(deploy, self.stores_configs())?;
+        if tells_owner(client) {
+            add_owner(&mut request, &deploy.owner);
+        }
         let vm = client.deploy(&request).await.map_err(later)?;
         if !is_listed(client, &deploy.name).await {
             return Err(vanished(&deploy.name));
@@ -163,9 +167,29 @@ impl Cluster for OrkaCluster {
             .any(|instance| instance.is_deployed() && (vm.id.is_none() || instance.id == vm.id)))
     }
 
-    async fn delete(&self, vm: &VmInfo) -> Result<(), Failure> {
+    async fn config(&self, name: &str) -> Result<Option<StoredConfig>, Failure> {
+        let config = self.client()?.config(name).await.map_err(later)?;
+        Ok(config.map(|config| StoredConfig {
+            image: config.image,
+            cpu_cores: config.cpu,
+            memory_mib: config
+                .memory_gib
+                .map(|gib| (gib * MIB_PER_GIB).round() as u32),
+        }))
+    }
+
+    async fn instances(&self, name: &str) -> Result<Vec<String>, Failure> {
+        let instances = self.client()?.vm(name).await.map_err(later)?;
+        Ok(instances
+            .into_iter()
+            .filter(orka_client::VmInstance::is_deployed)
+            .map(|instance| instance.id.unwrap_or(instance.name))
+            .collect())
+    }
+
+    async fn delete(&self, name: &str, id: Option<&str>) -> Result<(), Failure> {
         self.client()?
-            .delete_instance(&vm.name, vm.id.as_deref())
+            .delete_instance(name, id)
             .await
             .map(drop)
             .map_err(later)
@@ -370,6 +394,25 @@ fn memory_gib(spec: &VmSpec) -> Option<f64> {
     spec.memory_mib.map(|mib| f64::from(mib) / MIB_PER_GIB)
 }
 
+/// Whether VMs are told whose they are. Orka 2 before 2.2.0 knows metadata on Intel only, and a deployment matters more.
+fn tells_owner(client: &Client) -> bool {
+    match client.generation() {
+        ClientGeneration::Orka3 => true,
+        ClientGeneration::Orka2 => client
+            .api_version()
+            .is_some_and(orka_client::ApiVersion::has_metadata_everywhere),
+    }
+}
+
+/// Adds whose the VM is, beside what the user put there and only where it fits.
+fn add_owner(request: &mut DeployRequest, owner: &[(String, String)]) {
+    let mut metadata = owner.iter().cloned().collect::<BTreeMap<_, _>>();
+    metadata.extend(request.metadata.clone());
+    if orka_client::validate::metadata(&metadata).is_ok() {
+        request.metadata = metadata;
+    }
+}
+
 fn config_spec(name: &str, spec: &VmSpec) -> Result<VmConfigSpec, Failure> {
     let mut config = VmConfigSpec {
         name: name.to_owned(),
@@ -454,15 +497,17 @@ const CONFIG_OPTIONS: [&str; 9] = [
     "template",
 ];
 /// As above, for one deployment.
-const DEPLOY_OPTIONS: [&str; 8] = [
+const DEPLOY_OPTIONS: [&str; 10] = [
     "attached-disk",
     "display-dpi",
     "display-height",
     "display-width",
     "iso",
+    "gpu-passthrough",
     "iso-install",
     "legacy-io",
     "net-boost",
+    "system-serial",
 ];
 
 fn allowed(option: &str, known: &[&str]) -> Result<(), Failure> {

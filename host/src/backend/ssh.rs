@@ -128,6 +128,10 @@ impl Guests for SshGuests {
         Ok(Arc::new(SshGuest { connection, jump }))
     }
 
+    fn username(&self) -> Option<&str> {
+        Some(self.config.username.as_str()).filter(|user| !user.is_empty())
+    }
+
     fn patience(&self) -> Duration {
         self.config.timeout
     }

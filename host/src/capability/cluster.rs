@@ -1,4 +1,7 @@
-//! `cluster`: sessions, VM configs and VMs.
+//! `cluster`: sessions, VM configs and VMs. What outlives the run, or is shared with others, is in [`keep`] and [`shared`].
+
+mod keep;
+mod shared;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,12 +15,13 @@ use super::wait::Waitable;
 use crate::backend::Deploy;
 use crate::bindings::orka::plugin::cluster::{
     DeployOptions, Facts, Generation, Host, HostDeployment, HostSession, HostVm, HostVmConfig,
-    Node, SignOut, VmInfo, VmSpec,
+    KeptVm, Node, Purged, SignOut, VmInfo, VmSpec,
 };
 use crate::console::seconds;
 use crate::failure::{Class, Failure, Kind};
 use crate::grants::Ceilings;
 use crate::ledger::{DeployEnd, LimitReached, Thing, VmLimits};
+use crate::predecessors;
 use crate::state::{CallError, HostState, RunContext};
 use crate::teardown;
 
@@ -29,6 +33,9 @@ const CAPACITY_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How long a plugin's own purge may take, confirmation included; what is left is tried again when the run ends.
 const PURGE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// What the keys of the host's own metadata begin with.
+const OWNER_PREFIX: &str = "orka-step-";
+
 /// A handle on the run's login.
 pub struct Session;
 
@@ -36,6 +43,8 @@ pub struct Session;
 struct Template {
     name: String,
     spec: VmSpec,
+    /// Whether another Task made it: then it is not this run's to delete.
+    adopted: bool,
     deployed: Mutex<Deployed>,
 }
 
@@ -46,6 +55,8 @@ struct Deployed {
     names: Vec<String>,
     /// Whether it was purged: nothing can be deployed from it any more.
     purged: bool,
+    /// Whether it was handed over: who takes it up deploys from it.
+    handed_over: bool,
 }
 
 impl Template {
@@ -83,6 +94,7 @@ impl Host for HostState {
                     let facts = run.cluster.sign_in().await?;
                     run.console
                         .info(&format!("signed in: {}", described(&facts)));
+                    predecessors::remove_inherited(&run);
                     Ok(facts)
                 })
                 .await
@@ -159,6 +171,32 @@ impl HostSession for HostState {
         self.keep(config)
     }
 
+    async fn keep_max(&mut self, _session: Resource<Session>) -> Result<u64, CallError> {
+        let run = &self.run;
+        run.call_now("cluster.keep-max", || {
+            run.grants.require(Capability::ClusterKeep)?;
+            let max = run.grants.ceilings.keep_max.as_millis();
+            Ok(u64::try_from(max).unwrap_or(u64::MAX))
+        })
+    }
+
+    async fn adopt_config(
+        &mut self,
+        _session: Resource<Session>,
+        text: String,
+    ) -> Result<Resource<VmConfig>, CallError> {
+        let run = self.run.clone();
+        let config = run
+            .call("cluster.adopt-config", shared::adopt(&run, &text))
+            .await?;
+        self.keep(config)
+    }
+
+    async fn purge_run(&mut self, _session: Resource<Session>) -> Result<Purged, CallError> {
+        let run = &self.run;
+        run.call("cluster.purge-run", shared::purge_run(run)).await
+    }
+
     async fn sign_out(&mut self, _session: Resource<Session>) -> Result<SignOut, CallError> {
         let run = &self.run;
         run.call("cluster.sign-out", async {
@@ -203,12 +241,12 @@ async fn create_config(run: &RunContext, mut spec: VmSpec) -> Result<VmConfig, F
         .ceilings
         .admit(&spec.image, &mut spec.cpu_cores, &mut spec.memory_mib)?;
     still_signed_in(run)?;
-    let name = run.identity.next_name();
     let stored = run.cluster.stores_configs();
-    if stored {
-        // Entered before the request: if the reply is lost, the name is still ours to delete.
-        run.ledger.owe(Thing::VmConfig, &name)?;
-    }
+    let name = if stored {
+        next_owed(run, Thing::VmConfig)?
+    } else {
+        run.identity.next()?
+    };
     // In doubt until it is answered, also if the run is stopped meanwhile.
     run.ledger.create_begins(&name);
     let created = run.cluster.create_config(&name, &spec).await;
@@ -229,8 +267,17 @@ async fn create_config(run: &RunContext, mut spec: VmSpec) -> Result<VmConfig, F
     Ok(VmConfig(Arc::new(Template {
         name,
         spec,
+        adopted: false,
         deployed: Mutex::default(),
     })))
+}
+
+/// The next name, entered before the request that may make the thing: if the reply is lost, it is still ours to delete.
+fn next_owed(run: &RunContext, thing: Thing) -> Result<String, Failure> {
+    let name = run.identity.next()?;
+    run.ledger.owe(thing, &name)?;
+    run.results.set_own("vm-name", &name)?;
+    Ok(name)
 }
 
 /// A deployment that is allowed and in the ledger.
@@ -259,6 +306,31 @@ fn admit(
             format!("the VM config `{}` was purged", template.name),
         ));
     }
+    if deployed.handed_over {
+        return Err(Failure::new(
+            Kind::Conflict,
+            Class::Plugin,
+            "run.config-handed-over",
+            format!("the VM config `{}` was handed over", template.name),
+        )
+        .with_hint("take it up with `adopt-config` to deploy from it"));
+    }
+    let reserved = options
+        .metadata
+        .iter()
+        .find(|(key, _)| key.starts_with(OWNER_PREFIX));
+    if let Some((key, _)) = reserved {
+        return Err(Failure::invalid(
+            "cluster.reserved-metadata",
+            format!(
+                "the metadata key `{}` is the host's own",
+                key.escape_default()
+            ),
+        )
+        .with_hint(format!(
+            "use a key that does not begin with `{OWNER_PREFIX}`"
+        )));
+    }
     let ceilings = &run.grants.ceilings;
     run.ledger
         .allow_deployment(VmLimits {
@@ -266,19 +338,23 @@ fn admit(
             total: ceilings.vms_total,
         })
         .map_err(|reached| limit_reached(reached, ceilings))?;
-    let name = if run.cluster.stores_configs() {
-        template.name.clone()
+    let owed = if !run.cluster.stores_configs() {
+        next_owed(run, Thing::Vm)
+    } else if template.adopted {
+        run.ledger
+            .owe(Thing::VmOfConfig, &template.name)
+            .and_then(|()| run.results.set_own("vm-name", &template.name))
+            .map(|()| template.name.clone())
     } else {
-        let name = run.identity.next_name();
-        if let Err(failure) = run.ledger.owe(Thing::Vm, &name) {
-            run.ledger.forgo_deployment();
-            return Err(failure);
-        }
-        name
+        run.results
+            .set_own("vm-name", &template.name)
+            .map(|()| template.name.clone())
     };
-    deployed.names.push(name.clone());
+    let name = owed.inspect_err(|_| run.ledger.forgo_deployment())?;
+    if !deployed.names.contains(&name) {
+        deployed.names.push(name.clone());
+    }
     drop(deployed);
-    run.results.set_own("vm-name", &name)?;
     Ok(Admitted {
         template,
         name,
@@ -325,6 +401,7 @@ async fn deploy(run: &RunContext, admitted: Admitted) -> Result<Vm, Failure> {
         name: name.clone(),
         spec: template.spec.clone(),
         options,
+        owner: owner(run),
     };
     let give_up = Instant::now().checked_add(patience).unwrap_or(run.deadline);
     let mut pause = CAPACITY_PAUSE_FIRST;
@@ -346,6 +423,23 @@ async fn deploy(run: &RunContext, admitted: Admitted) -> Result<Vm, Failure> {
         sleep(pause.mul_f64(rand::random_range(0.75..1.25))).await;
         pause = (pause * 2).min(CAPACITY_PAUSE_MAX);
     }
+}
+
+/// What the VM's metadata says of whose it is and until when the run lasts at most.
+fn owner(run: &RunContext) -> Vec<(String, String)> {
+    let prefixed =
+        |(name, value): &(String, String)| (format!("{OWNER_PREFIX}{name}"), value.clone());
+    let mut owner: Vec<_> = run.owner.iter().map(prefixed).collect();
+    let ends = jiff::Timestamp::now().checked_add(run.remaining());
+    owner.extend(ends.map(|ends| (format!("{OWNER_PREFIX}run-ends"), rfc3339(ends))));
+    owner
+}
+
+/// To the second.
+fn rfc3339(at: jiff::Timestamp) -> String {
+    jiff::Timestamp::from_second(at.as_second())
+        .unwrap_or(at)
+        .to_string()
 }
 
 /// One deploy request, in the ledger from before it is sent until after it is answered.
@@ -389,7 +483,9 @@ async fn purge(run: &RunContext, template: &Template) -> Result<(), Failure> {
     let names = {
         let mut deployed = template.deployed();
         deployed.purged = true;
-        if run.cluster.stores_configs() {
+        if deployed.handed_over {
+            Vec::new()
+        } else if run.cluster.stores_configs() && !template.adopted {
             vec![template.name.clone()]
         } else {
             deployed.names.clone()
@@ -403,7 +499,10 @@ async fn purge(run: &RunContext, template: &Template) -> Result<(), Failure> {
         still_signed_in(run)?;
         // A request in doubt stays in the ledger: what it may still make is looked for when the run ends.
         teardown::remove_accounted(run.cluster.as_ref(), &run.ledger, &name, deadline).await?;
-        run.console.info(&format!("purged `{name}`"));
+        match run.ledger.debt(&name) {
+            Some(debt) if !debt.kept.is_empty() => {}
+            _ => run.console.info(&format!("purged `{name}`")),
+        }
     }
     Ok(())
 }
@@ -452,6 +551,12 @@ impl HostVmConfig for HostState {
             let _ = done.send(true);
         });
         self.keep(deployment)
+    }
+
+    async fn hand_over(&mut self, config: Resource<VmConfig>) -> Result<String, CallError> {
+        let template = self.table.get(&config)?.0.clone();
+        let run = &self.run;
+        run.call_now("cluster.hand-over", || shared::hand_over(run, &template))
     }
 
     async fn purge(&mut self, config: Resource<VmConfig>) -> Result<(), CallError> {
@@ -532,12 +637,33 @@ impl HostVm for HostState {
         run.call("cluster.delete", async {
             run.grants.require(Capability::ClusterDeploy)?;
             still_signed_in(run)?;
-            run.cluster.delete(&vm.info).await?;
+            run.cluster
+                .delete(&vm.info.name, vm.info.id.as_deref())
+                .await?;
             run.ledger.vm_gone(&vm.info.name, key_of(&vm.info));
             run.console.info(&format!("deleted VM `{}`", vm.info.name));
             Ok(())
         })
         .await
+    }
+
+    async fn keep(
+        &mut self,
+        vm: Resource<Vm>,
+        lifetime_ms: u64,
+        reason: String,
+    ) -> Result<KeptVm, CallError> {
+        let vm = self.table.get(&vm)?.clone();
+        let run = &self.run;
+        run.call_now("cluster.keep", || {
+            keep::keep(run, &vm, lifetime_ms, &reason)
+        })
+    }
+
+    async fn hand_over(&mut self, vm: Resource<Vm>) -> Result<(), CallError> {
+        let vm = self.table.get(&vm)?.clone();
+        let run = &self.run;
+        run.call_now("cluster.hand-over-vm", || shared::hand_over_vm(run, &vm))
     }
 
     async fn drop(&mut self, vm: Resource<Vm>) -> wasmtime::Result<()> {

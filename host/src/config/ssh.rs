@@ -37,6 +37,20 @@ pub struct SshConfig {
     pub jump: Option<Jump>,
 }
 
+impl SshConfig {
+    /// No way to log in, for a policy that never does.
+    pub(super) fn none(args: &SshArgs) -> Self {
+        Self {
+            username: String::new(),
+            methods: Vec::new(),
+            host_keys: HostKeyPolicy::FirstUse,
+            timeout: args.ssh_timeout,
+            keepalive: Keepalive::within(args.ssh_keepalive),
+            jump: None,
+        }
+    }
+}
+
 /// Reads the flags, the directories and the variables.
 ///
 /// # Errors

@@ -120,6 +120,29 @@ pub(super) fn line(what: What) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Notes in another process's ledger that what it left is others' to remove.
+///
+/// # Errors
+///
+/// What the file system said.
+pub fn append_handed_over<'a>(
+    file: &mut impl io::Write,
+    entries: impl Iterator<Item = &'a Entry>,
+) -> io::Result<()> {
+    // On a line of its own, whatever the last one is.
+    let mut bytes = vec![b'\n'];
+    for entry in entries {
+        bytes.extend(line(What::Step(Step {
+            name: entry.name.clone(),
+            thing: entry.thing,
+            state: State::HandedOver,
+            instance: None,
+            kept: None,
+        }))?);
+    }
+    file.write_all(&bytes)
+}
+
 /// What a ledger says of one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -231,6 +254,13 @@ impl Record {
                     entry.kept.insert(instance.clone(), kept);
                 }
                 entry.instances.insert(instance);
+            }
+            (State::HandedOver, Some(instance)) => {
+                // That VM is another's to remove; what else is under the name is not.
+                entry.instances.remove(&instance);
+                if !entry.instances.is_empty() {
+                    return;
+                }
             }
             (_, Some(instance)) => {
                 entry.instances.insert(instance);

@@ -243,6 +243,7 @@ fn parts(config: Config, plugin: &Plugin, console: Console) -> RunParts {
         results: Results::new(None).unwrap(),
         secrets: config.secrets,
         identity: config.identity,
+        owner: config.owner,
         limits: config.limits,
         timeout: config.timeout,
         stop: Stop::default(),

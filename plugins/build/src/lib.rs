@@ -8,7 +8,7 @@ mod metadata;
 mod script;
 mod settings;
 
-use orka_plugin_sdk::cluster::{self, Node, Session, VmConfig};
+use orka_plugin_sdk::cluster::{self, Node, Session, Vm, VmConfig};
 use orka_plugin_sdk::console::{self, Ending, Level};
 use orka_plugin_sdk::ssh::{self, Command, Connection, ExecOptions, Stdin};
 use orka_plugin_sdk::{Error, Exit, Plugin, Verdict, phase, phase_with, skipped, workspace};
@@ -34,13 +34,22 @@ impl Plugin for Build {
         // All that can be wrong with parameters is found before anything exists.
         let settings = Settings::from_params()?;
         let session = phase("sign in", cluster::sign_in)?;
-        let (config, connection) = machine(&settings, &session)?;
+        may_keep(&settings, &session)?;
+        let (config, vm, connection) = machine(&settings, &session)?;
         phase("copy in", || copy_in(&settings, &connection))?;
         let exit = phase_with("run script", ending_of, || {
             run_script(&settings, &connection)
         })?;
         copy_back(&settings, &connection, &exit)?;
-        if let Err(error) = phase("purge VM", || config.purge()) {
+        let kept = keep(&settings, &vm, &exit);
+        if kept {
+            skipped("purge VM");
+        }
+        if let Err(error) = if kept {
+            Ok(())
+        } else {
+            phase("purge VM", || config.purge())
+        } {
             // The host tries again and tells what is left.
             console::log(Level::Warn, &error.info().message);
         } else if let Err(error) = phase("sign out", || session.sign_out()) {
@@ -53,9 +62,40 @@ impl Plugin for Build {
 
 orka_plugin_sdk::register!(Build);
 
+/// Finds out before anything is deployed whether the VM may be kept as `keep` asks.
+fn may_keep(settings: &Settings, session: &Session) -> Result<(), Error> {
+    let Some(wanted) = settings.keep_for_ms() else {
+        return Ok(());
+    };
+    let granted = session.keep_max()?;
+    if wanted > granted {
+        let problem = format!("is longer than the {} s that are granted", granted / 1000);
+        return Err(Error::parameter("keep-for", problem));
+    }
+    Ok(())
+}
+
+/// Keeps the VM if `keep` asks for it after this end of the script. Says whether it did.
+fn keep(settings: &Settings, vm: &Vm, exit: &Exit) -> bool {
+    let Some(lifetime_ms) = settings.keeps(exit.success()) else {
+        return false;
+    };
+    let kept = phase("keep VM", || {
+        vm.keep(lifetime_ms, &format!("the script {exit}"))
+    });
+    if let Err(error) = &kept {
+        // The script's end is the truth of this run; a VM that is not kept is deleted.
+        console::log(
+            Level::Warn,
+            &format!("the VM is not kept: {}", error.info().message),
+        );
+    }
+    kept.is_ok()
+}
+
 /// A VM that is logged into. One that does not come up is given up for another, on another node where there is one, as
 /// often as `deploy-attempts` allows.
-fn machine(settings: &Settings, session: &Session) -> Result<(VmConfig, Connection), Error> {
+fn machine(settings: &Settings, session: &Session) -> Result<(VmConfig, Vm, Connection), Error> {
     let mut avoided: Vec<String> = Vec::new();
     for attempt in 1.. {
         let config = phase("create VM config", || {
@@ -67,7 +107,7 @@ fn machine(settings: &Settings, session: &Session) -> Result<(VmConfig, Connecti
             another_node(settings, session, &avoided)
         };
         let failed = match bring_up(settings, &config, node) {
-            Ok(connection) => return Ok((config, connection)),
+            Ok((vm, connection)) => return Ok((config, vm, connection)),
             Err(failed) => failed,
         };
         if attempt >= settings.deploy_attempts
@@ -96,7 +136,7 @@ fn bring_up(
     settings: &Settings,
     config: &VmConfig,
     node: Option<String>,
-) -> Result<Connection, Failed> {
+) -> Result<(Vm, Connection), Failed> {
     let mut options = settings.deploy_options();
     options.node = node.or(options.node);
     detail(
@@ -107,13 +147,14 @@ fn bring_up(
         error,
         node: options.node.clone(),
     })?;
-    phase("wait for SSH", || {
+    let connection = phase("wait for SSH", || {
         ssh::connect(&vm, &ssh::ConnectOptions::default())
     })
     .map_err(|error| Failed {
         error,
         node: vm.info().node,
-    })
+    })?;
+    Ok((vm, connection))
 }
 
 /// Whether another VM may do better: not where values, rights or credentials are wrong.

@@ -9,6 +9,9 @@ use crate::{metadata, script};
 /// The default of `vcpu-count` in the Task, kept also where it cannot be meant.
 const VCPU_DEFAULT: u32 = 3;
 
+/// The default of `keep-for`.
+const KEEP_FOR_MS_DEFAULT: u64 = 3_600_000;
+
 const MIB_PER_GIB: f64 = 1024.0;
 
 /// After which end of the script something is copied back.
@@ -49,6 +52,8 @@ pub(crate) struct Settings {
     copy_build: bool,
     artifacts: Vec<String>,
     artifacts_when: When,
+    keep: Option<When>,
+    keep_for_ms: u64,
     exclude: Vec<String>,
 }
 
@@ -77,7 +82,10 @@ impl Settings {
             tag_required: params::flag("tag-required")?,
             scheduler: params::non_empty_text("scheduler")?,
             node: params::non_empty_text("node")?,
-            capacity_wait_ms: duration_ms(params::non_empty_text("capacity-wait")?.as_deref())?,
+            capacity_wait_ms: duration_ms(
+                "capacity-wait",
+                params::non_empty_text("capacity-wait")?.as_deref(),
+            )?,
             metadata: match params::non_empty_text("vm-metadata")? {
                 None => Vec::new(),
                 Some(text) => metadata::parse(&text)
@@ -92,6 +100,13 @@ impl Settings {
                 Some("failure") => When::Failure,
                 _ => When::Success,
             },
+            keep: match params::text("keep")?.as_deref() {
+                Some("always") => Some(When::Always),
+                Some("failure") => Some(When::Failure),
+                _ => None,
+            },
+            keep_for_ms: duration_ms("keep-for", params::non_empty_text("keep-for")?.as_deref())?
+                .unwrap_or(KEEP_FOR_MS_DEFAULT),
             exclude: params::list("exclude")?,
         })
     }
@@ -143,6 +158,21 @@ impl Settings {
         }
     }
 
+    /// How long the VM is to be kept, if it may be at all, in milliseconds.
+    pub(crate) fn keep_for_ms(&self) -> Option<u64> {
+        self.keep.map(|_| self.keep_for_ms)
+    }
+
+    /// How long the VM is kept after a script that succeeded or failed, in milliseconds; none if it is not.
+    pub(crate) fn keeps(&self, succeeded: bool) -> Option<u64> {
+        let wanted = match self.keep? {
+            When::Always => true,
+            When::Success => succeeded,
+            When::Failure => !succeeded,
+        };
+        wanted.then_some(self.keep_for_ms)
+    }
+
     /// Whether something is copied back after a script that succeeded or failed.
     ///
     /// `copy-build` is about the whole workspace; artifacts that are named are wanted whatever it says.
@@ -186,14 +216,9 @@ fn memory_mib(text: Option<&str>) -> Result<Option<u32>, Error> {
     }
 }
 
-fn duration_ms(text: Option<&str>) -> Result<Option<u64>, Error> {
+fn duration_ms(name: &str, text: Option<&str>) -> Result<Option<u64>, Error> {
     let Some(text) = text else { return Ok(None) };
-    let wrong = || {
-        Error::parameter(
-            "capacity-wait",
-            format!("is not a duration such as `10m`: `{text}`"),
-        )
-    };
+    let wrong = || Error::parameter(name, format!("is not a duration such as `10m`: `{text}`"));
     let unit_at = text.len().checked_sub(1).ok_or_else(wrong)?;
     let (number, unit) = text.split_at_checked(unit_at).ok_or_else(wrong)?;
     let factor = match unit {
@@ -276,11 +301,17 @@ mod tests {
 
     #[test]
     fn durations_have_a_unit() {
-        assert_eq!(duration_ms(Some("90s")).unwrap(), Some(90_000));
-        assert_eq!(duration_ms(Some("2h")).unwrap(), Some(7_200_000));
-        assert!(duration_ms(Some("5")).is_err());
-        assert!(duration_ms(Some("5ä")).is_err());
-        assert!(duration_ms(Some("99999999999999999999h")).is_err());
+        assert_eq!(
+            duration_ms("capacity-wait", Some("90s")).unwrap(),
+            Some(90_000)
+        );
+        assert_eq!(
+            duration_ms("capacity-wait", Some("2h")).unwrap(),
+            Some(7_200_000)
+        );
+        assert!(duration_ms("capacity-wait", Some("5")).is_err());
+        assert!(duration_ms("capacity-wait", Some("5ä")).is_err());
+        assert!(duration_ms("capacity-wait", Some("99999999999999999999h")).is_err());
     }
 
     #[test]

@@ -167,7 +167,7 @@ impl Login {
             port: self.port,
         };
         let options = ConnectOptions::until(tokio::time::Instant::now() + START_MAX);
-        let policy = HostKeyPolicy::AcceptAndRecord;
+        let policy = HostKeyPolicy::FirstUse;
         Ok(guest_ssh::connect(&target, &credentials, &policy, &options, |_| ()).await?)
     }
 }

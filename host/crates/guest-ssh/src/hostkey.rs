@@ -30,10 +30,6 @@ pub enum HostKeyPolicy {
 }
 
 impl HostKeyPolicy {
-    /// The former name of [`Self::FirstUse`].
-    #[allow(non_upper_case_globals, reason = "it stands where the variant stood")]
-    pub const AcceptAndRecord: Self = Self::FirstUse;
-
     fn known(&self) -> Option<&KnownHosts> {
         match self {
             Self::KnownHosts(known) | Self::FirstUseUnlessKnown(known) => Some(known),

@@ -421,7 +421,7 @@ async fn a_link_that_goes_dead_is_noticed() {
         keepalive,
         ..support::options()
     };
-    let policy = HostKeyPolicy::AcceptAndRecord;
+    let policy = HostKeyPolicy::FirstUse;
     let connection = guest_ssh::connect(&target, &password("admin"), &policy, &options, |_| ())
         .await
         .unwrap();

@@ -46,7 +46,7 @@ async fn last_state(target: &Target) -> Error {
     let outcome = guest_ssh::connect(
         target,
         &password("x"),
-        &HostKeyPolicy::AcceptAndRecord,
+        &HostKeyPolicy::FirstUse,
         &soon(),
         |waiting| {
             *seen.lock().unwrap() = waiting.attempt;
@@ -154,7 +154,7 @@ async fn a_name_without_an_address_is_told_apart() {
     let waiting = guest_ssh::connect(
         &target,
         &credentials,
-        &HostKeyPolicy::AcceptAndRecord,
+        &HostKeyPolicy::FirstUse,
         &options,
         |waiting| {
             told.lock()
@@ -171,7 +171,7 @@ async fn a_server_that_starts_late_is_noticed() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let target = local(socket.local_addr().unwrap().port());
-    let policy = HostKeyPolicy::AcceptAndRecord;
+    let policy = HostKeyPolicy::FirstUse;
     let (refused, mut told) = tokio::sync::mpsc::unbounded_channel();
     let credentials = password("x");
     let options = options();
@@ -198,7 +198,7 @@ async fn a_declined_password_stops_at_once() {
     let outcome = connect(
         &server.target(),
         &password("wrong"),
-        &HostKeyPolicy::AcceptAndRecord,
+        &HostKeyPolicy::FirstUse,
     )
     .await;
     let Err(Error::AuthenticationDeclined {
@@ -230,7 +230,7 @@ async fn declined_logins_are_tolerated_only_as_often_as_asked() {
         auth_refusals_tolerated: 2,
         ..options()
     };
-    let policy = HostKeyPolicy::AcceptAndRecord;
+    let policy = HostKeyPolicy::FirstUse;
     guest_ssh::connect(
         &server.target(),
         &password("admin"),
@@ -267,14 +267,14 @@ async fn a_password_answers_hidden_questions_only() {
     connect(
         &server.target(),
         &password("admin"),
-        &HostKeyPolicy::AcceptAndRecord,
+        &HostKeyPolicy::FirstUse,
     )
     .await
     .unwrap();
     let outcome = connect(
         &server.target(),
         &password("wrong"),
-        &HostKeyPolicy::AcceptAndRecord,
+        &HostKeyPolicy::FirstUse,
     )
     .await;
     assert!(
@@ -290,21 +290,12 @@ async fn methods_the_server_does_not_accept_are_passed_over() {
     credentials
         .methods
         .insert(0, AuthMethod::Password("x".to_owned().into()));
-    connect(
-        &server.target(),
-        &credentials,
-        &HostKeyPolicy::AcceptAndRecord,
-    )
-    .await
-    .unwrap();
+    connect(&server.target(), &credentials, &HostKeyPolicy::FirstUse)
+        .await
+        .unwrap();
 
     credentials.methods.truncate(1);
-    let outcome = connect(
-        &server.target(),
-        &credentials,
-        &HostKeyPolicy::AcceptAndRecord,
-    )
-    .await;
+    let outcome = connect(&server.target(), &credentials, &HostKeyPolicy::FirstUse).await;
     let Err(Error::AuthenticationDeclined { accepts, tried, .. }) = outcome else {
         panic!("{outcome:?}")
     };
@@ -330,13 +321,9 @@ async fn rsa_and_ecdsa_keys_log_in() {
             methods: vec![AuthMethod::PrivateKey(identity)],
             ..server.credentials()
         };
-        connect(
-            &server.target(),
-            &credentials,
-            &HostKeyPolicy::AcceptAndRecord,
-        )
-        .await
-        .unwrap();
+        connect(&server.target(), &credentials, &HostKeyPolicy::FirstUse)
+            .await
+            .unwrap();
     }
 }
 
@@ -350,12 +337,7 @@ async fn a_wrong_key_is_named_by_its_fingerprint() {
         server.path().join("id.pub"),
     )
     .unwrap();
-    let outcome = connect(
-        &server.target(),
-        &credentials,
-        &HostKeyPolicy::AcceptAndRecord,
-    )
-    .await;
+    let outcome = connect(&server.target(), &credentials, &HostKeyPolicy::FirstUse).await;
     let Err(Error::AuthenticationDeclined { tried, .. }) = outcome else {
         panic!("{outcome:?}")
     };

@@ -80,8 +80,7 @@ pub(crate) async fn play(
     let driver = async {
         if !fault.is_of_guest() {
             stage.reached().await;
-            is_struck.store(true, Ordering::Relaxed);
-            stage.strike();
+            is_struck.store(stage.strike(), Ordering::Relaxed);
         }
         let waits = [Fault::ApiTimeout, Fault::SshFrozen, Fault::Deadline];
         // What goes on computing keeps its permit until the end.
@@ -154,6 +153,7 @@ fn parts(config: Config, console: Console) -> RunParts {
         workspace: config.workspace,
         results: Results::new(None).unwrap(),
         secrets: config.secrets,
+        owner: Vec::new(),
         identity: config.identity,
         limits: config.limits,
         timeout: config.timeout,

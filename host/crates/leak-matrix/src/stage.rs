@@ -138,8 +138,9 @@ impl Stage {
         .await;
     }
 
-    /// Does what the cluster or the network does to this build, and lets the guest go on.
-    pub(crate) fn strike(&self) {
+    /// Does what the cluster or the network does to this build, and lets the guest go on. Says whether there was anything
+    /// to be struck: on a slow machine the build may have been over a moment ago.
+    pub(crate) fn strike(&self) -> bool {
         let rule = |action| FaultRule::new("*", "*", action).times(1);
         let struck = match self.cell.fault {
             Fault::ApiTimeout => Some(FaultAction::Hang),
@@ -153,11 +154,15 @@ impl Stage {
                 None
             }
             Fault::SshDropped => {
-                assert_eq!(self.sim.cut_ssh(), 1, "there is no VM to be cut off");
+                if self.sim.cut_ssh() == 0 {
+                    return false;
+                }
                 None
             }
             Fault::SshFrozen => {
-                assert_eq!(self.sim.freeze_ssh(), 1, "there is no VM to be frozen");
+                if self.sim.freeze_ssh() == 0 {
+                    return false;
+                }
                 None
             }
             _ => None,
@@ -168,6 +173,7 @@ impl Stage {
         if self.cell.fault != Fault::Deadline {
             self.go_on();
         }
+        true
     }
 
     fn go_on(&self) {

@@ -13,6 +13,9 @@ pub struct ApiVersion {
 /// The first release with one token per user, which several clients share.
 const FIRST_WITH_SHARED_TOKENS: [u32; 3] = [2, 1, 1];
 
+/// The first release that gives metadata to VMs on Apple silicon, too.
+const FIRST_WITH_METADATA_EVERYWHERE: [u32; 3] = [2, 2, 0];
+
 impl ApiVersion {
     /// Reads a version: split at dots, each part cut at the first character that is no digit.
     ///
@@ -48,6 +51,13 @@ impl ApiVersion {
     /// True below 2.1.1. A part that is missing counts as new, the side on which nobody is logged out.
     pub fn has_token_per_login(&self) -> bool {
         self.parts.map(|part| part.unwrap_or(u32::MAX)) < FIRST_WITH_SHARED_TOKENS
+    }
+}
+
+impl ApiVersion {
+    /// Whether VMs on all kinds of nodes are given metadata, since 2.2.0. A part that is missing counts as old.
+    pub fn has_metadata_everywhere(&self) -> bool {
+        self.parts.map(Option::unwrap_or_default) >= FIRST_WITH_METADATA_EVERYWHERE
     }
 }
 

@@ -26,13 +26,19 @@ pub enum Capability {
     HandoffRead,
     /// `handoff.write`: leave something for a later Task of the pipeline.
     HandoffWrite,
-    /// `keep`: leave a VM running, on purpose, after the run.
-    Keep,
+    /// `cluster.keep`: leave a VM running, on purpose and for a time, after the run.
+    ClusterKeep,
+    /// `cluster.hand-over`: leave VM configs and VMs to other Tasks of the pipeline run.
+    ClusterHandOver,
+    /// `cluster.adopt`: deploy from a VM config that another Task of the pipeline run made.
+    ClusterAdopt,
+    /// `cluster.purge-run`: delete everything that the pipeline run made, whichever Task made it.
+    ClusterPurgeRun,
 }
 
 impl Capability {
     /// Every capability, in the order of the documentation.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::ClusterRead,
         Self::ClusterDeploy,
         Self::SshExec,
@@ -41,7 +47,10 @@ impl Capability {
         Self::WorkspaceWrite,
         Self::HandoffRead,
         Self::HandoffWrite,
-        Self::Keep,
+        Self::ClusterKeep,
+        Self::ClusterHandOver,
+        Self::ClusterAdopt,
+        Self::ClusterPurgeRun,
     ];
 
     /// The name used in manifests and grants, such as `cluster.read`.
@@ -55,7 +64,10 @@ impl Capability {
             Self::WorkspaceWrite => "workspace.write",
             Self::HandoffRead => "handoff.read",
             Self::HandoffWrite => "handoff.write",
-            Self::Keep => "keep",
+            Self::ClusterKeep => "cluster.keep",
+            Self::ClusterHandOver => "cluster.hand-over",
+            Self::ClusterAdopt => "cluster.adopt",
+            Self::ClusterPurgeRun => "cluster.purge-run",
         }
     }
 }
@@ -125,10 +137,10 @@ mod tests {
             "{message}"
         );
         assert!(
-            message.ends_with("`keep`; did you mean `cluster.deploy`?"),
+            message.ends_with("`cluster.purge-run`; did you mean `cluster.deploy`?"),
             "{message}"
         );
         let far = "network".parse::<Capability>().unwrap_err().to_string();
-        assert!(far.ends_with("`keep`"), "{far}");
+        assert!(far.ends_with("`cluster.purge-run`"), "{far}");
     }
 }

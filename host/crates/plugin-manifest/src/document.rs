@@ -38,6 +38,8 @@ pub(crate) struct PluginTable {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) capabilities: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) optional_capabilities: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) secrets: Vec<String>,
 }
 
@@ -141,6 +143,11 @@ impl From<&Manifest> for Document {
                 minimum_host: manifest.minimum_host.as_ref().map(ToString::to_string),
                 capabilities: manifest
                     .capabilities
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+                optional_capabilities: manifest
+                    .optional_capabilities
                     .iter()
                     .map(ToString::to_string)
                     .collect(),

@@ -67,7 +67,8 @@ version = "0.1.0"
 contract = "0.1"
 description = "Builds on a VM"
 minimum-host = "0.1.0"
-capabilities = ["ssh.exec", "cluster.deploy", "keep"]
+capabilities = ["ssh.exec", "cluster.deploy"]
+optional-capabilities = ["cluster.keep"]
 secrets = ["SIGNING_KEY"]
 
 [parameters.base-image]

@@ -33,6 +33,8 @@ pub struct Manifest {
     pub minimum_host: Option<Version>,
     /// What it asks for.
     pub capabilities: BTreeSet<Capability>,
+    /// What it can do without, for what it does only when it is told to: it runs also where these are not granted.
+    pub optional_capabilities: BTreeSet<Capability>,
     /// The secrets it asks for, by name.
     pub secrets: BTreeSet<String>,
     /// Its parameters by name.
@@ -154,16 +156,26 @@ impl Check {
             description,
             minimum_host,
             capabilities,
+            optional_capabilities,
             secrets,
         } = document.plugin;
         self.name("plugin", &name);
         let version = self.version("version", &version);
         let contract = self.parsed("contract", contract.parse::<ContractVersion>());
         let minimum_host = minimum_host.map(|text| self.version("minimum-host", &text));
-        let capabilities = capabilities
+        let capabilities: BTreeSet<Capability> = capabilities
             .iter()
             .filter_map(|it| self.parsed("capabilities", it.parse()))
             .collect();
+        let optional_capabilities: BTreeSet<Capability> = optional_capabilities
+            .iter()
+            .filter_map(|it| self.parsed("optional-capabilities", it.parse()))
+            .collect();
+        for both in capabilities.intersection(&optional_capabilities) {
+            self.problem(format!(
+                "`{both}` is asked for and optional; only one of them can be"
+            ));
+        }
         secrets.iter().for_each(|secret| self.secret_name(secret));
         let parameters = document.parameters.into_iter().filter_map(|(name, table)| {
             self.name("parameter", &name);
@@ -182,6 +194,7 @@ impl Check {
             description,
             minimum_host: minimum_host.flatten(),
             capabilities,
+            optional_capabilities,
             secrets: secrets.into_iter().collect(),
             parameters,
             results: results

@@ -38,12 +38,12 @@ fn reads_every_member() {
     assert_eq!(manifest.version.to_string(), "0.1.0");
     assert_eq!(manifest.contract, ContractVersion { major: 0, minor: 1 });
     assert_eq!(manifest.minimum_host.as_ref().unwrap().to_string(), "0.1.0");
-    let capabilities = [
-        Capability::ClusterDeploy,
-        Capability::SshExec,
-        Capability::Keep,
-    ];
+    let capabilities = [Capability::ClusterDeploy, Capability::SshExec];
     assert_eq!(manifest.capabilities, BTreeSet::from(capabilities));
+    assert_eq!(
+        manifest.optional_capabilities,
+        BTreeSet::from([Capability::ClusterKeep])
+    );
     assert_eq!(manifest.secrets, BTreeSet::from(["SIGNING_KEY".to_owned()]));
     assert_eq!(
         manifest.results["artifact-count"].description,

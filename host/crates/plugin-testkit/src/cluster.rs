@@ -1,11 +1,11 @@
 //! A cluster that does what the scenario says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use orka_step::backend::{Cluster, Deploy, Listed, Remains, Removal};
+use orka_step::backend::{Cluster, Deploy, Listed, Remains, Removal, StoredConfig};
 use orka_step::bindings::orka::plugin::cluster::{
     Facts, Generation, Node, SignOut, VmInfo, VmSpec,
 };
@@ -15,7 +15,7 @@ use crate::scenario::{Faults, Scenario};
 
 #[derive(Debug, Default)]
 struct State {
-    configs: BTreeSet<String>,
+    configs: BTreeMap<String, VmSpec>,
     vms: BTreeSet<(String, String)>,
     deployed: u16,
     nodes: Vec<Option<String>>,
@@ -50,7 +50,7 @@ impl ScriptedCluster {
         let state = self.state();
         let names: BTreeSet<&String> = state
             .configs
-            .iter()
+            .keys()
             .chain(state.vms.iter().map(|(name, _)| name))
             .collect();
         names.into_iter().cloned().collect()
@@ -73,7 +73,7 @@ impl ScriptedCluster {
             tokio::time::sleep(appears_after).await;
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
             // On Orka 2 a deployment needs its VM config.
-            if orka3 || state.configs.contains(&name) {
+            if orka3 || state.configs.contains_key(&name) {
                 state.vms.insert((name, id));
             }
         });
@@ -128,10 +128,10 @@ impl Cluster for ScriptedCluster {
         Ok(vec![node("mini-1"), node("mini-2")])
     }
 
-    async fn create_config(&self, name: &str, _spec: &VmSpec) -> Result<(), Failure> {
+    async fn create_config(&self, name: &str, spec: &VmSpec) -> Result<(), Failure> {
         self.called("create-config")?;
         if !self.orka3 {
-            self.state().configs.insert(name.to_owned());
+            self.state().configs.insert(name.to_owned(), spec.clone());
         }
         Ok(())
     }
@@ -183,10 +183,30 @@ impl Cluster for ScriptedCluster {
             .any(|(name, id)| *name == vm.name && vm.id.as_ref().is_none_or(|wanted| wanted == id)))
     }
 
-    async fn delete(&self, vm: &VmInfo) -> Result<(), Failure> {
+    async fn config(&self, name: &str) -> Result<Option<StoredConfig>, Failure> {
+        self.called("config")?;
+        let stored = |spec: &VmSpec| StoredConfig {
+            image: Some(spec.image.clone()),
+            cpu_cores: spec.cpu_cores,
+            memory_mib: spec.memory_mib,
+        };
+        Ok(self.state().configs.get(name).map(stored))
+    }
+
+    async fn instances(&self, name: &str) -> Result<Vec<String>, Failure> {
+        self.called("instances")?;
+        let state = self.state();
+        let of_name = state.vms.iter().filter(|(other, _)| other == name);
+        Ok(of_name
+            .map(|(name, id)| if self.orka3 { name.clone() } else { id.clone() })
+            .collect())
+    }
+
+    async fn delete(&self, name: &str, id: Option<&str>) -> Result<(), Failure> {
         self.called("delete")?;
-        self.state().vms.retain(|(name, id)| {
-            *name != vm.name || vm.id.as_ref().is_some_and(|wanted| wanted != id)
+        let orka3 = self.orka3;
+        self.state().vms.retain(|(other, other_id)| {
+            other != name || !orka3 && id.is_some_and(|wanted| wanted != other_id)
         });
         Ok(())
     }
@@ -196,7 +216,7 @@ impl Cluster for ScriptedCluster {
         let mut state = self.state();
         let before = state.vms.len();
         state.vms.retain(|(other, _)| other != name);
-        let had_config = state.configs.remove(name);
+        let had_config = state.configs.remove(name).is_some();
         let removed = had_config || state.vms.len() < before;
         Ok(if removed {
             Removal::Removed
@@ -211,7 +231,7 @@ impl Cluster for ScriptedCluster {
         let vms = state.vms.iter().filter(|(other, _)| other == name).count();
         Ok(Remains {
             vms: u32::try_from(vms).unwrap_or(u32::MAX),
-            config: state.configs.contains(name),
+            config: state.configs.contains_key(name),
         })
     }
 
@@ -236,7 +256,7 @@ impl Cluster for ScriptedCluster {
             name: name.clone(),
             ..Listed::default()
         };
-        let configs = state.configs.iter().map(config);
+        let configs = state.configs.keys().map(config);
         Ok(configs.chain(state.vms.iter().map(vm)).collect())
     }
 

@@ -254,6 +254,7 @@ impl PluginUnderTest {
             secrets: scenario.secrets.clone(),
             identity: Identity::new("tekton", Some("run"), Some("pod"))
                 .map_err(|failure| vec![failure])?,
+            owner: Vec::new(),
             limits: scenario.limits,
             timeout: scenario.timeout,
             stop: Stop::default(),

@@ -99,16 +99,17 @@ impl Steps {
             connection.download(REMOTE_WORKSPACE, "back", &built)
         })?;
         // As the bundled plugin does: the host tries both again, and the build is done.
-        self.step("purge", || Ok(warn(config.purge())))?;
-        self.step("sign-out", || Ok(warn(session.sign_out())))?;
+        self.step("purge", || warned(config.purge()))?;
+        self.step("sign-out", || warned(session.sign_out()))?;
         Ok(Verdict::from(exit))
     }
 }
 
-fn warn<T>(result: Result<T, Error>) {
+fn warned<T>(result: Result<T, Error>) -> Result<(), Error> {
     if let Err(error) = result {
         console::log(Level::Warn, &error.info().message);
     }
+    Ok(())
 }
 
 /// Goes on once it may. Told that the run is over it goes on as well: what it does next is to be refused.

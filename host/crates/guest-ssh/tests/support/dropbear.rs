@@ -70,7 +70,7 @@ impl Dropbear {
             host: "127.0.0.1".to_owned(),
             port: self.port,
         };
-        let policy = HostKeyPolicy::AcceptAndRecord;
+        let policy = HostKeyPolicy::FirstUse;
         guest_ssh::connect(&target, &credentials, &policy, &super::options(), |_| ())
             .await
             .unwrap()

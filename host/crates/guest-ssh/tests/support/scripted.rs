@@ -136,7 +136,7 @@ impl Scripted {
     }
 
     pub async fn connect(&self) -> Connection {
-        let policy = HostKeyPolicy::AcceptAndRecord;
+        let policy = HostKeyPolicy::FirstUse;
         guest_ssh::connect(
             &self.target(),
             &password("admin"),

@@ -185,7 +185,7 @@ impl Sshd {
     }
 
     pub async fn connect(&self) -> Connection {
-        let policy = HostKeyPolicy::AcceptAndRecord;
+        let policy = HostKeyPolicy::FirstUse;
         guest_ssh::connect(
             &self.target(),
             &self.credentials(),

@@ -1,0 +1,329 @@
+//! What Tasks of one pipeline run share: a VM config that one makes and others deploy from, and the purge of it all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use plugin_manifest::Capability;
+use serde::{Deserialize, Serialize};
+
+use super::keep::still_there;
+use super::{Template, Vm, VmConfig, key_of, still_signed_in};
+use crate::bindings::orka::plugin::cluster::{Purged, VmSpec};
+use crate::failure::{Class, Failure, Kind};
+use crate::ledger::{State, record};
+use crate::reap::{Execution, Fate, Inventory, Rules, Selection, plan};
+use crate::state::RunContext;
+
+/// How long the purge of a whole run may take.
+const PURGE_RUN_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Names deleted at the same time, as a reaper does.
+const PURGE_RUN_PARALLEL: usize = 8;
+
+/// The form of the text; raised when a reader of before would get it wrong.
+const VERSION: u32 = 1;
+
+/// A VM config as one Task tells another of it. Written tersely: it has to fit a Tekton result.
+#[derive(Serialize, Deserialize)]
+struct Text {
+    v: u32,
+    name: String,
+    /// Orka's generation, 2 or 3.
+    orka: u8,
+    #[serde(flatten)]
+    spec: Spec,
+}
+
+/// The contract's `vm-spec`, without what is left to the cluster.
+#[derive(Serialize, Deserialize)]
+struct Spec {
+    image: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cpu: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vcpu: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mem: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vnc: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gpu: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    serial: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tag: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    tag_required: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scheduler: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    options: Vec<(String, String)>,
+}
+
+impl From<&VmSpec> for Spec {
+    fn from(spec: &VmSpec) -> Self {
+        Self {
+            image: spec.image.clone(),
+            cpu: spec.cpu_cores,
+            vcpu: spec.vcpus,
+            mem: spec.memory_mib,
+            vnc: spec.vnc_console,
+            gpu: spec.gpu_passthrough,
+            serial: spec.system_serial.clone(),
+            tag: spec.tag.clone(),
+            tag_required: spec.tag_required,
+            scheduler: spec.scheduler.clone(),
+            options: spec.options.clone(),
+        }
+    }
+}
+
+impl From<Spec> for VmSpec {
+    fn from(spec: Spec) -> Self {
+        Self {
+            image: spec.image,
+            cpu_cores: spec.cpu,
+            vcpus: spec.vcpu,
+            memory_mib: spec.mem,
+            vnc_console: spec.vnc,
+            gpu_passthrough: spec.gpu,
+            system_serial: spec.serial,
+            tag: spec.tag,
+            tag_required: spec.tag_required,
+            scheduler: spec.scheduler,
+            options: spec.options,
+        }
+    }
+}
+
+fn generation(run: &RunContext) -> u8 {
+    if run.cluster.stores_configs() { 2 } else { 3 }
+}
+
+fn conflict(code: &'static str, message: String) -> Failure {
+    Failure::new(Kind::Conflict, Class::Plugin, code, message)
+}
+
+/// Leaves a VM config to other Tasks.
+pub(super) fn hand_over(run: &RunContext, template: &Template) -> Result<String, Failure> {
+    run.grants.require(Capability::ClusterHandOver)?;
+    let name = &template.name;
+    let mut deployed = template.deployed();
+    if template.adopted {
+        return Err(conflict(
+            "run.config-adopted",
+            format!("the VM config `{name}` was adopted, and stays as it is"),
+        ));
+    }
+    if deployed.purged {
+        return Err(conflict(
+            "run.config-purged",
+            format!("the VM config `{name}` was purged"),
+        ));
+    }
+    if !deployed.names.is_empty() {
+        return Err(conflict(
+            "run.config-in-use",
+            format!("VMs were deployed from the VM config `{name}`"),
+        ));
+    }
+    let text = Text {
+        v: VERSION,
+        name: name.clone(),
+        orka: generation(run),
+        spec: Spec::from(&template.spec),
+    };
+    let text = serde_json::to_string(&text).map_err(|error| {
+        Failure::internal("a VM config cannot be written down").with_source(error)
+    })?;
+    run.ledger.hand_over(name)?;
+    deployed.handed_over = true;
+    run.console.info(&format!(
+        "handed VM config `{name}` over to later Tasks of the run"
+    ));
+    Ok(text)
+}
+
+/// Leaves a VM to whoever purges the run.
+pub(super) fn hand_over_vm(run: &RunContext, vm: &Vm) -> Result<(), Failure> {
+    run.grants.require(Capability::ClusterHandOver)?;
+    still_there(run, vm)?;
+    run.ledger.hand_over_vm(&vm.info.name, key_of(&vm.info))?;
+    run.console.info(&format!(
+        "left VM `{}` to the purge of the run",
+        vm.info.name
+    ));
+    Ok(())
+}
+
+/// Takes up a VM config that another Task of the run handed over.
+pub(super) async fn adopt(run: &RunContext, text: &str) -> Result<VmConfig, Failure> {
+    run.grants.require(Capability::ClusterAdopt)?;
+    still_signed_in(run)?;
+    let wrong = |message: String| {
+        Failure::invalid("handoff.vm-config", message).with_hint(
+            "hand on what the Task that made the VM config gave, such as its result `vm-config`",
+        )
+    };
+    let text: Text = serde_json::from_str(text.trim()).map_err(|error| {
+        wrong(format!(
+            "this is no VM config that was handed over: {error}"
+        ))
+    })?;
+    if text.v > VERSION {
+        return Err(wrong(
+            "the VM config was handed over by a newer program".to_owned(),
+        ));
+    }
+    let name = text.name;
+    // The only thing that keeps two runs in one namespace apart: nobody's word counts for it but the name's.
+    if !run.identity.is_of_run(&name) {
+        return Err(wrong(format!(
+            "`{}` is not of this pipeline run",
+            name.escape_default()
+        )));
+    }
+    if text.orka != generation(run) {
+        return Err(wrong(format!(
+            "`{name}` was made on Orka {}, this cluster speaks Orka {}",
+            text.orka,
+            generation(run)
+        )));
+    }
+    let mut spec = VmSpec::from(text.spec);
+    let ceilings = &run.grants.ceilings;
+    if run.cluster.stores_configs() {
+        let stored = run.cluster.config(&name).await?.ok_or_else(|| {
+            Failure::new(
+                Kind::NotFound,
+                Class::Orka,
+                "orka.config-gone",
+                format!("the VM config `{name}` is gone"),
+            )
+            .with_hint("the run may have been purged already, or its first Task did not end well")
+        })?;
+        // What the cluster holds is what is deployed, whatever the text says.
+        spec.image = stored.image.unwrap_or(spec.image);
+        let (mut cores, mut memory) = (
+            stored.cpu_cores.or(spec.cpu_cores),
+            stored.memory_mib.or(spec.memory_mib),
+        );
+        ceilings.admit(&spec.image, &mut cores, &mut memory)?;
+        (spec.cpu_cores, spec.memory_mib) = (cores, memory);
+    } else {
+        ceilings.admit(&spec.image, &mut spec.cpu_cores, &mut spec.memory_mib)?;
+        run.cluster.create_config(&name, &spec).await?;
+    }
+    run.console.info(&format!(
+        "took up VM config `{name}`: image `{}`",
+        spec.image
+    ));
+    Ok(VmConfig(Arc::new(Template {
+        name,
+        spec,
+        adopted: true,
+        deployed: Mutex::default(),
+    })))
+}
+
+/// Deletes everything of the pipeline run.
+pub(super) async fn purge_run(run: &RunContext) -> Result<Purged, Failure> {
+    run.grants.require(Capability::ClusterPurgeRun)?;
+    still_signed_in(run)?;
+    let listed = run.cluster.list().await?;
+    let rules = Rules {
+        selection: Selection::Runs(BTreeSet::from([run.identity.run_hash().to_owned()])),
+        kept: kept(run)?,
+        include_kept: false,
+        first_seen: BTreeMap::new(),
+        now: Timestamp::now(),
+    };
+    let plan = plan(Inventory::new(run.identity.prefix(), listed), &rules);
+    let names: Vec<String> = plan.to_delete().map(ToOwned::to_owned).collect();
+    let execution = Execution {
+        cluster: run.cluster.as_ref(),
+        console: &run.console,
+        stop: &run.stop,
+        deadline: run.deadline_within(PURGE_RUN_TIMEOUT),
+        parallel: PURGE_RUN_PARALLEL,
+    };
+    let fates = execution.delete(names).await;
+    let mut left = Vec::new();
+    let mut removed = Vec::new();
+    for (name, fate) in fates {
+        match fate {
+            Fate::Remains(failure) => left.push((name, failure)),
+            Fate::Deleted | Fate::AlreadyGone => {
+                if run
+                    .ledger
+                    .debt(&name)
+                    .is_some_and(|debt| debt.state != State::Released)
+                {
+                    run.ledger.released(&name);
+                }
+                removed.push(name);
+            }
+        }
+    }
+    if !left.is_empty() {
+        return Err(leftovers(run, left));
+    }
+    let is_kept = |name: &String| !removed.contains(name);
+    Ok(Purged {
+        kept: plan
+            .entries
+            .iter()
+            .filter(|entry| entry.item.run_hash == run.identity.run_hash())
+            .map(|entry| entry.item.name.clone())
+            .filter(is_kept)
+            .collect(),
+        removed,
+    })
+}
+
+/// Until when things of the run are kept: what the ledgers of its workspace say, this run's own included.
+fn kept(run: &RunContext) -> Result<BTreeMap<String, Timestamp>, Failure> {
+    let mut kept = match &run.workspace {
+        None => BTreeMap::new(),
+        Some(workspace) => record::kept(&workspace.dir).map_err(|error| {
+            Failure::files(
+                "files.ledger",
+                "the ledgers in the workspace cannot be read",
+            )
+            .with_source(error)
+        })?,
+    };
+    kept.extend(
+        run.ledger
+            .kept()
+            .into_iter()
+            .map(|(name, kept)| (name, kept.expires_at())),
+    );
+    Ok(kept)
+}
+
+fn leftovers(run: &RunContext, left: Vec<(String, Failure)>) -> Failure {
+    let names: Vec<String> = left.iter().map(|(name, _)| format!("`{name}`")).collect();
+    let mut failure = Failure::new(
+        Kind::Unavailable,
+        Class::Orka,
+        "orka.leftovers",
+        format!(
+            "of this pipeline run these may still exist: {}",
+            names.join(", ")
+        ),
+    )
+    .retryable(true)
+    .with_hint(left.first().map_or_else(String::new, |(name, _)| {
+        format!(
+            "delete each as with `{}`",
+            run.cluster.removal_command(name)
+        )
+    }));
+    for (name, reason) in left {
+        failure = failure.with_detail(&name, reason.to_string());
+    }
+    failure
+}

@@ -1,0 +1,150 @@
+//! Deploys a VM from a VM config that `init` handed over, and runs a script in it: the second of three Tasks.
+//!
+//! Parameters and behaviour are those of the Tekton Task `orka-deploy`. Several of these share one VM config; each has a VM
+//! of its own and deletes no other.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+// What a script is and how metadata is written are the same as in `build`, to the letter.
+#[path = "../../build/src/metadata.rs"]
+mod metadata;
+#[path = "../../build/src/script.rs"]
+mod script;
+
+use orka_plugin_sdk::cluster::{self, DeployOptions, Session, VmConfig};
+use orka_plugin_sdk::console::{self, Ending, Level};
+use orka_plugin_sdk::ssh::{self, Connection, ExecOptions, TransferOptions};
+use orka_plugin_sdk::{
+    Error, Exit, Plugin, Verdict, handoff, params, phase, phase_with, skipped, workspace,
+};
+
+/// What the VM config is called in the handoff and as a parameter.
+const VM_CONFIG: &str = "vm-config";
+/// Where the workspace is in the VM: `~/workspace/orka`, as the Task has it.
+const REMOTE_WORKSPACE: &str = "workspace/orka";
+/// Where the script is in the VM: `~/workspace/build-script`, as the Task has it.
+const REMOTE_SCRIPT: &str = "workspace/build-script";
+/// The script as seen from [`REMOTE_WORKSPACE`], where it runs.
+const SCRIPT_FROM_WORKSPACE: &str = "../build-script";
+/// Everyone may read and run it; only its owner may change it.
+const SCRIPT_MODE: u32 = 0o755;
+
+struct Deploy;
+
+impl Plugin for Deploy {
+    fn run() -> Result<Verdict, Error> {
+        // All that can be wrong with parameters is found before anything exists.
+        let script = script::from_params()?;
+        let options = deploy_options()?;
+        let copy_build = params::flag("copy-build")?;
+        let delete_vm = params::flag("delete-vm")?;
+        let session = phase("sign in", cluster::sign_in)?;
+        let config = phase("take up VM config", || vm_config(&session))?;
+        let vm = phase("deploy VM", || config.deploy(&options))?;
+        if !delete_vm {
+            // At once: the Task promises to leave the VM however the script ends.
+            vm.hand_over()?;
+        }
+        let connection = phase("wait for SSH", || {
+            ssh::connect(&vm, &ssh::ConnectOptions::default())
+        })?;
+        phase("copy in", || copy_in(&connection, &script))?;
+        let exit = phase_with("run script", ending_of, || run_script(&connection))?;
+        if copy_build && exit.success() && workspace::available() {
+            phase("copy back", || {
+                connection.download(REMOTE_WORKSPACE, "", &TransferOptions::default())
+            })?;
+        } else {
+            skipped("copy back");
+        }
+        finish(&session, &config, delete_vm);
+        Ok(Verdict::from(exit))
+    }
+}
+
+orka_plugin_sdk::register!(Deploy);
+
+fn vm_config(session: &Session) -> Result<VmConfig, Error> {
+    let text = match params::non_empty_text(VM_CONFIG)? {
+        Some(text) => text,
+        None if workspace::available() => handoff::get(VM_CONFIG)?.ok_or_else(|| {
+            Error::parameter(
+                VM_CONFIG,
+                "is empty, and no `init` of this pipeline run left one in the workspace",
+            )
+        })?,
+        None => {
+            return Err(Error::parameter(
+                VM_CONFIG,
+                "is empty, and there is no workspace that could hold one: give it `init`'s result `vm-config`",
+            ));
+        }
+    };
+    session.adopt_config(&text)
+}
+
+fn deploy_options() -> Result<DeployOptions, Error> {
+    let mut options = Vec::new();
+    if let Some(serial) = params::non_empty_text("system-serial")? {
+        options.push(("system-serial".to_owned(), serial));
+    }
+    if params::flag("gpu-passthrough")? {
+        options.push(("gpu-passthrough".to_owned(), "true".to_owned()));
+    }
+    let seconds = params::integer("capacity-wait-seconds")?.unwrap_or_default();
+    Ok(DeployOptions {
+        metadata: match params::non_empty_text("vm-metadata")? {
+            None => Vec::new(),
+            Some(text) => metadata::parse(&text)
+                .map_err(|problem| Error::parameter("vm-metadata", problem))?,
+        },
+        capacity_wait_ms: u64::try_from(seconds)
+            .ok()
+            .filter(|seconds| *seconds > 0)
+            .map(|seconds| seconds * 1000),
+        options,
+        ..DeployOptions::default()
+    })
+}
+
+fn copy_in(connection: &Connection, script: &[u8]) -> Result<(), Error> {
+    if workspace::available() {
+        connection.upload("", REMOTE_WORKSPACE, &TransferOptions::default())?;
+    } else {
+        // The script's working directory is there also without a workspace.
+        ssh::run(
+            connection,
+            "mkdir",
+            &["-p", REMOTE_WORKSPACE],
+            &ExecOptions::default(),
+        )?;
+    }
+    connection.write_file(REMOTE_SCRIPT, script, SCRIPT_MODE)
+}
+
+fn run_script(connection: &Connection) -> Result<Exit, Error> {
+    let options = ExecOptions {
+        cwd: Some(REMOTE_WORKSPACE.to_owned()),
+        ..ExecOptions::default()
+    };
+    ssh::run(connection, SCRIPT_FROM_WORKSPACE, &[], &options)
+}
+
+fn ending_of(exit: &Exit) -> Ending {
+    if exit.success() {
+        Ending::Done
+    } else {
+        Ending::Failed
+    }
+}
+
+/// Deletes the VM and signs out. The host tries again what fails here, and tells what is left.
+fn finish(session: &Session, config: &VmConfig, delete_vm: bool) {
+    if delete_vm && let Err(error) = phase("delete VM", || config.purge()) {
+        console::log(Level::Warn, &error.info().message);
+        return;
+    }
+    if let Err(error) = phase("sign out", || session.sign_out()) {
+        console::log(Level::Warn, &error.info().message);
+    }
+}

@@ -1,0 +1,80 @@
+//! VMs that are kept on purpose.
+
+use end_to_end::Cluster;
+
+const GRANT: &str =
+    "[[grant]]\nplugin = \"build\"\ncapabilities = [\"*\"]\n[grant.ceilings]\nkeep-max = \"2h\"\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_of_a_failed_build_is_kept_named_and_spared_by_the_purge_of_its_run() {
+    for config in [Cluster::orka2(), Cluster::orka3()] {
+        let cluster = Cluster::with(config).await;
+        let ended = cluster
+            .build("#!/bin/sh\nexit 65\n")
+            .granted(GRANT)
+            .param("keep", "failure")
+            .flag("--run-uid", "run")
+            .ended()
+            .await;
+        ended.assert(65, "build-failed");
+        let vm = cluster.only_vm();
+        assert_eq!(ended.result("kept-vm"), vm.name, "{ended}");
+        ended.assert_says(&["is kept until", "ssh -p"]);
+        assert_eq!(ended.report["kept"][0]["name"], vm.name.as_str(), "{ended}");
+        let purge = |workspace: Option<&str>| {
+            let step = cluster
+                .run()
+                .flag("--plugin", "teardown")
+                .flag("--run-uid", "run");
+            match workspace {
+                Some(workspace) => step.flag("--workspace", workspace),
+                None => step.without("--workspace"),
+            }
+        };
+        let spared = purge(ended.workspace().to_str()).ended().await;
+        spared.assert(0, "succeeded");
+        spared.assert_says(&["kept on purpose"]);
+        assert_eq!(cluster.sim.state().vms.len(), 1);
+        // Who is not shown the ledger knows of nothing that is kept.
+        purge(None).ended().await.assert(0, "succeeded");
+        assert!(cluster.sim.state().is_clean());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_succeeds_keeps_nothing_where_only_failures_are_kept() {
+    let cluster = Cluster::start().await;
+    let ended = cluster
+        .build("#!/bin/sh\ntrue\n")
+        .granted(GRANT)
+        .param("keep", "failure")
+        .ended()
+        .await;
+    ended.assert(0, "succeeded");
+    cluster.assert_purged();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeping_without_the_grant_is_denied_before_anything_is_deployed() {
+    let cluster = Cluster::start().await;
+    let ended = cluster.build("true").param("keep", "always").ended().await;
+    ended.assert(212, "denied");
+    ended.assert_says(&["cluster.keep"]);
+    assert!(cluster.sim.state().deletions.is_empty(), "{ended}");
+    cluster.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeping_longer_than_granted_is_a_wrong_parameter() {
+    let cluster = Cluster::start().await;
+    let ended = cluster
+        .build("true")
+        .granted(GRANT)
+        .param("keep", "always")
+        .param("keep-for", "3h")
+        .ended()
+        .await;
+    ended.assert(211, "infra-failed");
+    ended.assert_says(&["keep-for", "granted"]);
+    cluster.assert_nothing_left();
+}

@@ -1,0 +1,159 @@
+//! `init`, `deploy` and `teardown` as separate Tasks of one pipeline run.
+
+use end_to_end::{Cluster, Ended, Step, Stream};
+use rustix::process::Signal;
+
+/// Says that it runs, then takes longer than any test waits.
+const LONG: &str = "#!/bin/sh\necho running\nsleep 300\n";
+
+/// One Task of a pipeline run, in a pod of its own.
+fn task(cluster: &Cluster, plugin: &str, run: &str, pod: &str) -> Step {
+    cluster
+        .run()
+        .flag("--plugin", plugin)
+        .flag("--run-uid", run)
+        .flag("--task-uid", format!("{run}-{pod}"))
+        .flag("--pod-uid", format!("{run}-{pod}-pod"))
+}
+
+/// As an old Task runs `init` and `teardown`: without a workspace and without SSH.
+fn bare(cluster: &Cluster, plugin: &str, run: &str, pod: &str) -> Step {
+    task(cluster, plugin, run, pod)
+        .without("--workspace")
+        .without("--ssh-credentials")
+}
+
+async fn init(cluster: &Cluster, run: &str) -> String {
+    let ended = bare(cluster, "init", run, "init")
+        .param("base-image", "Sonoma.orkasi")
+        .ended()
+        .await;
+    ended.assert(0, "succeeded");
+    ended.result("vm-config").to_owned()
+}
+
+async fn teardown(cluster: &Cluster, run: &str) -> Ended {
+    let ended = bare(cluster, "teardown", run, "finally").ended().await;
+    ended.assert(0, "succeeded");
+    ended
+}
+
+fn deploy(cluster: &Cluster, run: &str, pod: &str, config: &str) -> Step {
+    task(cluster, "deploy", run, pod).param("vm-config", config)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_runs_in_one_namespace_at_once_never_touch_each_other() {
+    for config in [Cluster::orka2(), Cluster::orka3()] {
+        let cluster = Cluster::with(config).await;
+        let stored = usize::from(cluster.sim.state().configs.is_empty() && is_orka2(&cluster));
+        let (a, b) = tokio::join!(init(&cluster, "run-a"), init(&cluster, "run-b"));
+        assert_eq!(cluster.sim.state().configs.len(), 2 * stored);
+        let mut long = deploy(&cluster, "run-a", "one", &a)
+            .param("script", LONG)
+            .start();
+        long.says(Stream::Stdout, "running\n").await;
+        // The other run goes from its deploys to its teardown meanwhile.
+        let script = "#!/bin/sh\necho built > built\n";
+        let (one, two) = tokio::join!(
+            deploy(&cluster, "run-b", "one", &b)
+                .param("script", script)
+                .ended(),
+            deploy(&cluster, "run-b", "two", &b)
+                .param("script", script)
+                .param("delete-vm", "false")
+                .ended(),
+        );
+        for ended in [&one, &two] {
+            ended.assert(0, "succeeded");
+            assert_eq!(ended.file("built").unwrap(), b"built\n");
+        }
+        let state = cluster.sim.state();
+        assert_eq!(
+            state.vms.len(),
+            2,
+            "each deploy deletes its own VM only: {:?}",
+            state.vms
+        );
+        assert_eq!(state.configs.len(), 2 * stored);
+        teardown(&cluster, "run-b").await;
+        let state = cluster.sim.state();
+        assert_eq!(
+            (state.vms.len(), state.configs.len()),
+            (1, stored),
+            "{:?}",
+            state.vms
+        );
+        long.signal(Signal::TERM);
+        long.ended().await.assert(143, "cancelled");
+        assert!(cluster.sim.state().vms.is_empty());
+        teardown(&cluster, "run-a").await;
+        cluster.assert_nothing_left();
+    }
+}
+
+fn is_orka2(cluster: &Cluster) -> bool {
+    cluster.sim.config().generation == orka_sim::Generation::Two
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_config_goes_through_the_workspace_as_well() {
+    for config in [Cluster::orka2(), Cluster::orka3()] {
+        let cluster = Cluster::with(config).await;
+        let made = task(&cluster, "init", "run", "init")
+            .param("base-image", "Sonoma.orkasi")
+            .ended()
+            .await;
+        made.assert(0, "succeeded");
+        let shared = made.workspace().to_str().unwrap().to_owned();
+        let built = task(&cluster, "deploy", "run", "one")
+            .flag("--workspace", shared)
+            .param("script", "#!/bin/sh\ntrue\n")
+            .ended()
+            .await;
+        built.assert(0, "succeeded");
+        teardown(&cluster, "run").await;
+        cluster.assert_nothing_left();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_runs_vm_config_is_refused() {
+    let cluster = Cluster::start().await;
+    let text = init(&cluster, "run-a").await;
+    let ended = deploy(&cluster, "run-b", "one", &text)
+        .param("script", "true")
+        .ended()
+        .await;
+    assert_ne!(ended.code, Some(0), "{ended}");
+    ended.assert_says(&["is not of this pipeline run"]);
+    assert!(cluster.sim.state().vms.is_empty());
+    assert_eq!(cluster.sim.state().configs.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn teardown_succeeds_where_init_never_ran() {
+    for config in [Cluster::orka2(), Cluster::orka3()] {
+        let cluster = Cluster::with(config).await;
+        let ended = teardown(&cluster, "run").await;
+        ended.assert_says(&["nothing of this run was left"]);
+        cluster.assert_nothing_left();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_vm_of_a_deploy_that_was_killed_is_purged_by_teardown() {
+    for config in [Cluster::orka2(), Cluster::orka3()] {
+        let cluster = Cluster::with(config).await;
+        let text = init(&cluster, "run").await;
+        let mut killed = deploy(&cluster, "run", "one", &text)
+            .param("script", LONG)
+            .start();
+        killed.says(Stream::Stdout, "running\n").await;
+        killed.signal(Signal::KILL);
+        killed.ended().await;
+        assert_eq!(cluster.sim.state().vms.len(), 1);
+        teardown(&cluster, "run").await;
+        assert!(cluster.sim.state().is_clean());
+    }
+}
