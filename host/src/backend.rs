@@ -13,6 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cap_std::fs::Dir;
+pub use guest_ssh::Compare;
 use guest_ssh::HostKeyTrust;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
@@ -271,6 +272,8 @@ pub struct Choice {
     pub max_bytes: Option<u64>,
     /// Upper limit of the number of entries.
     pub max_entries: Option<u64>,
+    /// Which of the chosen files a download fetches.
+    pub compare: Compare,
 }
 
 /// What was copied.
@@ -284,6 +287,10 @@ pub struct Copied {
     pub digest: Option<String>,
     /// Each file with its size and SHA-256, for what was received.
     pub entries: Vec<CopiedFile>,
+    /// Files left where they are because the target has the same.
+    pub unchanged: u64,
+    /// How it went, where that is worth knowing.
+    pub notes: Vec<String>,
 }
 
 /// One received file.

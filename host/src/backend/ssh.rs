@@ -11,7 +11,8 @@ use cap_std::fs::Dir;
 use guest_ssh::{
     AuthMethod, ConnectOptions, Connection, Credentials, EnvValue, Error, ExecRequest,
     Exit as RemoteExit, HostKeyMemory, HostKeyTrust, Identity, Limits, RemotePath, Selection,
-    ShellChoice, Signal, Stdin, Stream, Target, TransferProgress, TransferSummary, Waiting,
+    ShellChoice, Signal, Stdin, Stream, Target, TransferOptions, TransferProgress, TransferSummary,
+    Waiting,
 };
 use secrecy::ExposeSecret as _;
 use tokio::sync::{mpsc, oneshot};
@@ -230,7 +231,7 @@ impl Guest for SshGuest {
                 source,
                 &selection(choice)?,
                 &target,
-                &limits(choice),
+                options(choice),
                 progress,
             )
             .await
@@ -256,7 +257,7 @@ impl Guest for SshGuest {
                 &selection(choice)?,
                 workspace,
                 into,
-                &limits(choice),
+                options(choice),
                 progress,
             )
             .await
@@ -382,12 +383,16 @@ fn selection(choice: &Choice) -> Result<Selection, Failure> {
     })
 }
 
-fn limits(choice: &Choice) -> Limits {
+fn options(choice: &Choice) -> TransferOptions {
     let defaults = Limits::default();
-    Limits {
-        bytes: choice.max_bytes.unwrap_or(defaults.bytes),
-        entries: choice.max_entries.unwrap_or(defaults.entries),
-        ..defaults
+    TransferOptions {
+        limits: Limits {
+            bytes: choice.max_bytes.unwrap_or(defaults.bytes),
+            entries: choice.max_entries.unwrap_or(defaults.entries),
+            ..defaults
+        },
+        compare: choice.compare,
+        ..TransferOptions::default()
     }
 }
 
@@ -410,6 +415,9 @@ fn copied(summary: TransferSummary, console: &Console) -> Copied {
     for warning in &summary.warnings {
         console.warn(warning);
     }
+    for note in &summary.notes {
+        console.info(note);
+    }
     let is_received = !summary.entries.is_empty();
     Copied {
         files: summary.files,
@@ -424,6 +432,8 @@ fn copied(summary: TransferSummary, console: &Console) -> Copied {
                 sha256: entry.sha256_hex(),
             })
             .collect(),
+        unchanged: summary.unchanged,
+        notes: summary.notes,
     }
 }
 

@@ -16,10 +16,10 @@ pub use command::Command;
 use super::cluster::Vm;
 use super::secrets::Secret;
 use super::workspace;
-use crate::backend::{Choice, Copied, Exec, Guest, Input, Login};
+use crate::backend::{Choice, Compare, Copied, Exec, Guest, Input, Login};
 use crate::bindings::orka::plugin::ssh::{
-    ConnectOptions, ExecOptions, Host, HostConnection, Shell, Stdin, TransferOptions,
-    TransferSummary,
+    Compare as WantedCompare, ConnectOptions, ExecOptions, Host, HostConnection, Shell, Stdin,
+    TransferOptions, TransferSummary,
 };
 use crate::console::{bytes, millis, seconds};
 use crate::failure::{Class, Failure, Kind};
@@ -264,7 +264,7 @@ impl HostConnection for HostState {
             let copied = guest
                 .download(&source, &workspace.dir, &into, &choice, &run.console)
                 .await?;
-            if copied.files == 0 && !choice.include.is_empty() {
+            if copied.files == 0 && copied.unchanged == 0 && !choice.include.is_empty() {
                 return Err(Failure::new(
                     Kind::NotFound,
                     Class::Files,
@@ -308,6 +308,14 @@ fn choice(options: TransferOptions, is_root: bool) -> Choice {
     if is_root {
         exclude.push(host_folder::PATTERN.to_owned());
     }
+    let compare = match options.compare {
+        Some(WantedCompare::Always) => Compare::Always,
+        Some(WantedCompare::SizeTime) => Compare::SizeTime,
+        Some(WantedCompare::Hash) => Compare::Hash,
+        // A workspace comes back as it was but for what the build changed; artifacts are wanted whatever is there.
+        None if options.include.is_empty() => Compare::SizeTime,
+        None => Compare::Always,
+    };
     Choice {
         include: options.include,
         exclude,
@@ -315,6 +323,7 @@ fn choice(options: TransferOptions, is_root: bool) -> Choice {
         max_entries: options
             .max_entries
             .map(|entries| u64::from(entries).min(own.entries)),
+        compare,
     }
 }
 
@@ -336,14 +345,20 @@ fn summary(copied: &Copied, elapsed: Duration) -> TransferSummary {
         bytes: copied.bytes,
         elapsed_ms: millis(elapsed),
         digest: copied.digest.clone(),
+        unchanged: copied.unchanged,
+        notes: copied.notes.clone(),
     }
 }
 
 fn tell(run: &RunContext, what: &str, copied: &Copied, elapsed: Duration) {
     let rate = copied.bytes as f64 / elapsed.as_secs_f64().max(0.001);
     let files = if copied.files == 1 { "file" } else { "files" };
+    let unchanged = match copied.unchanged {
+        0 => String::new(),
+        count => format!(", {count} unchanged"),
+    };
     run.console.info(&format!(
-        "{what} {} {files}, {} in {} ({}/s)",
+        "{what} {} {files}, {} in {} ({}/s){unchanged}",
         copied.files,
         bytes(copied.bytes),
         seconds(elapsed),
@@ -361,6 +376,7 @@ mod tests {
             exclude: vec!["*.o".to_owned()],
             max_bytes,
             max_entries,
+            compare: None,
         }
     }
 
@@ -373,6 +389,22 @@ mod tests {
             (higher.max_bytes, higher.max_entries),
             (Some(64 << 30), Some(500_000))
         );
+    }
+
+    #[test]
+    fn everything_comes_back_by_difference_and_artifacts_always() {
+        let everything = options(None, None);
+        assert_eq!(choice(everything.clone(), false).compare, Compare::SizeTime);
+        let artifacts = TransferOptions {
+            include: vec!["*.ipa".to_owned()],
+            ..everything.clone()
+        };
+        assert_eq!(choice(artifacts, false).compare, Compare::Always);
+        let asked = TransferOptions {
+            compare: Some(WantedCompare::Hash),
+            ..everything
+        };
+        assert_eq!(choice(asked, false).compare, Compare::Hash);
     }
 
     #[test]

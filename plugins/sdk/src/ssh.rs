@@ -44,6 +44,7 @@ impl Default for TransferOptions {
             exclude: Vec::new(),
             max_bytes: None,
             max_entries: None,
+            compare: None,
         }
     }
 }

@@ -28,8 +28,19 @@ const STDERR_KEPT: usize = 4 * 1024;
 /// Piece size when standard input is read from a reader.
 const INPUT_PIECE: usize = 64 * 1024;
 
-/// Opens a channel, starts the command, and sees to its input.
-pub(crate) async fn start(lease: Lease, address: String, start: Start) -> Result<Command, Error> {
+/// Starts a subsystem of the server, whose input stays open.
+pub(crate) async fn start_subsystem(
+    lease: Lease,
+    address: String,
+    name: &str,
+) -> Result<Command, Error> {
+    let mut command = open(lease, address).await?;
+    let asked = command.write.request_subsystem(true, name).await;
+    command.confirmed(asked, "it has no such subsystem").await?;
+    Ok(command)
+}
+
+async fn open(lease: Lease, address: String) -> Result<Command, Error> {
     let lost = |_| Error::Lost {
         address: address.clone(),
         reason: lease.end(),
@@ -45,7 +56,7 @@ pub(crate) async fn start(lease: Lease, address: String, start: Start) -> Result
         Err(problem) => return Err(lost(problem)),
     };
     let (read, write) = channel.split();
-    let mut command = Command {
+    Ok(Command {
         read,
         write: Arc::new(write),
         feeder: None,
@@ -54,7 +65,12 @@ pub(crate) async fn start(lease: Lease, address: String, start: Start) -> Result
         left_open: false,
         address: address.clone(),
         lease,
-    };
+    })
+}
+
+/// Opens a channel, starts the command, and sees to its input.
+pub(crate) async fn start(lease: Lease, address: String, start: Start) -> Result<Command, Error> {
+    let mut command = open(lease, address).await?;
     if start.pty {
         // No echo: what is sent as input is not output.
         let modes = [(Pty::ECHO, 0), (Pty::ECHONL, 0)];

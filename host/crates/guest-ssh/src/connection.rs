@@ -20,7 +20,7 @@ const SESSIONS_MAX: usize = 16;
 /// Commands may run side by side. Each running command has an SSH session of its own, so one whose output is not read
 /// cannot hold up another; the further sessions are opened when needed, must show the same host key, and are kept for
 /// reuse. Once the VM drops a session no new one is opened behind the caller's back: everything after says
-/// [`Error::Lost`].
+/// [`Error::Lost`]. Transfers alone begin again on a new session, because repeating them is safe.
 pub struct Connection {
     dialer: Arc<Dialer>,
     sessions: Mutex<Vec<Arc<Session>>>,
@@ -28,6 +28,8 @@ pub struct Connection {
     jump_host_key: Option<HostKey>,
     fingerprint: String,
     server_version: String,
+    /// What earlier transfers learned about the VM.
+    pub(crate) transfers: crate::transfer::Memory,
 }
 
 impl std::fmt::Debug for Connection {
@@ -51,6 +53,7 @@ impl Connection {
             sessions: Mutex::new(vec![Arc::new(session)]),
             fingerprint: host_key.fingerprint.to_string(),
             server_version,
+            transfers: crate::transfer::Memory::default(),
         }
     }
 
@@ -104,6 +107,16 @@ impl Connection {
 
     pub(crate) fn address(&self) -> String {
         self.dialer.target.to_string()
+    }
+
+    /// Makes sure of one usable session after one was lost. Only for work that may be repeated whole.
+    pub(crate) async fn renew(&self) -> Result<(), Error> {
+        let mut sessions = self.sessions.lock().await;
+        sessions.retain(|session| !session.is_closed());
+        if sessions.is_empty() {
+            sessions.push(Arc::new(self.dialer.dial().await?));
+        }
+        Ok(())
     }
 
     /// A session that no command uses, opened if there is none.

@@ -35,5 +35,6 @@ pub use ready::{Backoff, ConnectOptions, Jump, Keepalive, Target, Waiting, conne
 #[cfg(feature = "fuzzing")]
 pub use transfer::fuzzing;
 pub use transfer::{
-    Direction, FileDigest, Limits, Selection, Skipped, TransferProgress, TransferSummary,
+    Compare, Compress, Direction, FileDigest, Limits, Selection, Skipped, TransferOptions,
+    TransferProgress, TransferSummary,
 };

@@ -9,6 +9,8 @@ mod exec;
 mod transfer;
 #[path = "transfer_limits.rs"]
 mod transfer_limits;
+#[path = "transfer_ways.rs"]
+mod transfer_ways;
 
 use std::process::Command;
 

@@ -91,7 +91,8 @@ pub(crate) async fn play(
         conclusion = execution => conclusion,
         () = driver => unreachable!("it waits for the end"),
     };
-    if !is_struck.into_inner() && !(fault.is_of_guest() && stage.is_at_call()) {
+    let was_met = is_struck.into_inner() || (fault.is_of_guest() && stage.is_at_call());
+    if !was_met {
         return None;
     }
     let finished = Finished {

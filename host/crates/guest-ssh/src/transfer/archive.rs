@@ -4,21 +4,26 @@
 //! before a byte of it is believed. Formats: ustar, GNU (long names, long links) and pax, as GNU tar and
 //! libarchive write them (POSIX.1-2024, `pax`; GNU tar manual, "Standard Format").
 
+use std::collections::VecDeque;
 use std::io::{self, Read};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::header::Stamp;
 use crate::quote::printable;
 
 /// The unit of a tar stream.
-const BLOCK: usize = 512;
+pub(super) const BLOCK: usize = 512;
 
 /// The longest name record. Longer than any path that can be created on macOS or Linux.
 const NAME_MAX: u64 = 64 * 1024;
 
 /// The longest pax record. macOS's `tar` can put extended attributes there, which we pass over.
 const PAX_MAX: u64 = 4 * 1024 * 1024;
+
+/// Ranges of data in one file with holes.
+const RANGES_MAX: u64 = 1024 * 1024;
 
 /// The largest size believed: far above any file, far below where sums could overflow.
 const SIZE_MAX: u64 = 1 << 60;
@@ -65,7 +70,7 @@ pub(super) struct Member {
     pub(super) link: Vec<u8>,
     pub(super) size: u64,
     pub(super) mode: u32,
-    pub(super) mtime: i64,
+    pub(super) mtime: Stamp,
 }
 
 /// The stream, one member at a time.
@@ -75,6 +80,34 @@ pub(super) struct Reader<R> {
     contents: u64,
     padding: u64,
     last: Vec<u8>,
+    /// Where the current member has data, if it has holes.
+    sparse: Option<Sparse>,
+}
+
+/// A file with holes, on its way.
+struct Sparse {
+    /// Offset and length of the ranges to come, ascending.
+    ranges: VecDeque<(u64, u64)>,
+    at: u64,
+    size: u64,
+}
+
+impl Sparse {
+    /// Bytes of zeros from here to the next data or the end.
+    fn hole(&self) -> u64 {
+        self.ranges.front().map_or(self.size, |range| range.0) - self.at
+    }
+
+    /// Takes note that data was read.
+    fn advance(&mut self, count: u64) {
+        self.at += count;
+        if let Some(range) = self.ranges.front_mut() {
+            *range = (range.0 + count, range.1 - count);
+            if range.1 == 0 {
+                self.ranges.pop_front();
+            }
+        }
+    }
 }
 
 /// What extension records said about the member to come.
@@ -83,7 +116,11 @@ struct Extensions {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     size: Option<u64>,
-    mtime: Option<i64>,
+    mtime: Option<Stamp>,
+    /// GNU's sparse format 1.0, as both GNU tar and bsdtar write it in pax archives.
+    sparse_version: (Option<u64>, Option<u64>),
+    sparse_name: Option<Vec<u8>>,
+    sparse_size: Option<u64>,
 }
 
 impl<R: Read> Reader<R> {
@@ -93,6 +130,7 @@ impl<R: Read> Reader<R> {
             contents: 0,
             padding: 0,
             last: b"the start".to_vec(),
+            sparse: None,
         }
     }
 
@@ -125,9 +163,21 @@ impl<R: Read> Reader<R> {
 
     /// Reads the current member's contents; 0 at their end.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
+        if let hole @ 1.. = self.hole() {
+            let count = buffer
+                .len()
+                .min(usize::try_from(hole).unwrap_or(usize::MAX));
+            buffer[..count].fill(0);
+            self.pass_hole(count as u64);
+            return Ok(count);
+        }
+        let range = self.sparse.as_ref().map_or(u64::MAX, |sparse| {
+            sparse.ranges.front().map_or(0, |range| range.1)
+        });
+        let left = self.contents.min(range);
         let wanted = buffer
             .len()
-            .min(usize::try_from(self.contents).unwrap_or(usize::MAX));
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
         if wanted == 0 {
             return Ok(0);
         }
@@ -135,9 +185,24 @@ impl<R: Read> Reader<R> {
             Ok(0) => Err(self.fault("the stream ends in the middle of it")),
             Ok(count) => {
                 self.contents -= count as u64;
+                if let Some(sparse) = &mut self.sparse {
+                    sparse.advance(count as u64);
+                }
                 Ok(count)
             }
             Err(problem) => Err(self.read_fault(problem)),
+        }
+    }
+
+    /// Bytes of zeros that come next, of which [`Self::read`] would give as many as asked for; 0 where data comes next.
+    pub(super) fn hole(&self) -> u64 {
+        self.sparse.as_ref().map_or(0, Sparse::hole)
+    }
+
+    /// Passes over part of a hole.
+    pub(super) fn pass_hole(&mut self, count: u64) {
+        if let Some(sparse) = &mut self.sparse {
+            sparse.at += count.min(sparse.hole());
         }
     }
 
@@ -164,7 +229,8 @@ impl<R: Read> Reader<R> {
         extensions: Extensions,
     ) -> Result<Member, Fault> {
         let path = extensions
-            .path
+            .sparse_name
+            .or(extensions.path)
             .unwrap_or_else(|| header.path_bytes().into_owned());
         self.last.clone_from(&path);
         let kind = match kind.as_byte() {
@@ -192,6 +258,18 @@ impl<R: Read> Reader<R> {
         }
         self.contents = size;
         self.padding = padding(size);
+        let size = match extensions.sparse_version {
+            (None, None) => size,
+            (Some(1), Some(0)) if kind == Kind::File => {
+                let real = extensions
+                    .sparse_size
+                    .filter(|&size| size <= SIZE_MAX)
+                    .ok_or_else(|| self.fault("it is a sparse file of no proper size"))?;
+                self.sparse_map(real)?;
+                real
+            }
+            _ => return Err(self.fault("it is a sparse file in a form that is not read")),
+        };
         let link = extensions
             .link
             .or_else(|| header.link_name_bytes().map(|link| link.into_owned()))
@@ -211,8 +289,71 @@ impl<R: Read> Reader<R> {
             link,
             size,
             mode,
-            mtime: extensions.mtime.unwrap_or(header_time),
+            mtime: extensions.mtime.unwrap_or(Stamp {
+                seconds: header_time,
+                nanos: 0,
+            }),
         })
+    }
+
+    /// Reads the map ahead of a sparse file's data: the number of ranges, then offset and length of each, a line each,
+    /// filled up to a whole block (GNU tar manual, "PAX Format, Version 1.0").
+    fn sparse_map(&mut self, size: u64) -> Result<(), Fault> {
+        let mut block = [0; BLOCK];
+        let mut used = BLOCK;
+        let count = self.map_number(&mut block, &mut used)?;
+        if count > RANGES_MAX {
+            return Err(self.fault("it is a sparse file of too many parts"));
+        }
+        let mut sparse = Sparse {
+            ranges: VecDeque::new(),
+            at: 0,
+            size,
+        };
+        let (mut end, mut stored) = (0, 0);
+        for _ in 0..count {
+            let offset = self.map_number(&mut block, &mut used)?;
+            let length = self.map_number(&mut block, &mut used)?;
+            let next = offset.checked_add(length).filter(|&next| next <= size);
+            match next {
+                Some(next) if offset >= end => end = next,
+                _ => return Err(self.fault("it is a sparse file whose parts do not fit together")),
+            }
+            stored += length;
+            // The last one may be empty: it says where the file ends.
+            if length > 0 {
+                sparse.ranges.push_back((offset, length));
+            }
+        }
+        if stored != self.contents {
+            return Err(self.fault("it is a sparse file with more or less data than it says"));
+        }
+        self.sparse = Some(sparse);
+        Ok(())
+    }
+
+    fn map_number(&mut self, block: &mut [u8; BLOCK], used: &mut usize) -> Result<u64, Fault> {
+        let mut digits = Vec::new();
+        loop {
+            if *used == BLOCK {
+                if self.contents < BLOCK as u64 {
+                    return Err(self.fault("it is a sparse file without a proper map"));
+                }
+                self.inner
+                    .read_exact(block)
+                    .map_err(|problem| self.read_fault(problem))?;
+                self.contents -= BLOCK as u64;
+                *used = 0;
+            }
+            let byte = block[*used];
+            *used += 1;
+            match byte {
+                b'\n' => break,
+                b'0'..=b'9' if digits.len() < 20 => digits.push(byte),
+                _ => return Err(self.fault("it is a sparse file without a proper map")),
+            }
+        }
+        number(&digits).ok_or_else(|| self.fault("it is a sparse file without a proper map"))
     }
 
     fn header(&mut self) -> Result<Option<tar::Header>, Fault> {
@@ -278,7 +419,11 @@ impl<R: Read> Reader<R> {
                             .ok_or_else(|| self.fault("what follows it has no proper size"))?,
                     )
                 }
-                b"mtime" => extensions.mtime = whole_seconds(value),
+                b"mtime" => extensions.mtime = Stamp::parse(value),
+                b"GNU.sparse.major" => extensions.sparse_version.0 = number(value),
+                b"GNU.sparse.minor" => extensions.sparse_version.1 = number(value),
+                b"GNU.sparse.name" => extensions.sparse_name = Some(value.to_vec()),
+                b"GNU.sparse.realsize" => extensions.sparse_size = number(value),
                 key if key.starts_with(b"GNU.sparse.") => {
                     let message = "what follows it is a sparse file in a form that is not read";
                     return Err(self.fault(message));
@@ -293,6 +438,7 @@ impl<R: Read> Reader<R> {
     fn skip_rest(&mut self) -> Result<(), Fault> {
         let rest = self.contents + self.padding;
         (self.contents, self.padding) = (0, 0);
+        self.sparse = None;
         match io::copy(&mut self.inner.by_ref().take(rest), &mut io::sink()) {
             Ok(count) if count == rest => Ok(()),
             Ok(_) => Err(self.fault("the stream ends in the middle of it")),
@@ -332,15 +478,6 @@ fn number(text: &[u8]) -> Option<u64> {
         return None;
     }
     std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-fn whole_seconds(text: &[u8]) -> Option<i64> {
-    std::str::from_utf8(text)
-        .ok()?
-        .split('.')
-        .next()?
-        .parse()
-        .ok()
 }
 
 /// The receiving end of a pipe from the channel, as a blocking reader.

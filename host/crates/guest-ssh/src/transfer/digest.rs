@@ -33,6 +33,16 @@ impl Hasher {
         self.0.update(bytes);
     }
 
+    /// Hashes a hole.
+    pub(crate) fn zeros(&mut self, mut count: u64) {
+        const ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
+        while count > 0 {
+            let part = count.min(ZEROS.len() as u64);
+            self.0.update(&ZEROS[..usize::try_from(part).unwrap_or(0)]);
+            count -= part;
+        }
+    }
+
     pub(crate) fn finish(self) -> [u8; 32] {
         self.0.finalize().into()
     }

@@ -12,10 +12,15 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::archive::PieceReader;
-use super::receive::{Staging, receive, relative};
+use super::attempt::{Ended, Plan};
+use super::compare::Compared;
+use super::compress::{self, Pace, Verdict};
+use super::facts::{Beginning, Tar};
+use super::listing::Chosen;
+use super::receive::{Staging, receive};
 use super::{
-    Counters, Direction, Limits, Meter, Moved, NO_SUCH_PLACE, PIPE_PIECES, Reporter, Selection,
-    TransferProgress, TransferSummary, place, script_error,
+    Compare, Counters, Direction, Limits, Meter, Moved, PIPE_PIECES, Reporter, Selection,
+    TransferProgress, apple, joined, place, script_error,
 };
 use crate::command::{self, Command, Exit, OutputChunk, Stream, Tail};
 use crate::connection::Connection;
@@ -23,251 +28,195 @@ use crate::exec::{Start, Stdin};
 use crate::quote::printable;
 use crate::{Error, RemotePath};
 
-/// Arguments: directory, then where to start below it. Directories are listed with a slash behind, everything with a NUL
-/// behind; `printf` through `-exec` does that with POSIX's own `find`. Sockets, pipes and devices are not listed.
-const LIST: &str = r#"command -v find >/dev/null || exit 93
-[ -d "$1" ] || exit 91
+/// Arguments: directory, kind of `tar`, `gzip` if the stream is to be compressed. Names come on standard input, each with
+/// a NUL behind and `./` in front.
+///
+/// pax is the format in which both tell fractions of seconds and holes. bsdtar complains of names it cannot put into
+/// UTF-8 and then sends them as they are. Attributes, access times and the like would be sent for nothing.
+const PACK: &str = r#"printf 'orka-step: begin\n'
+command -v tar >/dev/null || exit 92
 cd "$1" || exit
-shift
-orka_step_status=0
-for orka_step_start; do
-if [ -e "$orka_step_start" ] || [ -L "$orka_step_start" ]; then
-find "$orka_step_start" -type d -exec printf '%s/\0' {} + -o \( -type f -o -type l \) -exec printf '%s\0' {} + || orka_step_status=1
-fi
-done
-exit "$orka_step_status""#;
+COPYFILE_DISABLE=1; export COPYFILE_DISABLE
+gzip=$3
+case $2 in
+bsd) set -- --no-xattrs --no-acls --no-fflags --format pax ;;
+*) set -- -S --format=posix --pax-option=delete=atime,delete=ctime ;;
+esac
+[ "$gzip" = gzip ] || exec tar -cf - "$@" --no-recursion --null -T -
+exec 4>&1
+packed=$({ { tar -cf - "$@" --no-recursion --null -T - 4>&-; echo $? >&3; } | gzip -1c >&4 3>&-; } 3>&1) || exit 94
+exit "$packed""#;
 
-/// Argument: directory. Names come on standard input, each with a NUL behind and `./` in front. bsdtar alone would send
-/// files with holes in a form of its own and complain of names it cannot put into UTF-8; its options are unknown to GNU
-/// tar.
-const PACK: &str = r#"command -v tar >/dev/null || exit 92
+/// Argument: directory. Names come on standard input; those of AppleDouble files go out again.
+const SNIFF: &str = r#"printf 'orka-step: begin\n'
 cd "$1" || exit
-case $(tar --version 2>/dev/null) in *bsdtar*) set -- --no-read-sparse --format gnutar ;; *) set -- ;; esac
-COPYFILE_DISABLE=1 exec tar -cf - "$@" --no-recursion --null -T -"#;
-
-/// Bytes of names one listing may bring in all, selected or not: a listing that never ends is cut off.
-const LISTING_MAX: u64 = 1 << 30;
+exec xargs -0 sh -c 'for file; do
+case $(od -An -tx1 -N4 "$file" 2>/dev/null | tr -d " ") in 00051607*) printf "%s\0" "$file" ;; esac
+done' sh"#;
 
 impl Connection {
-    /// Fetches the selected entries of the VM's directory `remote` into `target`, relative to `into`.
-    ///
-    /// All of it is received beside the target first and moved there when complete, so a failure leaves the workspace as
-    /// it was. A target that does not exist appears at once; one that does is merged into (files replaced, nothing
-    /// deleted). `.` is `into` itself. Where nothing is selected nothing is made.
-    ///
-    /// Regular files, directories and symbolic links come, with modes and times to the second. Links that leave the tree
-    /// are left out and named in the summary; anything else that could reach outside ends the transfer.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotFound`] if `remote` is no directory; [`Error::Transfer`] naming the entry that was refused or could not
-    /// be written; [`Error::LimitExceeded`]; [`Error::RemoteToolMissing`]; [`Error::RemoteFailed`] with the VM's words;
-    /// [`Error::Lost`].
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future stops the transfer and removes what was received, unless it is being moved into place
-    /// already: that is finished.
-    pub async fn download(
+    /// One attempt to fetch a tree by `tar`.
+    pub(super) async fn download_by_tar(
         &self,
         remote: &RemotePath,
         what: &Selection,
         into: &Dir,
         target: &Path,
-        limits: &Limits,
-        progress: impl Fn(&TransferProgress) + Send,
-    ) -> Result<TransferSummary, Error> {
-        let started = Instant::now();
-        let (names, warnings) = self.list(remote, what, limits).await?;
-        if names.is_empty() {
-            return Ok(TransferSummary::of(
-                Moved::default(),
-                warnings,
-                started.elapsed(),
+        plan: &Plan<'_>,
+        progress: &(impl Fn(&TransferProgress) + Send),
+    ) -> Result<(Moved, Pace), Ended> {
+        let limits = &plan.options.limits;
+        let mut notes = Vec::new();
+        let mut compare = plan.options.compare;
+        let details = plan.facts.details.filter(|_| compare != Compare::Always);
+        let missing = match compare {
+            Compare::Always => None,
+            _ if details.is_none() => Some("`stat`"),
+            Compare::Hash if plan.facts.sha256.is_none() => Some("`shasum`"),
+            _ => None,
+        };
+        if let Some(missing) = missing {
+            notes.push(format!(
+                "everything was fetched: the VM has no {missing} to tell what changed"
             ));
+            compare = Compare::Always;
         }
-        let counters = Arc::new(Counters::default());
+        let listed = self.list(remote, what, limits, details).await?;
+        let Compared {
+            mut chosen,
+            unchanged,
+        } = self
+            .compare(remote, listed, compare, into, target, plan.facts.sha256)
+            .await?;
+        let apple_doubles = self.leave_out_apple_doubles(remote, &mut chosen).await?;
+        let mut warnings = std::mem::take(&mut chosen.warnings);
+        let about = |moved: Moved, warnings: Vec<String>| Moved {
+            unchanged,
+            apple_doubles,
+            warnings,
+            notes: notes.into_iter().chain(moved.notes).collect(),
+            ..moved
+        };
+        if chosen.names.is_empty() {
+            return Ok((about(Moved::default(), warnings), plan.pace()));
+        }
         let path = remote.argument();
-        let start = Start::script(PACK, [path.as_slice()], Stdin::Bytes(names));
+        let kind: &[u8] = match plan.facts.tar {
+            Some(Tar::Bsd) => b"bsd",
+            _ => b"gnu",
+        };
+        let how: &[u8] = if plan.gzip { b"gzip" } else { b"plain" };
+        let arguments = [path.as_slice(), kind, how];
+        let start = Start::script(PACK, arguments, Stdin::Bytes(chosen.names.into()));
         let command = command::start(self.lease().await?, self.address(), start).await?;
 
+        let counters = Arc::new(Counters::default());
         let work = Work::new(into, what, *limits, Arc::clone(&counters))?;
         let target = target.to_owned();
         let (pieces, queue) = mpsc::channel(PIPE_PIECES);
+        let queue = if plan.gzip {
+            compress::expanded(queue)
+        } else {
+            queue
+        };
         let (finished, go) = tokio::sync::oneshot::channel();
         let working =
             tokio::task::spawn_blocking(move || work.run(PieceReader::new(queue), &target, go));
-        let mut reporter = Reporter::new(&progress, &counters);
-        let ended = fetch(command, pieces, &mut reporter).await;
+        let mut reporter = Reporter::new(progress, &counters);
+        let mut pace = plan.pace();
+        let ended = self.fetch(command, pieces, &mut reporter, &mut pace).await;
         // Only a `tar` that ended well lets the tree take its place.
         let _ = finished.send(ended.is_ok());
-        let worked = working.await.map_err(|problem| Error::Invalid {
-            what: "archive",
-            reason: problem.to_string(),
-        })?;
+        let worked = joined(working.await);
         reporter.finish();
         match (ended, worked) {
             (Ok(more), Ok(moved)) => {
-                let warnings = warnings.into_iter().chain(more).collect();
-                Ok(TransferSummary::of(moved, warnings, started.elapsed()))
+                warnings.extend(more);
+                Ok((about(moved, warnings), pace))
             }
+            (Err(Stopped::Restart(why)), _) => Err(Ended::Restart {
+                why,
+                rate: pace.rate,
+            }),
             // What the VM said explains a stream that broke off; our own refusal explains why the VM could not go on.
-            (Err(Ended::Vm(problem)), _) | (_, Err(problem)) => Err(problem),
-            (Err(Ended::Here), Ok(_)) => Err(Error::Lost {
+            (Err(Stopped::Vm(problem)), _) | (_, Err(problem)) => Err(problem.into()),
+            (Err(Stopped::Here), Ok(_)) => Err(Error::Lost {
                 address: self.address(),
                 reason: "the transfer ended early".to_owned(),
-            }),
+            }
+            .into()),
         }
     }
 
-    /// The selected names, ready for `tar`, and what `find` complained about.
-    async fn list(
+    /// Takes macOS's attribute files out of what is to be fetched, and counts them. Their names raise the suspicion, and
+    /// then the VM is asked for their first bytes.
+    async fn leave_out_apple_doubles(
         &self,
         remote: &RemotePath,
-        what: &Selection,
-        limits: &Limits,
-    ) -> Result<(Bytes, Vec<String>), Error> {
+        chosen: &mut Chosen,
+    ) -> Result<u64, Error> {
+        let suspects = apple::suspects(chosen);
+        if suspects.is_empty() {
+            return Ok(0);
+        }
         let path = remote.argument();
-        let starts: Vec<Vec<u8>> = what
-            .starts()
-            .iter()
-            .map(|start| [b"./", start.as_os_str().as_bytes()].concat())
-            .collect();
-        let arguments = std::iter::once(path.as_slice()).chain(starts.iter().map(Vec::as_slice));
-        let start = Start::script(LIST, arguments, Stdin::None);
+        // The answer repeats some of the names.
+        let answer_max = suspects.len() + super::facts::BEGIN.len() + 4096;
+        let start = Start::script(SNIFF, [path.as_slice()], Stdin::Bytes(suspects.into()));
         let mut command = command::start(self.lease().await?, self.address(), start).await?;
-        let mut listing = Listing::new(what, limits);
+        let said = command.collect(answer_max).await?;
+        let found = Beginning::default().strip(said.stdout.into());
+        Ok(apple::leave_out(chosen, &found))
+    }
+
+    /// Passes the archive on to the thread that unpacks it, at that thread's pace. Returns warnings.
+    async fn fetch<F: Fn(&TransferProgress)>(
+        &self,
+        mut command: Command,
+        pieces: mpsc::Sender<Bytes>,
+        reporter: &mut Reporter<'_, F>,
+        pace: &mut Pace,
+    ) -> Result<Vec<String>, Stopped> {
         let mut stderr = Tail::default();
+        let mut beginning = Beginning::default();
         while let Some(OutputChunk { stream, data }) = command.next_output().await {
-            match stream {
-                Stream::Stdout => listing.push(&data)?,
-                Stream::Stderr => stderr.push(&data),
+            if stream == Stream::Stderr {
+                stderr.push(&data);
+                continue;
             }
+            let data = beginning.strip(data);
+            if let Verdict::Restart(why) = pace.passed(&data, Instant::now()) {
+                return Err(Stopped::Restart(why));
+            }
+            if !data.is_empty() && pieces.send(data).await.is_err() {
+                return Err(Stopped::Here);
+            }
+            reporter.tick();
         }
-        match command.wait().await? {
-            Exit::Status(0) => Ok((listing.chosen.into(), Vec::new())),
-            // Some directory could not be read. Whether it matters is not ours to say, but it is said.
-            Exit::Status(1) if listing.read > 0 => Ok((
-                listing.chosen.into(),
-                stderr.lines().map(printable).collect(),
-            )),
-            Exit::Status(NO_SUCH_PLACE) => Err(Error::NotFound {
-                path: remote.to_string(),
-            }),
-            exit => Err(script_error("listing files", &exit, stderr.text())),
+        let exit = command.wait().await.map_err(Stopped::Vm)?;
+        if !beginning.begun() {
+            return Err(Stopped::Vm(self.no_shell(&stderr.text())));
         }
-    }
-}
-
-/// Names as they arrive, of which the selected are kept.
-pub(super) struct Listing<'a> {
-    selection: &'a Selection,
-    limits: &'a Limits,
-    chosen: Vec<u8>,
-    count: u64,
-    partial: Vec<u8>,
-    read: u64,
-}
-
-impl<'a> Listing<'a> {
-    pub(super) fn new(selection: &'a Selection, limits: &'a Limits) -> Self {
-        Self {
-            selection,
-            limits,
-            chosen: Vec::new(),
-            count: 0,
-            partial: Vec::new(),
-            read: 0,
-        }
-    }
-
-    /// The chosen names so far, each with a NUL behind.
-    #[cfg(any(test, feature = "fuzzing"))]
-    pub(super) fn chosen(&self) -> &[u8] {
-        &self.chosen
-    }
-
-    pub(super) fn push(&mut self, data: &[u8]) -> Result<(), Error> {
-        self.read += data.len() as u64;
-        if self.read > LISTING_MAX {
-            return Err(self.exceeded("bytes of names", LISTING_MAX, b"the listing"));
-        }
-        let mut pieces = data.split(|&byte| byte == 0);
-        // `split` always yields a first piece, the end of what came before, and the last is the start of what comes.
-        let mut name = std::mem::take(&mut self.partial);
-        name.extend_from_slice(pieces.next().unwrap_or_default());
-        for next in pieces {
-            self.name(&name)?;
-            name.clear();
-            name.extend_from_slice(next);
-        }
-        if name.len() > self.limits.path_bytes.saturating_add(4) {
-            return Err(self.exceeded("bytes in a path", self.limits.path_bytes as u64, &name));
-        }
-        self.partial = name;
-        Ok(())
-    }
-
-    fn name(&mut self, name: &[u8]) -> Result<(), Error> {
-        let refuse = |reason: &str| Error::Transfer {
-            direction: Direction::Download,
-            entry: printable(name),
-            reason: reason.to_owned(),
-            source: None,
+        let warnings = || {
+            let lines = stderr.lines().filter(|line| !is_about_charset(line));
+            lines.map(printable).collect()
         };
-        let path = relative(name).map_err(refuse)?;
-        if path.as_os_str().is_empty() || !self.selection.selects(&path, name.ends_with(b"/")) {
-            return Ok(());
-        }
-        self.count += 1;
-        if self.count > self.limits.entries {
-            return Err(self.exceeded("entries", self.limits.entries, name));
-        }
-        self.chosen.extend_from_slice(b"./");
-        self.chosen.extend_from_slice(path.as_os_str().as_bytes());
-        self.chosen.push(0);
-        Ok(())
-    }
-
-    fn exceeded(&self, limit: &'static str, allowed: u64, entry: &[u8]) -> Error {
-        Error::LimitExceeded {
-            direction: Direction::Download,
-            limit,
-            allowed,
-            entry: printable(entry),
+        match exit {
+            Exit::Status(0) => Ok(warnings()),
+            Exit::Status(1) if only_changed_files(&stderr) => Ok(warnings()),
+            exit => Err(Stopped::Vm(script_error("packing", &exit, stderr.text()))),
         }
     }
 }
 
 /// How the sending side ended other than well.
-enum Ended {
+enum Stopped {
     /// The VM failed.
     Vm(Error),
     /// The receiving thread stopped taking; it knows why.
     Here,
-}
-
-/// Passes the archive on to the thread that unpacks it, at that thread's pace. Returns warnings.
-async fn fetch<F: Fn(&TransferProgress)>(
-    mut command: Command,
-    pieces: mpsc::Sender<Bytes>,
-    reporter: &mut Reporter<'_, F>,
-) -> Result<Vec<String>, Ended> {
-    let mut stderr = Tail::default();
-    while let Some(OutputChunk { stream, data }) = command.next_output().await {
-        match stream {
-            Stream::Stderr => stderr.push(&data),
-            Stream::Stdout if pieces.send(data).await.is_err() => return Err(Ended::Here),
-            Stream::Stdout => reporter.tick(),
-        }
-    }
-    match command.wait().await.map_err(Ended::Vm)? {
-        Exit::Status(0) => Ok(stderr.lines().map(printable).collect()),
-        Exit::Status(1) if only_changed_files(&stderr) => {
-            Ok(stderr.lines().map(printable).collect())
-        }
-        exit => Err(Ended::Vm(script_error("packing", &exit, stderr.text()))),
-    }
+    /// It is better begun again compressed.
+    Restart(String),
 }
 
 /// GNU tar exits with 1 when a file grew under it; what it sent is whole, and logs do grow.
@@ -276,8 +225,13 @@ fn only_changed_files(stderr: &Tail) -> bool {
     lines.peek().is_some() && lines.all(|line| line.ends_with(b"file changed as we read it"))
 }
 
+/// bsdtar says so of each name that is not UTF-8, and sends it all the same.
+fn is_about_charset(line: &[u8]) -> bool {
+    line.windows(15).any(|part| part == b"Can't translate")
+}
+
 /// What the receiving thread needs.
-struct Work {
+pub(super) struct Work {
     into: Dir,
     selection: Selection,
     limits: Limits,
@@ -285,7 +239,7 @@ struct Work {
 }
 
 impl Work {
-    fn new(
+    pub(super) fn new(
         into: &Dir,
         selection: &Selection,
         limits: Limits,
@@ -305,7 +259,7 @@ impl Work {
         })
     }
 
-    fn run(
+    pub(super) fn run(
         self,
         stream: PieceReader,
         target: &Path,

@@ -17,7 +17,7 @@ use cap_std::fs::Dir;
 use tokio::sync::mpsc;
 
 use super::archive::PieceReader;
-use super::download::Listing;
+use super::listing::Listing;
 use super::receive::{Staging, receive};
 use super::{Counters, Direction, Limits, Meter, Selection};
 use crate::hostkey::{Fingerprint, KnownHosts};
@@ -120,8 +120,16 @@ pub fn listing(bytes: &[u8]) {
     let Some((&first, bytes)) = bytes.split_first() else {
         return;
     };
+    use super::facts::Details;
     let selection = Selection::parse(&[""; 0], &["secret"]).unwrap();
-    let mut listing = Listing::new(&selection, &LIMITS);
+    // The first byte says in what form it comes, too.
+    let details = match first % 4 {
+        0 => None,
+        1 => Some(Details::Printf),
+        2 => Some(Details::StatF),
+        _ => Some(Details::StatC),
+    };
+    let mut listing = Listing::new(&selection, &LIMITS, details);
     for piece in bytes.chunks(usize::from(first) + 1) {
         if listing.push(piece).is_err() {
             break;

@@ -1,11 +1,17 @@
 //! Moving trees: a tar stream over one command each way, nothing stored in between.
 //!
-//! `sh`, `find` and `tar` are all the VM needs; both GNU tar and macOS's bsdtar will do. What comes from the VM is read as
-//! hostile input and written beneath a [`cap_std::fs::Dir`] only.
+//! `sh`, `find` and `tar` are all the VM needs; both GNU tar and macOS's bsdtar will do. Where commands are refused or one
+//! of those is missing, SFTP carries the same stream's contents. What comes from the VM is read as hostile input and
+//! written beneath a [`cap_std::fs::Dir`] only.
 
+mod apple;
 mod archive;
+mod attempt;
+mod compare;
+mod compress;
 mod digest;
 mod download;
+mod facts;
 mod file;
 #[cfg(any(test, feature = "fuzzing"))]
 #[cfg_attr(
@@ -13,9 +19,14 @@ mod file;
     allow(unreachable_pub, reason = "reached from outside when fuzzing only")
 )]
 pub mod fuzzing;
+mod header;
+mod listing;
+mod options;
+mod pack;
 mod place;
 mod receive;
 mod select;
+mod sftp;
 mod upload;
 
 use std::fmt;
@@ -23,7 +34,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub(crate) use attempt::Memory;
 pub use digest::FileDigest;
+pub use options::{Compare, Compress, TransferOptions};
 pub use select::Selection;
 
 use crate::Error;
@@ -104,6 +117,10 @@ pub struct TransferSummary {
     pub skipped: Vec<Skipped>,
     /// Complaints of the VM's programs that did not make the transfer fail.
     pub warnings: Vec<String>,
+    /// How it went where that is worth knowing: by which slower way and why, compressed, begun again.
+    pub notes: Vec<String>,
+    /// Regular files that were left where they are because the target has the same; see [`Compare`].
+    pub unchanged: u64,
     /// From start to end.
     pub duration: Duration,
 }
@@ -115,7 +132,14 @@ impl TransferSummary {
         hex::encode(self.digest)
     }
 
-    fn of(moved: Moved, warnings: Vec<String>, duration: Duration) -> Self {
+    fn of(moved: Moved, mut notes: Vec<String>, duration: Duration) -> Self {
+        if moved.apple_doubles > 0 {
+            notes.push(format!(
+                "left out {} `._` files, which hold macOS attributes of the files beside them",
+                moved.apple_doubles
+            ));
+        }
+        notes.extend(moved.notes);
         let mut entries = moved.files;
         entries.sort_by(|one, other| one.path.as_os_str().cmp(other.path.as_os_str()));
         Self {
@@ -124,7 +148,9 @@ impl TransferSummary {
             digest: digest::of_set(&entries),
             entries,
             skipped: moved.skipped,
-            warnings,
+            warnings: moved.warnings,
+            notes,
+            unchanged: moved.unchanged,
             duration,
         }
     }
@@ -144,6 +170,11 @@ pub struct Skipped {
 struct Moved {
     files: Vec<FileDigest>,
     skipped: Vec<Skipped>,
+    /// macOS's attribute files that were left out.
+    apple_doubles: u64,
+    unchanged: u64,
+    warnings: Vec<String>,
+    notes: Vec<String>,
 }
 
 /// The limits, what was used of them, and the way errors are worded.
@@ -242,6 +273,16 @@ fn script_error(what: &'static str, exit: &Exit, stderr: String) -> Error {
 const NO_SUCH_PLACE: u32 = 91;
 const NO_TAR: u32 = 92;
 const NO_FIND: u32 = 93;
+
+/// What a working thread came to; one that panicked has failed.
+fn joined<T>(outcome: Result<Result<T, Error>, tokio::task::JoinError>) -> Result<T, Error> {
+    outcome.unwrap_or_else(|problem| {
+        Err(Error::Invalid {
+            what: "archive",
+            reason: problem.to_string(),
+        })
+    })
+}
 
 /// Calls a progress function now and then.
 struct Reporter<'a, F> {

@@ -13,7 +13,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::FileTimes;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,11 +23,15 @@ use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt, Permissions, PermissionsExt}
 
 use super::archive::{Fault, Kind, Member, PieceReader, Reader};
 use super::digest::Hasher;
+use super::header::Stamp;
 use super::{FileDigest, Meter, Moved, PIECE, Selection, Skipped};
 use crate::Error;
 
 /// What every directory this crate makes for its own use is called, so that it is known when left by a killed process.
 const STAGING_PREFIX: &str = ".orka-step-receiving-";
+
+/// Bytes of a hole that are passed over between two looks at progress.
+const HOLE_STEP: u64 = 64 * 1024 * 1024;
 
 /// A directory of our own beside the place where the tree will go; removed with all it holds unless it was moved away.
 pub(super) struct Staging {
@@ -107,7 +111,7 @@ struct Receiver<'a> {
     meter: &'a Meter<'a>,
     moved: Moved,
     /// Modes and times of directories, applied last: writing into a directory changes its time, and may need its mode.
-    directories: HashMap<PathBuf, (u32, i64)>,
+    directories: HashMap<PathBuf, (u32, Stamp)>,
     /// Directories made so far: nothing is written where the way leads through anything else.
     made: HashSet<PathBuf>,
     /// Where in `moved.files` each file is, for hard links to it.
@@ -195,7 +199,18 @@ impl Receiver<'_> {
             .open_with(&path, &options)
             .map_err(|problem| self.not_new(member, problem))?;
         let mut hasher = Hasher::default();
+        let mut has_holes = false;
         loop {
+            if let hole @ 1.. = reader.hole() {
+                has_holes = true;
+                let step = hole.min(HOLE_STEP);
+                file.seek(SeekFrom::Current(step as i64))
+                    .map_err(|problem| self.failed(member, problem))?;
+                hasher.zeros(step);
+                self.meter.add_bytes(usize::try_from(step).unwrap_or(0));
+                reader.pass_hole(step);
+                continue;
+            }
             let count = reader
                 .read(&mut self.buffer)
                 .map_err(|fault| self.told(fault))?;
@@ -209,6 +224,11 @@ impl Receiver<'_> {
             self.meter.add_bytes(count);
         }
         let file = file.into_std();
+        if has_holes {
+            // Where it ends with one nothing was written.
+            file.set_len(member.size)
+                .map_err(|problem| self.failed(member, problem))?;
+        }
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(member.mode & 0o777 | 0o600);
         file.set_permissions(permissions)
             .map_err(|problem| self.failed(member, problem))?;
@@ -346,16 +366,19 @@ fn stays_inside(path: &Path, target: &[u8]) -> Result<(), &'static str> {
 }
 
 /// Sets the time of the entry itself, link or not.
-fn set_time(dir: &Dir, path: &Path, mtime: i64) -> io::Result<()> {
+fn set_time(dir: &Dir, path: &Path, mtime: Stamp) -> io::Result<()> {
     let mtime = SystemTimeSpec::Absolute(cap_std::time::SystemTime::from_std(time(mtime)));
     dir.set_symlink_times(path, None, Some(mtime))
 }
 
-fn time(seconds: i64) -> SystemTime {
+fn time(stamp: Stamp) -> SystemTime {
     // What no clock can mean counts as undated.
     const YEAR_9999: u64 = 253_402_300_799;
-    let since = u64::try_from(seconds).unwrap_or(0).min(YEAR_9999);
-    UNIX_EPOCH + Duration::from_secs(since)
+    match u64::try_from(stamp.seconds) {
+        Ok(seconds) if seconds <= YEAR_9999 => UNIX_EPOCH + Duration::new(seconds, stamp.nanos),
+        Ok(_) => UNIX_EPOCH + Duration::from_secs(YEAR_9999),
+        Err(_) => UNIX_EPOCH,
+    }
 }
 
 #[cfg(test)]

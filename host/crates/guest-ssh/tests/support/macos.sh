@@ -55,9 +55,9 @@ stat)
     *) refuse "${1-}" ;;
     esac
     # Only the letters whose GNU name means exactly the same are known.
-    format=$(printf '%s' "$2" | /usr/bin/sed -e 's/%Lp/%a/g' -e 's/%Fm/%.9Y/g' -e 's/%N/@n/g' -e 's/%m/%Y/g' -e 's/%z/@s/g' \
-        -e 's/%l/%h/g' -e 's/%i/%i/g' -e 's/%d/%d/g' -e 's/%u/%u/g' -e 's/%g/%g/g' -e 's/@n/%n/g' -e 's/@s/%s/g')
-    case $2 in *%[!NmzlidugLF]* | *%L[!p]* | *%F[!m]*) refuse "$2" ;; esac
+    format=$(printf '%s' "$2" | /usr/bin/sed -e 's/%Lp/%a/g' -e 's/%Fm/%.9Y/g' -e 's/%HT/@t/g' -e 's/%N/@n/g' -e 's/%m/%Y/g' -e 's/%z/@s/g' \
+        -e 's/%l/%h/g' -e 's/%i/%i/g' -e 's/%d/%d/g' -e 's/%u/%u/g' -e 's/%g/%g/g' -e 's/@n/%n/g' -e 's/@s/%s/g' -e 's/@t/%F/g')
+    case $2 in *%[!NmzlidugLFH]* | *%H[!T]* | *%L[!p]* | *%F[!m]*) refuse "$2" ;; esac
     shift 2
     exec /usr/bin/stat -c "$format" "$@"
     ;;

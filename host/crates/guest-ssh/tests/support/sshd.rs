@@ -90,7 +90,7 @@ impl Sshd {
         }
     }
 
-    fn configured(extra: &str, environment: &str, zsh: bool) -> Self {
+    pub fn configured(extra: &str, environment: &str, zsh: bool) -> Self {
         let extra = if zsh {
             // The login shell is a matter of the user database; this comes to the same.
             format!(
