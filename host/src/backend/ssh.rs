@@ -412,7 +412,7 @@ fn copied(summary: TransferSummary, console: &Console) -> Copied {
             skipped.reason
         ));
     }
-    for warning in &summary.warnings {
+    for warning in summary.warnings.iter().chain(&summary.notes) {
         console.warn(warning);
     }
     for note in &summary.notes {
@@ -493,6 +493,7 @@ fn failure(error: Error) -> Failure {
         Error::RemoteFailed { .. } => (Kind::Other, Class::Files, "files.remote"),
         Error::NotFound { .. } => (Kind::NotFound, Class::Files, "files.not-found"),
         Error::LimitExceeded { .. } => (Kind::NoCapacity, Class::Files, "files.limit"),
+        Error::NoRoom { .. } => (Kind::NoCapacity, Class::Files, "files.no-room"),
         Error::Transfer { .. } => (Kind::Other, Class::Files, "files.transfer"),
         Error::Invalid { .. } => (Kind::Invalid, Class::Plugin, "ssh.invalid"),
         other => (Kind::Unavailable, Class::Ssh, waiting_code(other)),

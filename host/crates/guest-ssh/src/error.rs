@@ -255,6 +255,21 @@ pub enum Error {
         #[source]
         source: Option<io::Error>,
     },
+    /// The volume here has no room for a transfer. Nothing was moved into place.
+    #[error("{direction} stopped at `{entry}`: {} needed, and {room}", crate::transfer::printable_size(*needed))]
+    NoRoom {
+        /// Up or down.
+        direction: Direction,
+        /// The entry that does not fit; `.` for all of them together.
+        entry: String,
+        /// Bytes that are missing a place.
+        needed: u64,
+        /// How much room there is, in words.
+        room: String,
+        /// What the operating system said, if it was asked.
+        #[source]
+        source: Option<io::Error>,
+    },
     /// A transfer is larger than it may be. Nothing was moved into place.
     #[error("{direction} stopped at `{entry}`: more than {allowed} {limit}")]
     LimitExceeded {
@@ -325,6 +340,7 @@ impl Error {
             Self::Lost { .. } => "the VM may have gone, or the network to it; the command may have run in part".into(),
             Self::RemoteToolMissing { tool } => format!("install `{tool}` in the VM image"),
             Self::LimitExceeded { .. } => "select less, or raise the limit".into(),
+            Self::NoRoom { .. } => "select less, or give the workspace a larger volume".into(),
             Self::ExecRefused { .. } => "check the server's `ForceCommand` and the user's shell".into(),
             Self::Invalid { .. } | Self::NotFound { .. } | Self::RemoteFailed { .. } | Self::Transfer { .. } => {
                 return None;

@@ -36,5 +36,5 @@ pub use ready::{Backoff, ConnectOptions, Jump, Keepalive, Target, Waiting, conne
 pub use transfer::fuzzing;
 pub use transfer::{
     Compare, Compress, Direction, FileDigest, Limits, Selection, Skipped, TransferOptions,
-    TransferProgress, TransferSummary,
+    TransferProgress, TransferSummary, sweep,
 };

@@ -198,3 +198,79 @@ async fn a_merge_that_cannot_be_leaves_everything_as_it_was() {
     );
     assert_same(&before, &look(scene.here.path()), "after the refusal");
 }
+
+#[tokio::test]
+async fn ignore_files_leave_out_as_gitignore_does() {
+    let scene = Scene::new(Tar::Gnu);
+    let here = scene.here.path();
+    let top = "\u{feff}# comment\r\n*.log\r\n!kept.log\nbuild/\n/only-top\n.git\nUPPER\n";
+    write(here.join(".orkaignore"), top.as_bytes(), 0o644);
+    write(here.join("sub/.orkaignore"), b"!back.log\nlocal\n", 0o644);
+    for path in [
+        "a.log",
+        "kept.log",
+        "build/kept.log",
+        "only-top",
+        "sub/only-top",
+        "sub/back.log",
+        "sub/other.log",
+        "sub/local",
+        "local",
+        ".git/config",
+        "upper",
+        "deep/down/x.log",
+        "deep/down/x",
+    ] {
+        write(here.join(path), b"x", 0o644);
+    }
+    // Another's link is no ignore file.
+    std::fs::create_dir(here.join("linked")).unwrap();
+    symlink("../.orkaignore", here.join("linked/.orkaignore")).unwrap();
+    let exclude = Selection::parse(&[""; 0], &["deep/down/x"]).unwrap();
+    let summary = scene.upload(&exclude, &Limits::default()).await.unwrap();
+    let mut sent: Vec<_> = summary
+        .entries
+        .iter()
+        .map(|entry| entry.path.to_str().unwrap())
+        .collect();
+    sent.sort_unstable();
+    assert_eq!(
+        sent,
+        [
+            ".orkaignore",
+            "kept.log",
+            "local",
+            "sub/.orkaignore",
+            "sub/back.log",
+            "sub/only-top",
+            "upper"
+        ]
+    );
+    // It is about what is sent: what is asked back comes back.
+    write(scene.there.path().join("build/App.ipa"), b"x", 0o644);
+    let artifacts = Selection::parse(&["build/*.ipa"], &[""; 0]).unwrap();
+    let back = scene
+        .download(&artifacts, ".", &Limits::default())
+        .await
+        .unwrap();
+    assert_eq!(back.files, 1);
+}
+
+#[tokio::test]
+async fn a_line_that_is_no_pattern_stops_the_upload() {
+    let scene = Scene::new(Tar::Gnu);
+    for (text, reason) in [
+        (&b"ok\n[z-a]\n"[..], "line 2 is not a pattern"),
+        (b"\xff\n", "line 1 is not UTF-8"),
+    ] {
+        write(scene.here.path().join("d/.orkaignore"), text, 0o644);
+        let outcome = scene
+            .upload(&Selection::everything(), &Limits::default())
+            .await;
+        let told = outcome.unwrap_err().to_string();
+        assert!(
+            told.contains("`d/.orkaignore`") && told.contains(reason),
+            "{told}"
+        );
+    }
+}

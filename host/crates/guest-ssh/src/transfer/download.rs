@@ -17,7 +17,8 @@ use super::compare::Compared;
 use super::compress::{self, Pace, Verdict};
 use super::facts::{Beginning, Tar};
 use super::listing::Chosen;
-use super::receive::{Staging, receive};
+use super::receive::receive;
+use super::staging::{Staging, sweep};
 use super::{
     Compare, Counters, Direction, Limits, Meter, Moved, PIPE_PIECES, Reporter, Selection,
     TransferProgress, apple, joined, place, script_error,
@@ -100,6 +101,9 @@ impl Connection {
         if chosen.names.is_empty() {
             return Ok((about(Moved::default(), warnings), plan.pace()));
         }
+        let counters = Arc::new(Counters::default());
+        let count = chosen.names.iter().filter(|&&byte| byte == 0).count();
+        counters.expect(None, Some(count as u64));
         let path = remote.argument();
         let kind: &[u8] = match plan.facts.tar {
             Some(Tar::Bsd) => b"bsd",
@@ -110,7 +114,6 @@ impl Connection {
         let start = Start::script(PACK, arguments, Stdin::Bytes(chosen.names.into()));
         let command = command::start(self.lease().await?, self.address(), start).await?;
 
-        let counters = Arc::new(Counters::default());
         let work = Work::new(into, what, *limits, Arc::clone(&counters))?;
         let target = target.to_owned();
         let (pieces, queue) = mpsc::channel(PIPE_PIECES);
@@ -271,19 +274,24 @@ impl Work {
             counters: &self.counters,
         };
         let (parent, name) = place::open_parent(&self.into, target, &meter)?;
-        let staging = Staging::create(&parent).map_err(|problem| {
+        let no_room = |problem| {
             meter.failed(
                 OsStr::new(target).as_bytes(),
                 "no room could be made beside it",
                 problem,
             )
-        })?;
-        let moved = receive(stream, staging.dir(), &self.selection, &meter)?;
+        };
+        let left = sweep(&parent).map_err(no_room)?;
+        let staging = Staging::create(&parent).map_err(no_room)?;
+        let mut moved = receive(stream, &staging, &self.selection, &meter)?;
+        moved.notes.splice(0..0, left);
         // A caller that went away wants nothing moved.
         if go.blocking_recv() != Ok(true) {
             return Err(meter.refuse(b".", "the VM did not finish"));
         }
-        place::place(staging, &parent, name, &meter)?;
+        moved
+            .notes
+            .extend(place::place(staging, &parent, name, &meter)?);
         Ok(moved)
     }
 }

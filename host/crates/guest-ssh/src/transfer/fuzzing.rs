@@ -18,7 +18,8 @@ use tokio::sync::mpsc;
 
 use super::archive::PieceReader;
 use super::listing::Listing;
-use super::receive::{Staging, receive};
+use super::receive::receive;
+use super::staging::Staging;
 use super::{Counters, Direction, Limits, Meter, Selection};
 use crate::hostkey::{Fingerprint, KnownHosts};
 
@@ -54,8 +55,8 @@ pub fn archive(bytes: &[u8]) {
     };
     let staging = Staging::create(&work).unwrap();
     let selection = Selection::parse(&[""; 0], &["secret"]).unwrap();
-    let _ = receive(PieceReader::new(queue), staging.dir(), &selection, &meter);
-    let top = root.path().join("work").join(staging.name());
+    let _ = receive(PieceReader::new(queue), &staging, &selection, &meter);
+    let top = root.path().join("work").join(staging.path());
     inspect(&top, &top);
     drop(staging);
     let left: Vec<_> = walk(root.path());

@@ -6,6 +6,8 @@
 
 mod apple;
 mod archive;
+#[cfg(test)]
+mod arrival_tests;
 mod attempt;
 mod compare;
 mod compress;
@@ -20,14 +22,18 @@ mod file;
 )]
 pub mod fuzzing;
 mod header;
+mod ignore_file;
 mod listing;
 mod options;
 mod pack;
 mod place;
 mod receive;
+mod room;
 mod select;
 mod sftp;
+mod staging;
 mod upload;
+mod volume;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -38,6 +44,7 @@ pub(crate) use attempt::Memory;
 pub use digest::FileDigest;
 pub use options::{Compare, Compress, TransferOptions};
 pub use select::Selection;
+pub use staging::sweep;
 
 use crate::Error;
 use crate::command::Exit;
@@ -51,6 +58,13 @@ const PIPE_PIECES: usize = 8;
 
 /// Time between two calls of a progress function.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Bytes of all names of one transfer together: they are kept in memory until its end.
+const NAMES_MAX: u64 = 64 << 20;
+
+/// Directories within each other. Each level holds two descriptors open while a tree is moved into place, and a process
+/// has 1,024 of them by default.
+const DEPTH_MAX: usize = 128;
 
 /// Which way a transfer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +113,10 @@ pub struct TransferProgress {
     pub bytes: u64,
     /// Entries so far.
     pub entries: u64,
+    /// Bytes in all, where that is known beforehand.
+    pub bytes_total: Option<u64>,
+    /// Entries in all, where that is known beforehand.
+    pub entries_total: Option<u64>,
 }
 
 /// What a transfer moved.
@@ -117,7 +135,8 @@ pub struct TransferSummary {
     pub skipped: Vec<Skipped>,
     /// Complaints of the VM's programs that did not make the transfer fail.
     pub warnings: Vec<String>,
-    /// How it went where that is worth knowing: by which slower way and why, compressed, begun again.
+    /// How it went where that is worth knowing: by which slower way and why, compressed, begun again; what was given up
+    /// because a side could not do it; what an earlier run had left here.
     pub notes: Vec<String>,
     /// Regular files that were left where they are because the target has the same; see [`Compare`].
     pub unchanged: u64,
@@ -189,13 +208,29 @@ struct Meter<'a> {
 struct Counters {
     bytes: AtomicU64,
     entries: AtomicU64,
+    names: AtomicU64,
+    /// Both are 0 while nothing is known.
+    bytes_total: AtomicU64,
+    entries_total: AtomicU64,
 }
 
 impl Counters {
+    /// Says how much there will be.
+    fn expect(&self, bytes: Option<u64>, entries: Option<u64>) {
+        self.bytes_total
+            .store(bytes.unwrap_or(0), Ordering::Relaxed);
+        self.entries_total
+            .store(entries.unwrap_or(0), Ordering::Relaxed);
+    }
+
     fn read(&self) -> TransferProgress {
+        let total =
+            |counter: &AtomicU64| Some(counter.load(Ordering::Relaxed)).filter(|&total| total > 0);
         TransferProgress {
             bytes: self.bytes.load(Ordering::Relaxed),
             entries: self.entries.load(Ordering::Relaxed),
+            bytes_total: total(&self.bytes_total),
+            entries_total: total(&self.entries_total),
         }
     }
 }
@@ -205,6 +240,17 @@ impl Meter<'_> {
     fn entry(&self, path: &[u8]) -> Result<(), Error> {
         if path.len() > self.limits.path_bytes {
             return Err(self.exceeded("bytes in a path", self.limits.path_bytes as u64, path));
+        }
+        let separators = path.iter().filter(|&&byte| byte == b'/').count();
+        if separators > DEPTH_MAX {
+            return Err(self.exceeded("directories within each other", DEPTH_MAX as u64, path));
+        }
+        let names = self
+            .counters
+            .names
+            .fetch_add(path.len() as u64, Ordering::Relaxed);
+        if names > NAMES_MAX {
+            return Err(self.exceeded("bytes of names", NAMES_MAX, path));
         }
         if self.counters.entries.fetch_add(1, Ordering::Relaxed) >= self.limits.entries {
             return Err(self.exceeded("entries", self.limits.entries, path));
@@ -253,6 +299,16 @@ impl Meter<'_> {
             reason,
             source: Some(source),
         }
+    }
+}
+
+/// A number of bytes as people read it.
+pub(crate) fn printable_size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..0x10_0000 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        0x10_0000..0x4000_0000 => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
+        _ => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
     }
 }
 

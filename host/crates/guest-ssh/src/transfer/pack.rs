@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::apple::{self, MAGIC};
 use super::digest::Hasher;
 use super::header::{self, Extents, Outgoing, Stamp};
+use super::ignore_file::IgnoreFiles;
 use super::{
     Counters, Direction, FileDigest, Limits, Meter, Moved, PIECE, Selection, Skipped,
     TransferOptions,
@@ -83,6 +84,7 @@ impl Packer {
             dir: root,
             inside: false,
             metadata: None,
+            ignored: IgnoreFiles::default(),
         }];
         while let Some(folder) = folders.pop() {
             let packing = Packing {
@@ -99,9 +101,13 @@ impl Packer {
                 packing.entry(&entry, &mut archive, &mut moved)?;
             }
             let mut below = Vec::new();
+            let ignored = folder.ignored.enter(&folder.dir, &folder.path, &meter)?;
             let listed = list(&folder, &meter)?;
             for (name, metadata) in &listed {
                 let path = folder.path.join(name);
+                if ignored.ignores(&path, metadata.is_dir()) {
+                    continue;
+                }
                 let decision = self
                     .selection
                     .decide(&path, metadata.is_dir(), folder.inside);
@@ -116,6 +122,7 @@ impl Packer {
                             dir,
                             inside: decision.inside,
                             metadata,
+                            ignored: ignored.clone(),
                         });
                     }
                 } else if decision.inside {
@@ -160,6 +167,8 @@ struct Folder {
     inside: bool,
     /// Present where the directory itself takes part.
     metadata: Option<Metadata>,
+    /// The ignore files of the directories above.
+    ignored: IgnoreFiles,
 }
 
 fn open_folder(

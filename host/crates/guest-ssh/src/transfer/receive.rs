@@ -3,126 +3,141 @@
 //! Rules for what comes:
 //! - A name is relative, without `..`, and was asked for. Anything else ends the transfer.
 //! - Every directory on the way to an entry is one this transfer made; a link is never written through.
-//! - No name comes twice (on a file system that ignores case, neither do two that differ in case only).
+//! - No name comes twice (where the volume takes two names for the same, by case or by Unicode form, neither do those).
 //! - A symbolic link is kept if it is `../…` no further than the top and then plain names; other links (absolute, or
-//!   out of the tree) are left out and named in the summary.
-//! - A hard link is kept if it leads to a file of this transfer. Devices and pipes end the transfer.
+//!   out of the tree) are left out and named in the summary. Where the volume has none, a link ends the transfer: an
+//!   application or a framework without its links is broken in silence.
+//! - A hard link is kept if it leads to a file of this transfer; where the volume has none it becomes a copy. Devices and
+//!   pipes end the transfer.
+//! - Nothing is written for which the volume has no room, see [`Room`].
 //! - Modes keep their nine permission bits; the owner can always read and write what arrives, and enter directories, or
 //!   the workspace could not be cleaned.
 
-use std::collections::{HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
-use std::fs::FileTimes;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::hash::BuildHasher as _;
+use std::io::{self, Read, Seek as _, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cap_fs_ext::{DirExt, SystemTimeSpec};
-use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt, Permissions, PermissionsExt};
+use cap_fs_ext::{FollowSymlinks, OpenOptionsFollowExt as _};
+use cap_std::fs::{Dir, OpenOptions};
 
 use super::archive::{Fault, Kind, Member, PieceReader, Reader};
 use super::digest::Hasher;
 use super::header::Stamp;
+use super::room::Room;
+use super::staging::Staging;
+use super::volume::{is_full, is_unable};
 use super::{FileDigest, Meter, Moved, PIECE, Selection, Skipped};
 use crate::Error;
-
-/// What every directory this crate makes for its own use is called, so that it is known when left by a killed process.
-const STAGING_PREFIX: &str = ".orka-step-receiving-";
 
 /// Bytes of a hole that are passed over between two looks at progress.
 const HOLE_STEP: u64 = 64 * 1024 * 1024;
 
-/// A directory of our own beside the place where the tree will go; removed with all it holds unless it was moved away.
-pub(super) struct Staging {
-    parent: Dir,
-    name: OsString,
-    dir: Dir,
+/// Where a member's contents come from.
+pub(super) trait Contents {
+    /// Reads some of them; 0 at their end, which is `Member::size` bytes after their start.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Fault>;
+
+    /// Zeros from here on that are not read but told.
+    fn hole(&self) -> u64 {
+        0
+    }
+
+    /// Goes past so many of them.
+    fn pass_hole(&mut self, _count: u64) {}
 }
 
-impl Staging {
-    /// Makes it inside `parent`, readable by its owner only.
-    pub(super) fn create(parent: &Dir) -> io::Result<Self> {
-        let name = OsString::from(format!("{STAGING_PREFIX}{:016x}", rand::random::<u64>()));
-        let parent = parent.try_clone()?;
-        parent.create_dir(&name)?;
-        let dir = parent.open_dir_nofollow(&name).and_then(|dir| {
-            dir.set_permissions(".", Permissions::from_mode(0o700))?;
-            Ok(dir)
-        });
-        match dir {
-            Ok(dir) => Ok(Self { parent, name, dir }),
-            Err(problem) => {
-                let _ = parent.remove_dir(&name);
-                Err(problem)
-            }
-        }
+impl<R: Read> Contents for Reader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
+        Reader::read(self, buffer)
     }
 
-    pub(super) fn dir(&self) -> &Dir {
-        &self.dir
+    fn hole(&self) -> u64 {
+        Reader::hole(self)
     }
 
-    pub(super) fn name(&self) -> &OsStr {
-        &self.name
+    fn pass_hole(&mut self, count: u64) {
+        Reader::pass_hole(self, count);
     }
 }
 
-impl Drop for Staging {
-    fn drop(&mut self) {
-        match self.parent.remove_dir_all(&self.name) {
-            Err(problem) if problem.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(name = %self.name.display(), %problem, "a partial transfer was left in the workspace");
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Reads a whole stream into `into`.
+/// Reads a whole stream into `staging`.
 pub(super) fn receive(
     stream: PieceReader,
-    into: &Dir,
+    staging: &Staging,
     selection: &Selection,
     meter: &Meter<'_>,
 ) -> Result<Moved, Error> {
     let mut reader = Reader::new(stream);
-    let mut receiver = Receiver {
-        into,
-        selection,
-        meter,
-        moved: Moved::default(),
-        directories: HashMap::new(),
-        made: HashSet::new(),
-        linkable: HashMap::new(),
-        buffer: vec![0; PIECE],
-        top: false,
-    };
+    let mut receiver = Receiver::new(staging, selection, meter);
     while let Some(member) = reader.next().map_err(|fault| receiver.told(fault))? {
-        receiver.take(&mut reader, &member)?;
+        receiver.take(&member, &mut reader)?;
     }
     reader.finish().map_err(|fault| receiver.told(fault))?;
     receiver.finish()
 }
 
-struct Receiver<'a> {
-    into: &'a Dir,
+/// Takes one member after the other, whichever way it came.
+pub(super) struct Receiver<'a> {
+    staging: &'a Staging,
     selection: &'a Selection,
     meter: &'a Meter<'a>,
+    room: Room<'a>,
     moved: Moved,
-    /// Modes and times of directories, applied last: writing into a directory changes its time, and may need its mode.
-    directories: HashMap<PathBuf, (u32, Stamp)>,
-    /// Directories made so far: nothing is written where the way leads through anything else.
-    made: HashSet<PathBuf>,
-    /// Where in `moved.files` each file is, for hard links to it.
-    linkable: HashMap<PathBuf, usize>,
+    /// Directories made so far: nothing is written where the way leads through anything else. Modes and times are
+    /// applied last: writing into a directory changes its time, and may need its mode.
+    directories: HashMap<PathBuf, Option<(u32, Stamp)>>,
+    /// Where in `moved.files` each file is, by a hash of its path that nobody outside can foresee. The paths themselves
+    /// are there already, and there may be half a million.
+    files: HashMap<u64, usize>,
+    hashing: RandomState,
+    given_up: GivenUp,
     buffer: Vec<u8>,
     /// Whether the tree's own top came.
     top: bool,
 }
 
-impl Receiver<'_> {
-    fn take(&mut self, reader: &mut Reader<PieceReader>, member: &Member) -> Result<(), Error> {
+/// What the volume could not do for at least one entry.
+#[derive(Default)]
+struct GivenUp {
+    modes: bool,
+    times: bool,
+    hard_links: bool,
+    sync: bool,
+}
+
+impl<'a> Receiver<'a> {
+    pub(super) fn new(
+        staging: &'a Staging,
+        selection: &'a Selection,
+        meter: &'a Meter<'a>,
+    ) -> Self {
+        Self {
+            staging,
+            selection,
+            meter,
+            room: Room::new(staging.volume(), staging.tree()),
+            moved: Moved::default(),
+            directories: HashMap::new(),
+            files: HashMap::new(),
+            hashing: RandomState::new(),
+            given_up: GivenUp::default(),
+            buffer: vec![0; PIECE],
+            top: false,
+        }
+    }
+
+    /// Takes a member. For a file, `Member::size` bytes of contents are read, never more.
+    pub(super) fn take(
+        &mut self,
+        member: &Member,
+        contents: &mut dyn Contents,
+    ) -> Result<(), Error> {
         let path =
             relative(&member.path).map_err(|reason| self.meter.refuse(&member.path, reason))?;
         if path.as_os_str().is_empty() {
@@ -144,7 +159,8 @@ impl Receiver<'_> {
         }
         if member.kind == Kind::Directory {
             self.make_directories(&path, member)?;
-            self.directories.insert(path, (member.mode, member.mtime));
+            self.directories
+                .insert(path, Some((member.mode, member.mtime)));
             return Ok(());
         }
         if let Some(parent) = path
@@ -154,7 +170,7 @@ impl Receiver<'_> {
             self.make_directories(parent, member)?;
         }
         match member.kind {
-            Kind::File => self.file(reader, member, path),
+            Kind::File => self.file(contents, member, path),
             Kind::Symlink => self.symlink(member, path),
             Kind::HardLink => self.hard_link(member, path),
             Kind::Directory => Ok(()),
@@ -162,7 +178,7 @@ impl Receiver<'_> {
     }
 
     fn make_directories(&mut self, path: &Path, member: &Member) -> Result<(), Error> {
-        if self.made.contains(path) {
+        if self.directories.contains_key(path) {
             return Ok(());
         }
         if let Some(parent) = path
@@ -171,75 +187,108 @@ impl Receiver<'_> {
         {
             self.make_directories(parent, member)?;
         }
-        self.into
-            .create_dir(path)
-            .map_err(|problem| match problem.kind() {
-                io::ErrorKind::AlreadyExists => self.refuse(
-                    member,
-                    "the way to it leads through something else of that name",
-                ),
-                _ => self.failed(member, problem),
-            })?;
-        self.made.insert(path.to_owned());
+        self.room.claim(0, &member.path, self.meter)?;
+        let made = self.staging.volume().make_dir(self.staging.tree(), path);
+        made.map_err(|problem| match problem.kind() {
+            io::ErrorKind::AlreadyExists if self.is_known(path) => self.refuse(
+                member,
+                "the way to it leads through something else of that name",
+            ),
+            io::ErrorKind::AlreadyExists => self.refuse(member, SAME_NAME),
+            _ => self.failed(member, 0, problem),
+        })?;
+        self.directories.insert(path.to_owned(), None);
         Ok(())
     }
 
     fn file(
         &mut self,
-        reader: &mut Reader<PieceReader>,
+        contents: &mut dyn Contents,
         member: &Member,
         path: PathBuf,
     ) -> Result<(), Error> {
-        self.meter
-            .announce(member.size, path.as_os_str().as_bytes())?;
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
-        let mut file = self
-            .into
-            .open_with(&path, &options)
-            .map_err(|problem| self.not_new(member, problem))?;
+        let name = path.as_os_str().as_bytes();
+        self.meter.announce(member.size, name)?;
+        self.room.claim(member.size, name, self.meter)?;
+        let mut file = self.new_file(member, &path)?;
         let mut hasher = Hasher::default();
+        let mut left = member.size;
         let mut has_holes = false;
-        loop {
-            if let hole @ 1.. = reader.hole() {
+        while left > 0 {
+            let hole = contents.hole().min(HOLE_STEP).min(left);
+            if hole > 0 {
                 has_holes = true;
-                let step = hole.min(HOLE_STEP);
-                file.seek(SeekFrom::Current(step as i64))
-                    .map_err(|problem| self.failed(member, problem))?;
-                hasher.zeros(step);
-                self.meter.add_bytes(usize::try_from(step).unwrap_or(0));
-                reader.pass_hole(step);
+                file.seek(SeekFrom::Current(hole as i64))
+                    .map_err(|problem| self.failed(member, left, problem))?;
+                hasher.zeros(hole);
+                self.meter.add_bytes(usize::try_from(hole).unwrap_or(0));
+                contents.pass_hole(hole);
+                left -= hole;
                 continue;
             }
-            let count = reader
-                .read(&mut self.buffer)
+            let wanted = self
+                .buffer
+                .len()
+                .min(usize::try_from(left).unwrap_or(usize::MAX));
+            let count = contents
+                .read(&mut self.buffer[..wanted])
                 .map_err(|fault| self.told(fault))?;
             if count == 0 {
-                break;
+                return Err(self.refuse(member, "it ended before the size that was told for it"));
             }
-            let bytes = &self.buffer[..count];
-            file.write_all(bytes)
-                .map_err(|problem| self.failed(member, problem))?;
-            hasher.update(bytes);
+            self.staging
+                .volume()
+                .write(&mut file, &self.buffer[..count])
+                .map_err(|problem| self.failed(member, left, problem))?;
+            hasher.update(&self.buffer[..count]);
             self.meter.add_bytes(count);
+            left -= count as u64;
         }
-        let file = file.into_std();
         if has_holes {
             // Where it ends with one nothing was written.
             file.set_len(member.size)
-                .map_err(|problem| self.failed(member, problem))?;
+                .map_err(|problem| self.failed(member, 0, problem))?;
         }
-        let permissions = std::os::unix::fs::PermissionsExt::from_mode(member.mode & 0o777 | 0o600);
-        file.set_permissions(permissions)
-            .map_err(|problem| self.failed(member, problem))?;
-        file.set_times(FileTimes::new().set_modified(time(member.mtime)))
-            .map_err(|problem| self.failed(member, problem))?;
-        self.linkable.insert(path.clone(), self.moved.files.len());
-        self.moved.files.push(FileDigest {
+        self.complete(&file, member)?;
+        self.record(FileDigest {
             path,
             size: member.size,
             sha256: hasher.finish(),
         });
+        Ok(())
+    }
+
+    fn new_file(&mut self, member: &Member, path: &Path) -> Result<File, Error> {
+        let made = self.staging.volume().make_file(self.staging.tree(), path);
+        made.map_err(|problem| self.not_new(member, path, problem))
+    }
+
+    /// Gives a written file its mode and time, and makes sure of it where `write` alone promises nothing.
+    fn complete(&mut self, file: &File, member: &Member) -> Result<(), Error> {
+        let (volume, abilities) = (self.staging.volume(), self.staging.abilities());
+        if abilities.modes {
+            volume
+                .set_mode(file, file_mode(member.mode))
+                .map_err(|problem| self.failed(member, 0, problem))?;
+        } else {
+            self.given_up.modes = true;
+        }
+        if abilities.syncs
+            && let Err(problem) = volume.sync(file)
+        {
+            if !is_unable(&problem) {
+                return Err(self.failed(member, 0, problem));
+            }
+            self.given_up.sync = true;
+        }
+        // Last: syncing may be what sets the time on a share.
+        if abilities.times {
+            volume
+                .set_time(file, time(member.mtime))
+                .map_err(|problem| self.failed(member, 0, problem))?;
+        } else {
+            self.given_up.times = true;
+        }
         Ok(())
     }
 
@@ -251,75 +300,211 @@ impl Receiver<'_> {
             });
             return Ok(());
         }
-        let target = OsStr::from_bytes(&member.link);
-        self.into
-            .symlink_contents(target, &path)
-            .map_err(|problem| self.not_new(member, problem))?;
-        set_time(self.into, &path, member.mtime).map_err(|problem| self.failed(member, problem))
+        if !self.staging.abilities().symlinks {
+            return Err(self.refuse(
+                member,
+                "it is a symbolic link, which the workspace's volume cannot hold; pack it into an archive in the VM",
+            ));
+        }
+        self.room.claim(0, &member.path, self.meter)?;
+        let (volume, tree) = (self.staging.volume(), self.staging.tree());
+        let target = Path::new(OsStr::from_bytes(&member.link));
+        volume
+            .symlink(target, tree, &path)
+            .map_err(|problem| self.not_new(member, &path, problem))?;
+        // Some volumes have no time for links, and nobody builds by it.
+        let _ = volume.set_link_time(tree, &path, time(member.mtime));
+        Ok(())
     }
 
     fn hard_link(&mut self, member: &Member, path: PathBuf) -> Result<(), Error> {
         let known = relative(&member.link)
             .ok()
-            .and_then(|target| self.linkable.get_key_value(&target));
-        let Some((target, &index)) = known else {
+            .and_then(|target| self.index_of(&target));
+        let Some(index) = known else {
             return Err(self.refuse(
                 member,
                 "it is a hard link to something outside the transfer",
             ));
         };
-        self.into
-            .hard_link(target, self.into, &path)
-            .map_err(|problem| self.not_new(member, problem))?;
         let linked = FileDigest {
             path,
             ..self.moved.files[index].clone()
         };
-        self.moved.files.push(linked);
+        let target = self.moved.files[index].path.clone();
+        if self.staging.abilities().hard_links {
+            self.room.claim(0, &member.path, self.meter)?;
+            let (volume, tree) = (self.staging.volume(), self.staging.tree());
+            volume
+                .hard_link(tree, &target, tree, &linked.path)
+                .map_err(|problem| self.not_new(member, &linked.path, problem))?;
+        } else {
+            self.copy(member, &target, &linked)?;
+        }
+        self.record(linked);
         Ok(())
     }
 
+    /// A copy in place of a hard link. It takes room like any file, and counts like one.
+    fn copy(&mut self, member: &Member, from: &Path, copy: &FileDigest) -> Result<(), Error> {
+        self.given_up.hard_links = true;
+        self.meter.announce(copy.size, &member.path)?;
+        self.room.claim(copy.size, &member.path, self.meter)?;
+        let source = self.staging.tree().open(from);
+        let mut source = source.map_err(|problem| self.failed(member, 0, problem))?;
+        let mut file = self.new_file(member, &copy.path)?;
+        loop {
+            let count = source
+                .read(&mut self.buffer)
+                .map_err(|problem| self.failed(member, 0, problem))?;
+            if count == 0 {
+                return self.complete(&file, member);
+            }
+            self.staging
+                .volume()
+                .write(&mut file, &self.buffer[..count])
+                .map_err(|problem| self.failed(member, copy.size, problem))?;
+            self.meter.add_bytes(count);
+        }
+    }
+
     /// Gives directories their modes and times, the deepest first.
-    fn finish(mut self) -> Result<Moved, Error> {
+    pub(super) fn finish(mut self) -> Result<Moved, Error> {
         let mut directories: Vec<_> = self.directories.drain().collect();
         directories.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
-        for (path, (mode, mtime)) in directories {
-            let name = path.as_os_str().as_bytes();
-            let failed = |problem| {
-                self.meter
-                    .failed(name, "its mode and time could not be set", problem)
-            };
-            let mode = Permissions::from_mode(mode & 0o777 | 0o700);
-            self.into.set_permissions(&path, mode).map_err(failed)?;
-            set_time(self.into, &path, mtime).map_err(failed)?;
+        for (path, described) in directories {
+            if let Some((mode, mtime)) = described {
+                self.complete_directory(&path, mode, mtime)?;
+            }
         }
+        let notes = self.given_up.notes();
+        self.moved.notes.extend(notes);
         Ok(self.moved)
+    }
+
+    fn complete_directory(&mut self, path: &Path, mode: u32, mtime: Stamp) -> Result<(), Error> {
+        let (volume, abilities) = (self.staging.volume(), self.staging.abilities());
+        self.given_up.modes |= !abilities.modes;
+        self.given_up.times |= !abilities.times;
+        let done = open_as_file(self.staging.tree(), path).and_then(|dir| {
+            if abilities.modes {
+                volume.set_mode(&dir, directory_mode(mode))?;
+            }
+            if abilities.times {
+                volume.set_time(&dir, time(mtime))?;
+            }
+            Ok(())
+        });
+        done.map_err(|problem| {
+            self.meter.failed(
+                path.as_os_str().as_bytes(),
+                "its mode and time could not be set",
+                problem,
+            )
+        })
+    }
+
+    fn record(&mut self, file: FileDigest) {
+        let hash = self.hashing.hash_one(&file.path);
+        self.files.insert(hash, self.moved.files.len());
+        self.moved.files.push(file);
+    }
+
+    fn index_of(&self, path: &Path) -> Option<usize> {
+        let index = *self.files.get(&self.hashing.hash_one(path))?;
+        (self.moved.files[index].path == path).then_some(index)
+    }
+
+    /// Whether exactly this name came before.
+    fn is_known(&self, path: &Path) -> bool {
+        self.directories.contains_key(path)
+            || self.index_of(path).is_some()
+            || self
+                .staging
+                .tree()
+                .symlink_metadata(path)
+                .is_ok_and(|found| found.is_symlink())
     }
 
     fn refuse(&self, member: &Member, reason: &str) -> Error {
         self.meter.refuse(&member.path, reason)
     }
 
-    fn failed(&self, member: &Member, problem: io::Error) -> Error {
+    /// The error for a failed write, of which `left` bytes were still to come.
+    fn failed(&mut self, member: &Member, left: u64, problem: io::Error) -> Error {
+        if is_full(&problem) {
+            return self.room.full(left, &member.path, self.meter, problem);
+        }
         self.meter
             .failed(&member.path, "it could not be written", problem)
     }
 
-    fn not_new(&self, member: &Member, problem: io::Error) -> Error {
+    fn not_new(&mut self, member: &Member, path: &Path, problem: io::Error) -> Error {
         match problem.kind() {
-            io::ErrorKind::AlreadyExists => {
+            io::ErrorKind::AlreadyExists if self.is_known(path) => {
                 self.refuse(member, "something of that name came before")
             }
-            _ => self.failed(member, problem),
+            io::ErrorKind::AlreadyExists => self.refuse(member, SAME_NAME),
+            _ => self.failed(member, member.size, problem),
         }
     }
 
-    fn told(&self, fault: Fault) -> Error {
+    /// What is wrong with where the members come from, as an error of the transfer.
+    pub(super) fn told(&self, fault: Fault) -> Error {
         match fault.source {
             Some(source) => self.meter.failed(&fault.entry, fault.reason, source),
             None => self.meter.refuse(&fault.entry, fault.reason),
         }
     }
+}
+
+impl GivenUp {
+    /// One plain statement for each.
+    fn notes(&self) -> Vec<String> {
+        let notes = [
+            (
+                self.modes,
+                "the workspace's volume keeps no file modes, so what could be run is not marked as such",
+            ),
+            (
+                self.times,
+                "the workspace's volume keeps no times, so everything that came back looks new",
+            ),
+            (
+                self.hard_links,
+                "the workspace's volume has no hard links, so each became a copy",
+            ),
+            (
+                self.sync,
+                "the workspace's volume does not say whether what was written is kept",
+            ),
+        ];
+        notes
+            .into_iter()
+            .filter(|(is_given_up, _)| *is_given_up)
+            .map(|(_, note)| note.to_owned())
+            .collect()
+    }
+}
+
+/// Why a name that did not come before is taken all the same.
+const SAME_NAME: &str = "the workspace's volume takes its name for that of an entry before it, which differs in case or Unicode form only";
+
+/// The owner can always read and write what arrives, or the workspace could not be cleaned.
+fn file_mode(mode: u32) -> u32 {
+    mode & 0o777 | 0o600
+}
+
+fn directory_mode(mode: u32) -> u32 {
+    mode & 0o777 | 0o700
+}
+
+/// A directory as a handle that takes modes and times.
+pub(super) fn open_as_file(dir: &Dir, path: &Path) -> io::Result<File> {
+    // Not `open_dir`: its handle is one for looking names up, and takes nothing.
+    let mut options = OpenOptions::new();
+    options.read(true).follow(FollowSymlinks::No);
+    dir.open_with(path, &options).map(|file| file.into_std())
 }
 
 /// A name from the stream as a path below the top; `./` in front and between is dropped.
@@ -363,12 +548,6 @@ fn stays_inside(path: &Path, target: &[u8]) -> Result<(), &'static str> {
         }
     }
     Ok(())
-}
-
-/// Sets the time of the entry itself, link or not.
-fn set_time(dir: &Dir, path: &Path, mtime: Stamp) -> io::Result<()> {
-    let mtime = SystemTimeSpec::Absolute(cap_std::time::SystemTime::from_std(time(mtime)));
-    dir.set_symlink_times(path, None, Some(mtime))
 }
 
 fn time(stamp: Stamp) -> SystemTime {

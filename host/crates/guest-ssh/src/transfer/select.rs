@@ -5,13 +5,14 @@ use std::path::{Component, Path, PathBuf};
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
+use super::staging::is_reserved;
 use crate::Error;
 
 /// What takes part, by patterns as in `.gitignore`: `*.ipa` anywhere, `/build/*.ipa` or `build/*.ipa` from the top,
 /// `logs/` a directory with all below it, `**` any depth, `!` takes back.
 ///
 /// An entry takes part if it, or a directory above it, is included (or nothing is said about inclusion), and neither it
-/// nor a directory above it is excluded.
+/// nor a directory above it is excluded. Letters are told by their case. What this crate uses for itself never takes part.
 #[derive(Clone, Debug)]
 pub struct Selection {
     include: Option<Gitignore>,
@@ -67,7 +68,8 @@ impl Selection {
 
     /// What to do with an entry whose parent directory was visited. `inside` tells whether that parent is included.
     pub(crate) fn decide(&self, path: &Path, is_dir: bool, inside: bool) -> Decision {
-        if self.exclude.matched(path, is_dir).is_ignore() {
+        let is_reserved = path.file_name().is_some_and(is_reserved);
+        if is_reserved || self.exclude.matched(path, is_dir).is_ignore() {
             return Decision {
                 visit: false,
                 inside: false,

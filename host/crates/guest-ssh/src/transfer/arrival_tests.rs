@@ -1,0 +1,708 @@
+//! Arrival on volumes that lack something, fail half-way, fill up, or lose their process.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+
+use super::archive::{Fault, Kind, Member};
+use super::header::Stamp;
+use super::receive::{Contents, Receiver};
+use super::staging::{PREFIX, Staging, sweep};
+use super::volume::{Disk, Space, Volume};
+use super::{Counters, Direction, Limits, Meter, Selection, place};
+use crate::Error;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lack {
+    Rename,
+    Exchange,
+    HardLink,
+    Symlink,
+    Mode,
+    Time,
+    Sync,
+}
+
+/// A volume from which a test takes things away.
+#[derive(Default)]
+struct Faulty {
+    lacks: Vec<Lack>,
+    /// Names that differ in case only are one.
+    folds_case: bool,
+    /// Bytes that may be written.
+    room: Option<AtomicU64>,
+    space: Option<Space>,
+    /// Counts moves once it is set: from the first into the target on.
+    placing: AtomicBool,
+    moves: AtomicU64,
+    fail_at: u64,
+    kill_at: u64,
+}
+
+impl Faulty {
+    fn lacking(lacks: &[Lack]) -> Self {
+        Self {
+            lacks: lacks.to_vec(),
+            ..Self::default()
+        }
+    }
+
+    fn can(&self, what: Lack) -> io::Result<()> {
+        if self.lacks.contains(&what) {
+            return Err(rustix::io::Errno::OPNOTSUPP.into());
+        }
+        Ok(())
+    }
+
+    fn moving(&self) -> io::Result<()> {
+        if !self.placing.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let count = self.moves.fetch_add(1, Ordering::SeqCst) + 1;
+        if count == self.kill_at {
+            let own = rustix::process::getpid();
+            rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
+        }
+        if count == self.fail_at {
+            return Err(rustix::io::Errno::IO.into());
+        }
+        Ok(())
+    }
+}
+
+impl Volume for Faulty {
+    fn make_dir(&self, dir: &Dir, path: &Path) -> io::Result<()> {
+        if path == Path::new("old") {
+            self.placing.store(true, Ordering::SeqCst);
+        }
+        self.fold(dir, path)?;
+        Disk.make_dir(dir, path)
+    }
+
+    fn make_file(&self, dir: &Dir, path: &Path) -> io::Result<File> {
+        self.fold(dir, path)?;
+        Disk.make_file(dir, path)
+    }
+
+    fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
+        if let Some(room) = &self.room {
+            let count = bytes.len() as u64;
+            room.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(count)
+            })
+            .map_err(|_| io::Error::from(rustix::io::Errno::NOSPC))?;
+        }
+        Disk.write(file, bytes)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        self.can(Lack::Sync)?;
+        Disk.sync(file)
+    }
+
+    fn set_mode(&self, file: &File, mode: u32) -> io::Result<()> {
+        // As some do: agrees, and does nothing.
+        if self.lacks.contains(&Lack::Mode) {
+            return Ok(());
+        }
+        Disk.set_mode(file, mode)
+    }
+
+    fn set_time(&self, file: &File, time: SystemTime) -> io::Result<()> {
+        self.can(Lack::Time)?;
+        Disk.set_time(file, time)
+    }
+
+    fn symlink(&self, target: &Path, dir: &Dir, path: &Path) -> io::Result<()> {
+        self.can(Lack::Symlink)?;
+        self.fold(dir, path)?;
+        Disk.symlink(target, dir, path)
+    }
+
+    fn hard_link(&self, from: &Dir, path: &Path, to: &Dir, new: &Path) -> io::Result<()> {
+        self.can(Lack::HardLink)?;
+        Disk.hard_link(from, path, to, new)
+    }
+
+    fn rename(&self, from: &Dir, name: &Path, to: &Dir, new: &Path) -> io::Result<()> {
+        self.can(Lack::Rename)?;
+        self.moving()?;
+        Disk.rename(from, name, to, new)
+    }
+
+    fn exchange(&self, one: &Dir, name: &Path, other: &Dir, other_name: &Path) -> io::Result<()> {
+        self.can(Lack::Exchange)?;
+        self.moving()?;
+        Disk.exchange(one, name, other, other_name)
+    }
+
+    fn space(&self, dir: &Dir) -> Option<Space> {
+        self.space.or_else(|| Disk.space(dir))
+    }
+
+    fn is_remote(&self, _: &Dir) -> bool {
+        self.lacks.contains(&Lack::Sync)
+    }
+}
+
+impl Faulty {
+    fn fold(&self, dir: &Dir, path: &Path) -> io::Result<()> {
+        let (Some(name), true) = (path.file_name(), self.folds_case) else {
+            return Ok(());
+        };
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        let taken = dir
+            .read_dir(parent.unwrap_or(Path::new(".")))?
+            .filter_map(Result::ok)
+            .any(|entry| entry.file_name().eq_ignore_ascii_case(name));
+        if taken {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        Ok(())
+    }
+}
+
+impl Contents for &[u8] {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
+        Ok(io::Read::read(self, buffer).unwrap())
+    }
+}
+
+fn member(kind: Kind, path: &str, link: &str, size: usize) -> Member {
+    Member {
+        kind,
+        path: path.into(),
+        link: link.into(),
+        size: size as u64,
+        mode: 0o755,
+        mtime: Stamp {
+            seconds: 1_000_000_000,
+            nanos: 0,
+        },
+    }
+}
+
+fn file(path: &'static str, contents: &'static str) -> (Member, &'static str) {
+    (member(Kind::File, path, "", contents.len()), contents)
+}
+
+fn link(kind: Kind, path: &str, to: &str) -> (Member, &'static str) {
+    (member(kind, path, to, 0), "")
+}
+
+/// Everything below a directory: contents, or the target of a link, or that it is a directory.
+fn look(root: &Path) -> BTreeMap<String, String> {
+    let mut seen = BTreeMap::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let kind = fs::symlink_metadata(&path).unwrap().file_type();
+            let what = if kind.is_dir() {
+                folders.push(path.clone());
+                "/".to_owned()
+            } else if kind.is_symlink() {
+                format!("-> {}", fs::read_link(&path).unwrap().display())
+            } else {
+                fs::read_to_string(&path).unwrap()
+            };
+            let name = path.strip_prefix(root).unwrap().display().to_string();
+            seen.insert(name, what);
+        }
+    }
+    seen
+}
+
+fn open(path: &Path) -> Dir {
+    Dir::open_ambient_dir(path, ambient_authority()).unwrap()
+}
+
+/// Receives the members and places them; gives the notes.
+fn arrive(
+    volume: Faulty,
+    root: &Path,
+    target: &str,
+    members: &[(Member, &'static str)],
+) -> Result<Vec<String>, Error> {
+    let counters = Counters::default();
+    let meter = Meter {
+        direction: Direction::Download,
+        limits: Limits::default(),
+        counters: &counters,
+    };
+    let (parent, name) = place::open_parent(&open(root), Path::new(target), &meter)?;
+    let staging = Staging::create_on(Arc::new(volume), &parent)
+        .map_err(|problem| meter.failed(b".", "no room could be made", problem))?;
+    let selection = Selection::everything();
+    let mut receiver = Receiver::new(&staging, &selection, &meter);
+    for (member, contents) in members {
+        receiver.take(member, &mut contents.as_bytes())?;
+    }
+    let mut moved = receiver.finish()?;
+    moved
+        .notes
+        .extend(place::place(staging, &parent, name, &meter)?);
+    Ok(moved.notes)
+}
+
+/// A target with something to replace of each kind, and what replaces it.
+fn before(root: &Path) {
+    for (path, contents) in [
+        ("a", "old a"),
+        ("d/b", "old b"),
+        ("d/kept", "kept"),
+        ("was a file", "old"),
+    ] {
+        fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+        fs::write(root.join(path), contents).unwrap();
+    }
+    fs::create_dir(root.join("was empty")).unwrap();
+    symlink("a", root.join("link")).unwrap();
+}
+
+fn sent() -> Vec<(Member, &'static str)> {
+    vec![
+        file("a", "new a"),
+        file("d/b", "new b"),
+        file("d/e/f", "new f"),
+        file("link", "was a link"),
+        file("was a file/x", "new x"),
+        file("was empty", "new"),
+        file("z", "new z"),
+        link(Kind::HardLink, "z2", "z"),
+    ]
+}
+
+fn after() -> BTreeMap<String, String> {
+    [
+        ("a", "new a"),
+        ("d", "/"),
+        ("d/b", "new b"),
+        ("d/e", "/"),
+        ("d/e/f", "new f"),
+        ("d/kept", "kept"),
+        ("link", "was a link"),
+        ("was a file", "/"),
+        ("was a file/x", "new x"),
+        ("was empty", "new"),
+        ("z", "new z"),
+        ("z2", "new z"),
+    ]
+    .map(|(path, what)| (path.to_owned(), what.to_owned()))
+    .into()
+}
+
+fn workspace() -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    before(root.path());
+    root
+}
+
+#[test]
+fn every_kind_of_volume_gets_the_same_tree_and_says_what_it_gave_up() {
+    use Lack::{Exchange, HardLink, Mode, Rename, Sync, Time};
+    let cases: [(&[Lack], &[&str]); 8] = [
+        (&[], &[]),
+        (&[Exchange], &[]),
+        (&[Exchange, HardLink], &["no hard links"]),
+        (&[Mode], &["no file modes"]),
+        (&[Time], &["no times"]),
+        (&[Sync], &["does not say whether"]),
+        (&[Rename], &["cannot rename, so 10 entries were copied"]),
+        (
+            &[Rename, Exchange, HardLink, Mode, Time, Sync],
+            &[
+                "no file modes",
+                "no times",
+                "no hard links",
+                "does not say whether",
+                "cannot rename",
+            ],
+        ),
+    ];
+    for (lacks, expected) in cases {
+        let root = workspace();
+        let notes = arrive(Faulty::lacking(lacks), root.path(), ".", &sent()).unwrap();
+        assert_eq!(look(root.path()), after(), "{lacks:?}");
+        assert_eq!(notes.len(), expected.len(), "{lacks:?}: {notes:?}");
+        for (note, part) in notes.iter().zip(expected) {
+            assert!(note.contains(part), "{lacks:?}: {note}");
+        }
+        let found = fs::metadata(root.path().join("d/b")).unwrap();
+        assert_eq!(
+            found.mode() & 0o777 == 0o755,
+            !lacks.contains(&Mode),
+            "{lacks:?}"
+        );
+        assert_eq!(
+            found.mtime() == 1_000_000_000,
+            !lacks.contains(&Time),
+            "{lacks:?}"
+        );
+    }
+}
+
+#[test]
+fn a_new_target_appears_also_where_nothing_can_be_renamed() {
+    for lacks in [&[][..], &[Lack::Rename]] {
+        let root = tempfile::tempdir().unwrap();
+        arrive(
+            Faulty::lacking(lacks),
+            root.path(),
+            "new/place",
+            &[file("x", "y")],
+        )
+        .unwrap();
+        let found = look(root.path());
+        assert_eq!(
+            found.keys().collect::<Vec<_>>(),
+            ["new", "new/place", "new/place/x"]
+        );
+    }
+}
+
+#[test]
+fn a_move_that_fails_takes_back_those_before_it() {
+    for lacks in [&[][..], &[Lack::Exchange]] {
+        let mut failures = 0;
+        for fail_at in 1..100 {
+            let root = workspace();
+            let old = look(root.path());
+            let volume = Faulty {
+                fail_at,
+                ..Faulty::lacking(lacks)
+            };
+            match arrive(volume, root.path(), ".", &sent()) {
+                Ok(_) => break,
+                Err(Error::Transfer { reason, .. }) => {
+                    assert!(!reason.contains("could not be moved back"), "{reason}");
+                    assert_eq!(look(root.path()), old, "{lacks:?}, move {fail_at}");
+                }
+                Err(other) => panic!("{other}"),
+            }
+            failures += 1;
+        }
+        assert!(failures >= 7, "{failures}");
+    }
+}
+
+#[test]
+fn what_cannot_be_taken_back_is_told() {
+    let root = workspace();
+    let volume = Faulty {
+        fail_at: 6,
+        ..Faulty::lacking(&[Lack::Exchange, Lack::HardLink])
+    };
+    let told = arrive(volume, root.path(), ".", &sent()).unwrap_err();
+    assert!(
+        told.to_string().contains("could not be moved back"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_volume_without_symbolic_links_refuses_a_tree_with_one_and_says_what_to_do() {
+    let root = workspace();
+    let old = look(root.path());
+    let members = [
+        file("A.framework/A", "x"),
+        link(Kind::Symlink, "A.framework/B", "A"),
+    ];
+    let told = arrive(
+        Faulty::lacking(&[Lack::Symlink]),
+        root.path(),
+        ".",
+        &members,
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(
+        told.contains("A.framework/B") && told.contains("pack it into an archive"),
+        "{told}"
+    );
+    assert_eq!(look(root.path()), old);
+}
+
+#[test]
+fn names_that_a_volume_takes_for_the_same_end_the_transfer() {
+    let cases = [
+        [file("README", "1"), file("readme", "2")],
+        [file("Dir/x", "1"), file("dir/y", "2")],
+        [file("x", "1"), link(Kind::Symlink, "X", "x")],
+    ];
+    for members in cases {
+        let root = tempfile::tempdir().unwrap();
+        let volume = || Faulty {
+            folds_case: true,
+            ..Faulty::default()
+        };
+        let told = arrive(volume(), root.path(), ".", &members)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            told.contains("differs in case or Unicode form only"),
+            "{told}"
+        );
+        assert!(look(root.path()).is_empty());
+        // Where they are two names, both arrive.
+        arrive(Faulty::default(), root.path(), ".", &members).unwrap();
+        let twice = [file("same", "1"), file("same", "2")];
+        let told = arrive(volume(), root.path(), "t", &twice)
+            .unwrap_err()
+            .to_string();
+        assert!(told.contains("came before"), "{told}");
+    }
+}
+
+#[test]
+fn a_volume_that_fills_up_keeps_nothing_and_says_how_much_is_missing() {
+    let root = workspace();
+    let old = look(root.path());
+    let volume = Faulty {
+        // The probe writes 5.
+        room: Some(AtomicU64::new(12)),
+        ..Faulty::default()
+    };
+    let told = arrive(volume, root.path(), ".", &sent()).unwrap_err();
+    assert!(
+        matches!(&told, Error::NoRoom { entry, needed: 5, source: Some(_), .. } if entry == "d/b"),
+        "{told:?}"
+    );
+    assert_eq!(look(root.path()), old);
+
+    // Also where the copies into place are what does not fit.
+    let volume = Faulty {
+        room: Some(AtomicU64::new(70)),
+        ..Faulty::lacking(&[Lack::Rename])
+    };
+    let only_new = [
+        file("y1", "0123456789012345678901234567890123456789"),
+        file("y2", "0123456789"),
+    ];
+    let told = arrive(volume, root.path(), ".", &only_new)
+        .unwrap_err()
+        .to_string();
+    assert!(told.contains("no room"), "{told}");
+    assert_eq!(look(root.path()), old);
+}
+
+#[test]
+fn what_cannot_fit_is_not_begun_and_a_reserve_is_kept() {
+    let space = |free, entries| Space {
+        free,
+        total: 100_000,
+        block: 512,
+        entries,
+    };
+    let cases = [
+        // A block and the hundredth that is kept back.
+        (space(1512, None), true),
+        (space(1511, None), false),
+        (space(1 << 20, Some(1)), true),
+        (space(1 << 20, Some(0)), false),
+    ];
+    for (space, fits) in cases {
+        let root = tempfile::tempdir().unwrap();
+        let volume = Faulty {
+            space: Some(space),
+            ..Faulty::default()
+        };
+        let outcome = arrive(volume, root.path(), ".", &[file("y", "2")]);
+        assert_eq!(outcome.is_ok(), fits, "{space:?}: {outcome:?}");
+        if let Err(told) = outcome {
+            let told = told.to_string();
+            assert!(told.contains("`y`: 1 B needed, and its volume"), "{told}");
+            assert!(look(root.path()).is_empty());
+        }
+    }
+}
+
+/// Set for the process that is to be killed: where to work, what the volume lacks, at which move.
+const VICTIM: &str = "GUEST_SSH_TEST_VICTIM";
+
+#[test]
+fn a_kill_between_two_moves_leaves_each_file_old_or_new_and_the_next_run_clears_up() {
+    if let Ok(order) = std::env::var(VICTIM) {
+        let mut order = order.splitn(3, ' ');
+        let mut next = || order.next().unwrap();
+        let (kill_at, lacks) = (next().parse().unwrap(), next());
+        let lacks: &[Lack] = if lacks == "exchange" {
+            &[Lack::Exchange]
+        } else {
+            &[]
+        };
+        let volume = Faulty {
+            kill_at,
+            ..Faulty::lacking(lacks)
+        };
+        arrive(volume, Path::new(next()), ".", &sent()).unwrap();
+        return;
+    }
+    let own_name = std::thread::current().name().unwrap().to_owned();
+    let new = after();
+    for lacks in ["nothing", "exchange"] {
+        for kill_at in [1, 2, 4, 6] {
+            let root = workspace();
+            let old = look(root.path());
+            let order = format!("{kill_at} {lacks} {}", root.path().display());
+            let ended = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", &own_name])
+                .env(VICTIM, order)
+                .output()
+                .unwrap();
+            let signal = std::os::unix::process::ExitStatusExt::signal(&ended.status);
+            assert_eq!(signal, Some(9), "{ended:?}");
+
+            let told = sweep(&open(root.path())).unwrap();
+            assert_eq!(told.len(), 1);
+            assert!(
+                told[0].contains("killed while its files were moved into place"),
+                "{told:?}"
+            );
+            let found = look(root.path());
+            for (path, what) in &found {
+                let is_one = [&old, &new].iter().any(|tree| tree.get(path) == Some(what));
+                assert!(is_one, "{lacks} {kill_at}: {path} is {what}");
+            }
+            for path in ["a", "d/b", "link", "d/kept"] {
+                assert!(
+                    found.contains_key(path),
+                    "{lacks} {kill_at}: {path} is gone"
+                );
+            }
+            // And the next arrival is whole.
+            arrive(Faulty::default(), root.path(), ".", &sent()).unwrap();
+            assert_eq!(look(root.path()), new);
+        }
+    }
+}
+
+#[test]
+fn only_what_nobody_holds_is_swept() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open(root.path());
+    let living = Staging::create(&dir).unwrap();
+    // Of a process that is about to lock it, of a killed one, and names that only look like ours.
+    fs::create_dir(root.path().join(format!("{PREFIX}new"))).unwrap();
+    let dead = root.path().join(format!("{PREFIX}dead"));
+    fs::create_dir_all(dead.join("tree/half")).unwrap();
+    fs::write(dead.join("lock"), "").unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("lock"), "").unwrap();
+    symlink(outside.path(), root.path().join(format!("{PREFIX}link"))).unwrap();
+    fs::write(root.path().join(format!("{PREFIX}file")), "").unwrap();
+
+    let told = sweep(&dir).unwrap();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("none of them had been moved"), "{told:?}");
+    assert!(!dead.exists() && outside.path().join("lock").exists());
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 4);
+    drop(living);
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 3);
+}
+
+#[test]
+fn a_directory_that_turns_into_a_link_leads_nowhere() {
+    let outside = tempfile::tempdir().unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let (stop, stopped) = (Arc::new(AtomicBool::new(false)), root.path().join("d"));
+    let racing = {
+        let (stop, outside) = (Arc::clone(&stop), outside.path().to_owned());
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::SeqCst) {
+                let _ = fs::create_dir(&stopped);
+                let _ = fs::remove_dir_all(&stopped);
+                let _ = symlink(&outside, &stopped);
+                let _ = fs::remove_file(&stopped);
+            }
+        })
+    };
+    for _ in 0..100 {
+        // Whether it arrives is luck; where it arrives is not.
+        let _ = arrive(
+            Faulty::default(),
+            root.path(),
+            ".",
+            &[file("d/evil", "x"), file("d/e/evil", "x")],
+        );
+        let _ = arrive(
+            Faulty::default(),
+            root.path(),
+            "d/deep",
+            &[file("evil", "x")],
+        );
+    }
+    stop.store(true, Ordering::SeqCst);
+    racing.join().unwrap();
+    assert!(look(outside.path()).is_empty());
+}
+
+#[test]
+fn nothing_arrives_too_deep_too_long_or_under_a_name_of_our_own() {
+    let root = tempfile::tempdir().unwrap();
+    let deep = |levels: usize| "d/".repeat(levels) + "f";
+    let cases: [(String, &str); 4] = [
+        (
+            deep(super::DEPTH_MAX + 1),
+            "128 directories within each other",
+        ),
+        (deep(10_000), "1024 bytes in a path"),
+        (format!("d/{}x/f", PREFIX.to_uppercase()), "not asked for"),
+        ("a\0b".to_owned(), "NUL"),
+    ];
+    for (path, reason) in cases {
+        let told = arrive(
+            Faulty::default(),
+            root.path(),
+            ".",
+            &[(member(Kind::File, &path, "", 0), "")],
+        )
+        .unwrap_err()
+        .to_string();
+        assert!(told.contains(reason), "{told}");
+        assert!(look(root.path()).is_empty());
+    }
+    let deepest = [(member(Kind::File, &deep(super::DEPTH_MAX), "", 0), "")];
+    arrive(Faulty::default(), root.path(), ".", &deepest).unwrap();
+    // Again, into the tree that is there now, which takes two handles a level.
+    arrive(Faulty::default(), root.path(), ".", &deepest).unwrap();
+    assert!(root.path().join(deep(super::DEPTH_MAX)).exists());
+}
+
+#[test]
+fn hard_links_that_become_copies_count_like_files() {
+    let root = tempfile::tempdir().unwrap();
+    let counters = Counters::default();
+    let meter = Meter {
+        direction: Direction::Download,
+        limits: Limits {
+            bytes: 10,
+            ..Limits::default()
+        },
+        counters: &counters,
+    };
+    let dir = open(root.path());
+    let staging = Staging::create_on(Arc::new(Faulty::lacking(&[Lack::HardLink])), &dir).unwrap();
+    let selection = Selection::everything();
+    let mut receiver = Receiver::new(&staging, &selection, &meter);
+    let mut take = |(member, contents): (Member, &'static str)| {
+        receiver.take(&member, &mut contents.as_bytes())
+    };
+    take(file("one", "12345")).unwrap();
+    take(link(Kind::HardLink, "two", "one")).unwrap();
+    let told = take(link(Kind::HardLink, "three", "two"));
+    assert!(
+        matches!(told, Err(Error::LimitExceeded { limit: "bytes", .. })),
+        "{told:?}"
+    );
+}

@@ -1,0 +1,106 @@
+//! `.orkaignore`: what a tree says itself of what need not be sent.
+
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cap_fs_ext::{FollowSymlinks, OpenOptionsFollowExt as _};
+use cap_std::fs::{Dir, OpenOptions};
+use ignore::Match;
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+
+use super::Meter;
+use crate::Error;
+
+/// Its name, in the top directory of an upload or any below.
+pub(super) const NAME: &str = ".orkaignore";
+
+/// Far more patterns than anybody writes.
+const BYTES_MAX: u64 = 1 << 20;
+
+/// The ignore files that hold for a directory: its own, and those above it up to the top of the upload.
+///
+/// As with `.gitignore`: a pattern holds from its file's directory down, the last match of the nearest file decides, `!`
+/// takes back, and nothing comes back from a directory that is left out itself.
+#[derive(Clone, Default)]
+pub(super) struct IgnoreFiles(Option<Arc<Level>>);
+
+struct Level {
+    above: IgnoreFiles,
+    patterns: Gitignore,
+}
+
+impl IgnoreFiles {
+    /// Adds the ignore file of `dir`, which is `path` below the top, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Transfer`] for a file that cannot be read, or a line that is no pattern: ignoring it could send what was
+    /// to stay here.
+    pub(super) fn enter(&self, dir: &Dir, path: &Path, meter: &Meter<'_>) -> Result<Self, Error> {
+        let file = path.join(NAME);
+        let name = file.as_os_str().as_bytes();
+        let text = match read(dir) {
+            Ok(None) => return Ok(self.clone()),
+            Ok(Some(text)) => text,
+            Err(problem) => return Err(meter.failed(name, "it cannot be read", problem)),
+        };
+        let patterns = parse(path, &text).map_err(|reason| meter.refuse(name, reason))?;
+        Ok(Self(Some(Arc::new(Level {
+            above: self.clone(),
+            patterns,
+        }))))
+    }
+
+    /// Whether an entry of the directory last entered is left out.
+    pub(super) fn ignores(&self, path: &Path, is_dir: bool) -> bool {
+        let mut level = self.0.as_deref();
+        while let Some(Level { above, patterns }) = level {
+            match patterns.matched(path, is_dir) {
+                Match::Ignore(_) => return true,
+                Match::Whitelist(_) => return false,
+                Match::None => level = above.0.as_deref(),
+            }
+        }
+        false
+    }
+}
+
+/// The file's bytes. Only a regular file counts: a link could lead anywhere, and a pipe would never end.
+fn read(dir: &Dir) -> std::io::Result<Option<Vec<u8>>> {
+    let found = match dir.symlink_metadata(NAME) {
+        Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        found => found?,
+    };
+    if !found.is_file() {
+        return Ok(None);
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).follow(FollowSymlinks::No);
+    let mut text = Vec::new();
+    dir.open_with(NAME, &options)?
+        .take(BYTES_MAX + 1)
+        .read_to_end(&mut text)?;
+    if text.len() as u64 > BYTES_MAX {
+        return Err(std::io::Error::other("it is larger than 1 MiB"));
+    }
+    Ok(Some(text))
+}
+
+fn parse(directory: &Path, text: &[u8]) -> Result<Gitignore, String> {
+    // As git: a byte order mark is not part of the first pattern.
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let mut builder = GitignoreBuilder::new(directory);
+    for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
+        let number = index + 1;
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let line = std::str::from_utf8(line).map_err(|_| format!("line {number} is not UTF-8"))?;
+        builder
+            .add_line(Some(PathBuf::from(NAME)), line)
+            .map_err(|problem| format!("line {number} is not a pattern: {problem}"))?;
+    }
+    builder
+        .build()
+        .map_err(|problem| format!("its patterns cannot be used: {problem}"))
+}
