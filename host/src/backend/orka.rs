@@ -33,9 +33,6 @@ const LISTED_TIMEOUT: Duration = Duration::from_secs(5);
 /// Names of images shown where none is similar.
 const IMAGES_SHOWN: usize = 8;
 
-/// What keys of VM metadata begin with that only the host may write.
-const RESERVED_METADATA: &str = "orka-step";
-
 const MIB_PER_GIB: f64 = 1024.0;
 
 /// A cluster reached over HTTP. Nothing is sent before [`Cluster::sign_in`].
@@ -452,22 +449,6 @@ fn deploy_request(deploy: &Deploy, from_config: bool) -> Result<DeployRequest, F
         DeployRequest::from(&config_spec(&deploy.name, &deploy.spec)?)
     };
     let options = &deploy.options;
-    // A policy that could write it would keep its VM from every reaper, granted or not.
-    if let Some((key, _)) = options
-        .metadata
-        .iter()
-        .find(|(key, _)| key.starts_with(RESERVED_METADATA))
-    {
-        return Err(Failure::new(
-            Kind::Invalid,
-            Class::Config,
-            "orka.reserved-metadata",
-            format!(
-                "VM metadata `{}` is reserved for the host",
-                key.escape_default()
-            ),
-        ));
-    }
     request.node = options.node.clone().or(request.node);
     request.metadata = options.metadata.iter().cloned().collect();
     for reservation in &options.reserved_ports {

@@ -45,7 +45,7 @@ const PIECES_WAITING_MAX: usize = 3 * PIECES_AHEAD + 1;
 pub struct SshGuests {
     config: SshConfig,
     /// What each VM has shown, by name: the same VM must show the same key for as long as the run lasts.
-    seen: Mutex<HashMap<String, HostKeyMemory>>,
+    seen: Mutex<HashMap<(String, Option<String>), HostKeyMemory>>,
 }
 
 impl SshGuests {
@@ -103,7 +103,8 @@ impl Guests for SshGuests {
             .seen
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .entry(vm.name.clone())
+            // On Orka 2 the VMs of a config share its name.
+            .entry((vm.name.clone(), vm.id.clone()))
             .or_default()
             .clone();
         let options = ConnectOptions {

@@ -36,6 +36,9 @@ const PURGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What the keys of the host's own metadata begin with.
 const OWNER_PREFIX: &str = "orka-step-";
 
+/// What keys begin with that a policy may not write: it could keep its VM from every reaper, granted or not.
+const RESERVED_METADATA: &str = "orka-step";
+
 /// A handle on the run's login.
 pub struct Session;
 
@@ -318,17 +321,19 @@ fn admit(
     let reserved = options
         .metadata
         .iter()
-        .find(|(key, _)| key.starts_with(OWNER_PREFIX));
+        .find(|(key, _)| key.starts_with(RESERVED_METADATA));
     if let Some((key, _)) = reserved {
-        return Err(Failure::invalid(
+        return Err(Failure::new(
+            Kind::Invalid,
+            Class::Config,
             "cluster.reserved-metadata",
             format!(
-                "the metadata key `{}` is the host's own",
+                "VM metadata `{}` is reserved for the host",
                 key.escape_default()
             ),
         )
         .with_hint(format!(
-            "use a key that does not begin with `{OWNER_PREFIX}`"
+            "use a key that does not begin with `{RESERVED_METADATA}`"
         )));
     }
     let ceilings = &run.grants.ceilings;

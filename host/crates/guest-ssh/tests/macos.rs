@@ -20,6 +20,7 @@ const ELSEWHERE: &[&str] = &[
     "hostile_archives.rs",
     "hostile_commands.rs",
     "interop.rs",
+    "login.rs",
     "macos.rs",
     "ready.rs",
 ];
