@@ -35,7 +35,8 @@ impl Expected {
                 // Everything that was wanted of the VM is here.
                 Self::Code(0)
             }
-            Fault::SshDropped => Self::Code(EXIT_SSH),
+            // A transfer begins again on a new connection; a command that was running cannot.
+            Fault::SshDropped => Self::SuccessOr(EXIT_SSH),
             // Nobody says that a frozen connection is lost before the build's time is up.
             Fault::SshFrozen => Self::Code(EXIT_TIMED_OUT),
             Fault::ApiTimeout | Fault::Api500 | Fault::ReplyLost | Fault::Refused => {
