@@ -586,3 +586,22 @@ fn fits_into_a_small_sandbox() {
         0
     );
 }
+
+#[test]
+fn a_vm_that_is_kept_stays_and_the_outcome_is_the_scripts() {
+    let scenario = scenario().param("keep", "failure").param("keep-for", "30m");
+    let report = BUILD.run(scenario.on_exec(SCRIPT, ExecReply::exit(65)));
+    assert_eq!(
+        (report.outcome, report.exit_code),
+        (Outcome::BuildFailed, 65),
+        "{}",
+        report.log_text()
+    );
+    assert_eq!(report.left_on_the_cluster.len(), 1);
+    assert_eq!(report.results["kept-vm"], report.left_on_the_cluster[0]);
+    assert!(
+        report.log_text().contains("is kept until"),
+        "{}",
+        report.log_text()
+    );
+}

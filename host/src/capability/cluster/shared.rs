@@ -7,17 +7,24 @@ use std::time::Duration;
 use jiff::Timestamp;
 use plugin_manifest::Capability;
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
 
 use super::keep::still_there;
 use super::{Template, Vm, VmConfig, key_of, still_signed_in};
 use crate::bindings::orka::plugin::cluster::{Purged, VmSpec};
 use crate::failure::{Class, Failure, Kind};
-use crate::ledger::{State, record};
-use crate::reap::{Execution, Fate, Inventory, Rules, Selection, plan};
+use crate::ledger::{Debt, State, record};
+use crate::reap::{Execution, Fate, Inventory, Plan, Rules, Selection, plan};
 use crate::state::RunContext;
 
 /// How long the purge of a whole run may take.
 const PURGE_RUN_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long to look for VMs that Orka was still deploying when their step was killed, as `reap --run` does.
+const PURGE_RUN_LINGERS: Duration = Duration::from_secs(3);
+
+/// Pause between looks for what appears late.
+const PURGE_RUN_PAUSE: Duration = Duration::from_secs(1);
 
 /// Names deleted at the same time, as a reaper does.
 const PURGE_RUN_PARALLEL: usize = 8;
@@ -228,10 +235,40 @@ pub(super) async fn adopt(run: &RunContext, text: &str) -> Result<VmConfig, Fail
     })))
 }
 
-/// Deletes everything of the pipeline run.
+/// Deletes everything of the pipeline run, and looks again for what was still being deployed when its step was killed.
 pub(super) async fn purge_run(run: &RunContext) -> Result<Purged, Failure> {
     run.grants.require(Capability::ClusterPurgeRun)?;
     still_signed_in(run)?;
+    let started = Instant::now();
+    let deadline = run.deadline_within(PURGE_RUN_TIMEOUT);
+    let mut removed = BTreeSet::new();
+    loop {
+        let plan = plan_purge(run).await?;
+        let names: Vec<String> = plan.to_delete().map(ToOwned::to_owned).collect();
+        let had_work = !names.is_empty();
+        delete(run, names, deadline, &mut removed).await?;
+        let lingers = started.elapsed() < PURGE_RUN_LINGERS;
+        if Instant::now() >= deadline || !(lingers || had_work) {
+            let of_run = plan
+                .entries
+                .into_iter()
+                .filter(|entry| entry.item.run_hash == run.identity.run_hash());
+            return Ok(Purged {
+                kept: of_run
+                    .map(|entry| entry.item.name)
+                    .filter(|name| !removed.contains(name))
+                    .collect(),
+                removed: removed.into_iter().collect(),
+            });
+        }
+        if !had_work {
+            sleep(PURGE_RUN_PAUSE).await;
+        }
+    }
+}
+
+/// What there is of the run, and what of it is kept.
+async fn plan_purge(run: &RunContext) -> Result<Plan, Failure> {
     let listed = run.cluster.list().await?;
     let rules = Rules {
         selection: Selection::Runs(BTreeSet::from([run.identity.run_hash().to_owned()])),
@@ -240,47 +277,40 @@ pub(super) async fn purge_run(run: &RunContext) -> Result<Purged, Failure> {
         first_seen: BTreeMap::new(),
         now: Timestamp::now(),
     };
-    let plan = plan(Inventory::new(run.identity.prefix(), listed), &rules);
-    let names: Vec<String> = plan.to_delete().map(ToOwned::to_owned).collect();
+    Ok(plan(Inventory::new(run.identity.prefix(), listed), &rules))
+}
+
+async fn delete(
+    run: &RunContext,
+    names: Vec<String>,
+    deadline: Instant,
+    removed: &mut BTreeSet<String>,
+) -> Result<(), Failure> {
     let execution = Execution {
         cluster: run.cluster.as_ref(),
         console: &run.console,
         stop: &run.stop,
-        deadline: run.deadline_within(PURGE_RUN_TIMEOUT),
+        deadline,
         parallel: PURGE_RUN_PARALLEL,
     };
-    let fates = execution.delete(names).await;
     let mut left = Vec::new();
-    let mut removed = Vec::new();
-    for (name, fate) in fates {
+    for (name, fate) in execution.delete(names).await {
         match fate {
             Fate::Remains(failure) => left.push((name, failure)),
             Fate::Deleted | Fate::AlreadyGone => {
-                if run
-                    .ledger
-                    .debt(&name)
-                    .is_some_and(|debt| debt.state != State::Released)
-                {
+                let is_own = |debt: Debt| debt.state != State::Released;
+                if run.ledger.debt(&name).is_some_and(is_own) {
                     run.ledger.released(&name);
                 }
-                removed.push(name);
+                removed.insert(name);
             }
         }
     }
-    if !left.is_empty() {
-        return Err(leftovers(run, left));
+    if left.is_empty() {
+        Ok(())
+    } else {
+        Err(leftovers(run, left))
     }
-    let is_kept = |name: &String| !removed.contains(name);
-    Ok(Purged {
-        kept: plan
-            .entries
-            .iter()
-            .filter(|entry| entry.item.run_hash == run.identity.run_hash())
-            .map(|entry| entry.item.name.clone())
-            .filter(is_kept)
-            .collect(),
-        removed,
-    })
 }
 
 /// Until when things of the run are kept: what the ledgers of its workspace say, this run's own included.
@@ -326,4 +356,51 @@ fn leftovers(run: &RunContext, left: Vec<(String, Failure)>) -> Failure {
         failure = failure.with_detail(&name, reason.to_string());
     }
     failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_says_all_that_a_spec_says_and_fits_a_result() {
+        let spec = VmSpec {
+            image: "ghcr.io/macstadium/orka-images/sonoma:latest".to_owned(),
+            cpu_cores: Some(12),
+            vcpus: Some(6),
+            memory_mib: Some(16_384),
+            vnc_console: Some(false),
+            gpu_passthrough: Some(true),
+            system_serial: Some("C02ABCDEFGH1".to_owned()),
+            tag: Some("a-tag-of-32-characters-at-the-most".to_owned()),
+            tag_required: true,
+            scheduler: Some("most-allocated".to_owned()),
+            options: vec![("net-boost".to_owned(), "false".to_owned())],
+        };
+        let text = serde_json::to_string(&Text {
+            v: VERSION,
+            name: "abcdefghijklmnop-0a1b2c3d-4e5f6071-999".to_owned(),
+            orka: 3,
+            spec: Spec::from(&spec),
+        })
+        .unwrap();
+        // What a plugin's results may have together, less the name of this one.
+        assert!(
+            text.len() <= 704 - "vm-config".len(),
+            "{} bytes",
+            text.len()
+        );
+        let again: Text = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            format!("{:?}", VmSpec::from(again.spec)),
+            format!("{spec:?}")
+        );
+    }
+
+    #[test]
+    fn what_is_left_to_the_cluster_is_not_written() {
+        let text = r#"{"v":1,"name":"n","orka":2,"image":"i"}"#;
+        let read: Text = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), text);
+    }
 }
