@@ -19,6 +19,7 @@ const ELSEWHERE: &[&str] = &[
     "hostile.rs",
     "hostile_archives.rs",
     "hostile_commands.rs",
+    "hostile_sftp.rs",
     "interop.rs",
     "login.rs",
     "macos.rs",

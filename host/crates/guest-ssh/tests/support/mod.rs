@@ -7,6 +7,7 @@
 
 pub mod archives;
 pub mod dropbear;
+pub mod lying_sftp;
 pub mod proxy;
 pub mod scripted;
 pub mod sshd;

@@ -37,6 +37,12 @@ use crate::{Error, RemotePath};
 /// Names of entries that one transfer looks at, selected or not: a listing that never ends is cut off.
 const LOOKED_AT_MAX: u64 = 10_000_000;
 
+/// Bytes that are held of one directory at once: some 300,000 names of usual length. A server may give names of 250 KB.
+const DIRECTORY_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// What one name takes beside its bytes.
+const NAME_OVERHEAD: usize = size_of::<(Bytes, Attributes)>() + 32;
+
 impl Connection {
     /// One attempt to fetch a tree by SFTP.
     pub(in crate::transfer) async fn download_by_sftp(
@@ -278,16 +284,22 @@ fn at(refusal: Refusal, entry: &[u8], what: &str) -> Error {
 async fn read_directory(sftp: &Sftp, path: &[u8]) -> Result<Vec<(Bytes, Attributes)>, Refusal> {
     let handle = sftp.with_path(wire::OPENDIR, path).await?.handle().await?;
     let mut entries = Vec::new();
+    let mut held = 0;
     loop {
         match sftp.with_path(wire::READDIR, &handle).await?.reply().await {
             Ok(Reply::Names(names)) if !names.is_empty() => {
+                held += names
+                    .iter()
+                    .map(|(name, _)| name.len() + NAME_OVERHEAD)
+                    .sum::<usize>();
                 // Copied: a slice would keep the whole packet.
                 let names = names
                     .into_iter()
                     .map(|(name, attributes)| (Bytes::copy_from_slice(&name), attributes));
                 entries.extend(names);
-                if entries.len() as u64 > LOOKED_AT_MAX {
-                    return Err(Refusal::Broken(super::nonsense("a directory has no end")));
+                if held > DIRECTORY_BYTES_MAX {
+                    let problem = format!("the directory `{}` has no end", printable(path));
+                    return Err(Refusal::Broken(super::nonsense(&problem)));
                 }
             }
             Err(refusal) if refusal.is(wire::END_OF_FILE) => break,

@@ -1,0 +1,219 @@
+//! An SFTP server that lies: about names, sizes, ends and whose answer is whose. Nothing lands outside, nothing stays,
+//! nothing hangs, and memory stays bounded.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::path::Path;
+use std::time::Duration;
+
+use guest_ssh::{Error, Limits, RemotePath, Selection, TransferSummary};
+use support::archives::everything_in;
+use support::lying_sftp::*;
+use support::trees::open;
+
+const LIMITS: Limits = Limits {
+    bytes: 1_000_000,
+    entries: 500,
+    path_bytes: 200,
+};
+
+async fn fetch(
+    given: Vec<Name>,
+    lie: impl Fn(u8, u32, u32) -> Option<Vec<u8>> + Send + Sync + 'static,
+) -> (Result<TransferSummary, Error>, tempfile::TempDir) {
+    let server = LyingSftp::start(given, lie).await;
+    let here = tempfile::tempdir().unwrap();
+    std::fs::create_dir(here.path().join("work")).unwrap();
+    let connection = server.connect().await;
+    let (work, everything, home) = (
+        open(&here.path().join("work")),
+        Selection::everything(),
+        RemotePath::home(),
+    );
+    let download =
+        connection.download(&home, &everything, &work, Path::new("out"), &LIMITS, |_| ());
+    let outcome = tokio::time::timeout(Duration::from_secs(30), download)
+        .await
+        .unwrap();
+    (outcome, here)
+}
+
+/// Resident memory of this process, in MiB; a test has one of its own under nextest.
+fn resident_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+fn file(name: &[u8], size: u64) -> Name {
+    (name.to_vec(), FILE, size)
+}
+
+#[tokio::test]
+async fn an_honest_server_passes_so_that_the_others_prove_something() {
+    let (outcome, here) = fetch(vec![file(b"a", 1), file(b"b", 1)], |_, _, _| None).await;
+    assert_eq!(outcome.unwrap().files, 2);
+    assert_eq!(everything_in(&here.path().join("work/out")), ["./a", "./b"]);
+}
+
+#[tokio::test]
+async fn names_that_are_paths_reach_nothing() {
+    for name in [
+        &b"../evil"[..],
+        b"/tmp/evil",
+        b"a/b",
+        b"a/../../evil",
+        b"a\0b",
+        b"",
+        &[b'n'; 400],
+    ] {
+        let (outcome, here) = fetch(vec![file(b"a", 1), file(name, 1)], |_, _, _| None).await;
+        assert!(outcome.is_err(), "{name:?}: {outcome:?}");
+        assert_eq!(everything_in(here.path()), ["./work"], "{name:?}");
+    }
+    // Every server lists these, and nobody goes there.
+    let dots = vec![
+        (b".".to_vec(), DIRECTORY, 0),
+        (b"..".to_vec(), DIRECTORY, 0),
+        file(b"a", 1),
+    ];
+    let (outcome, here) = fetch(dots, |_, _, _| None).await;
+    assert_eq!(outcome.unwrap().files, 1);
+    assert_eq!(everything_in(&here.path().join("work/out")), ["./a"]);
+}
+
+#[tokio::test]
+async fn a_name_that_comes_twice_does_not_come() {
+    let (outcome, here) = fetch(vec![file(b"a", 1), file(b"a", 1)], |_, _, _| None).await;
+    assert!(outcome.is_err(), "{outcome:?}");
+    assert_eq!(everything_in(here.path()), ["./work"]);
+}
+
+#[tokio::test]
+async fn a_link_out_is_left_out() {
+    let given = vec![file(b"a", 1), (b"link".to_vec(), LINK, 0)];
+    let (outcome, here) = fetch(given, |_, _, _| None).await;
+    assert_eq!(outcome.unwrap().skipped[0].path, Path::new("link"));
+    assert_eq!(everything_in(&here.path().join("work/out")), ["./a"]);
+}
+
+#[tokio::test]
+async fn directories_that_never_end_are_cut_off() {
+    // Long names, many of them: what is held of a directory is bounded in bytes, not in names alone.
+    let before_all = resident_mib();
+    let again = |kind: u8, id: u32, before: u32| {
+        let name = |n: u32| {
+            file(
+                format!("{before:08}{n:08}{}", "n".repeat(2000)).as_bytes(),
+                0,
+            )
+        };
+        (kind == READDIR).then(|| names(id, &(0..50).map(name).collect::<Vec<_>>()))
+    };
+    let (outcome, here) = fetch(Vec::new(), again).await;
+    assert!(outcome.is_err(), "{outcome:?}");
+    assert_eq!(everything_in(here.path()), ["./work"]);
+    let grown = resident_mib().saturating_sub(before_all);
+    assert!(
+        grown < 192,
+        "{grown} MiB, of which the server here has a part"
+    );
+
+    // Each directory holds another one.
+    let deeper = |kind: u8, id: u32, before: u32| {
+        (kind == READDIR).then(|| {
+            if before.is_multiple_of(2) {
+                names(id, &[(b"d".to_vec(), DIRECTORY, 0)])
+            } else {
+                status(id, 1)
+            }
+        })
+    };
+    let (outcome, here) = fetch(Vec::new(), deeper).await;
+    assert!(
+        matches!(outcome, Err(Error::LimitExceeded { .. })),
+        "{outcome:?}"
+    );
+    assert_eq!(everything_in(here.path()), ["./work"]);
+
+    // Answers without a name in them, for ever.
+    let empty = |kind: u8, id: u32, _| (kind == READDIR).then(|| names(id, &[]));
+    let (outcome, here) = fetch(Vec::new(), empty).await;
+    assert!(outcome.is_err(), "{outcome:?}");
+    assert_eq!(everything_in(here.path()), ["./work"]);
+}
+
+#[tokio::test]
+async fn files_that_are_not_what_they_claim_bring_nothing() {
+    type Case = (&'static str, u64, fn(u8, u32, u32) -> Option<Vec<u8>>);
+    let cases: [Case; 6] = [
+        ("shorter than it said", 1000, |_, _, _| None),
+        ("far larger than allowed", u64::MAX, |_, _, _| None),
+        ("more than was asked for", 1000, |kind, id, _| {
+            (kind == READ).then(|| data(id, &[7; 200_000]))
+        }),
+        ("never an end", 10, |kind, id, _| {
+            (kind == READ).then(|| data(id, b""))
+        }),
+        ("a refusal in the middle", 1000, |kind, id, before| {
+            (kind == READ && before > 0).then(|| status(id, 4))
+        }),
+        (
+            "a status that is fine where data is due",
+            10,
+            |kind, id, _| (kind == READ).then(|| status(id, 0)),
+        ),
+    ];
+    for (what, size, lie) in cases {
+        let (outcome, here) = fetch(vec![file(b"a", size)], lie).await;
+        assert!(outcome.is_err(), "{what}: {outcome:?}");
+        assert_eq!(everything_in(here.path()), ["./work"], "{what}");
+    }
+}
+
+#[tokio::test]
+async fn answers_that_are_none_end_the_session() {
+    type Case = (&'static str, fn(u8, u32, u32) -> Option<Vec<u8>>);
+    let cases: [Case; 8] = [
+        ("another's number", |kind, id, _| {
+            (kind == OPEN).then(|| status(id + 1000, 0))
+        }),
+        ("twice the same", |kind, id, _| {
+            (kind == READDIR).then(|| [status(id, 1), status(id, 1)].concat())
+        }),
+        ("a packet of four gigabytes", |kind, _, _| {
+            (kind == READDIR).then(|| vec![0xff; 64])
+        }),
+        ("an empty packet", |kind, _, _| {
+            (kind == READDIR).then(|| vec![0; 4])
+        }),
+        ("an unknown kind", |kind, id, _| {
+            (kind == READDIR).then(|| packet(77, id, b""))
+        }),
+        ("a handle where names are due", |kind, id, _| {
+            (kind == READDIR).then(|| packet(102, id, &string(b"h")))
+        }),
+        ("a count of names that is not there", |kind, id, _| {
+            (kind == READDIR).then(|| packet(104, id, &u32::MAX.to_be_bytes()))
+        }),
+        (
+            "no names, and an attribute list without end",
+            |kind, id, _| {
+                (kind == LSTAT).then(|| packet(105, id, &[0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]))
+            },
+        ),
+    ];
+    for (what, lie) in cases {
+        let (outcome, here) = fetch(vec![file(b"a", 1)], lie).await;
+        if what == "no names, and an attribute list without end" && outcome.is_ok() {
+            // Nobody asked for that one's attributes.
+            continue;
+        }
+        assert!(outcome.is_err(), "{what}: {outcome:?}");
+        assert_eq!(everything_in(here.path()), ["./work"], "{what}");
+    }
+}
