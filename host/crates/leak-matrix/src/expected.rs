@@ -35,13 +35,25 @@ impl Expected {
                 // Everything that was wanted of the VM is here.
                 Self::Code(0)
             }
-            // A transfer begins again on a new connection; a command that was running cannot.
-            Fault::SshDropped => Self::SuccessOr(EXIT_SSH),
+            Fault::SshDropped => Self::of_drop(cell),
             // Nobody says that a frozen connection is lost before the build's time is up.
             Fault::SshFrozen => Self::Code(EXIT_TIMED_OUT),
             Fault::ApiTimeout | Fault::Api500 | Fault::ReplyLost | Fault::Refused => {
                 Self::of_api(cell)
             }
+        }
+    }
+
+    /// A connection that is cut. A transfer begins again on a new one; a command, or a file that is written, does not.
+    fn of_drop(cell: &Cell) -> Self {
+        match (cell.call, cell.moment) {
+            (Call::Connect, Moment::After)
+            | (Call::Upload, Moment::Before)
+            | (Call::Wait, Moment::After)
+            | (Call::Download, Moment::Before) => Self::Code(0),
+            // The script is short: it may have ended by then.
+            (Call::Exec, Moment::After) | (Call::Wait, Moment::Before) => Self::SuccessOr(EXIT_SSH),
+            _ => Self::Code(EXIT_SSH),
         }
     }
 
