@@ -6,7 +6,6 @@ use std::time::Duration;
 use end_to_end::{Cluster, Ended, Stream, hash, name, uid};
 use orka_sim::{FaultAction, FaultRule, Occurrence, Seed, SeedKind, SimConfig, Switches};
 use rustix::process::Signal;
-use serde_json::Value;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -15,19 +14,6 @@ async fn both() -> [Cluster; 2] {
         Cluster::start().await,
         Cluster::with(Cluster::orka3()).await,
     ]
-}
-
-/// Every name on the cluster.
-fn names(cluster: &Cluster) -> BTreeSet<String> {
-    let state = cluster.sim.state();
-    let vms = state.vms.into_iter().map(|vm| vm.name);
-    let configs = state.configs.into_iter().map(|config| config.name);
-    vms.chain(configs).chain(state.waiting).collect()
-}
-
-/// The summary.
-fn summary(ended: &Ended) -> Value {
-    serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended}"))
 }
 
 /// Three VMs of a run, of two pods: one that runs, one that is still being deployed, one that failed.
@@ -49,7 +35,7 @@ async fn a_named_run_goes_whole_and_no_other_run_is_touched() {
             Seed::vm(name("tekton-ci", &run, "pod-a", 1), HOUR),
             Seed::vm("somebody-elses", HOUR),
         ]);
-        let before = names(&cluster);
+        let before = cluster.names();
         let ended = cluster
             .reap()
             .environment("ORKA_RUN_UID", &run)
@@ -58,8 +44,8 @@ async fn a_named_run_goes_whole_and_no_other_run_is_touched() {
             .await;
         assert_eq!(ended.code, Some(0), "{ended}");
         let mine: BTreeSet<String> = three_of(&run).into_iter().map(|seed| seed.name).collect();
-        assert_eq!(&before - &names(&cluster), mine, "{ended}");
-        let summary = summary(&ended);
+        assert_eq!(&before - &cluster.names(), mine, "{ended}");
+        let summary = ended.summary();
         assert_eq!(summary["counts"]["deleted"], 3);
         assert_eq!(summary["counts"]["remaining"], 0);
         assert_eq!(summary["counts"]["otherRuns"], 3);
@@ -115,7 +101,7 @@ async fn what_is_kept_on_purpose_stays_until_it_expires_or_is_asked_for() {
     ]);
     let ended = cluster.reap().flag("--run", &run).ended().await;
     assert_eq!(ended.code, Some(0), "{ended}");
-    assert_eq!(names(&cluster), BTreeSet::from([kept.clone()]));
+    assert_eq!(cluster.names(), BTreeSet::from([kept.clone()]));
     let line = format!("left         {kept}");
     assert!(ended.stdout.contains(&line), "{ended}");
     assert!(
@@ -165,7 +151,7 @@ async fn what_a_ledger_says_is_kept_stays_until_it_expires() {
             .ended()
             .await;
         assert_eq!(ended.code, Some(0), "{ended}");
-        assert_eq!(names(&cluster), BTreeSet::from([kept.clone()]), "{ended}");
+        assert_eq!(cluster.names(), BTreeSet::from([kept.clone()]), "{ended}");
         let said = format!("left         {kept}");
         assert!(ended.stdout.contains(&said), "{ended}");
     }
@@ -184,7 +170,7 @@ async fn a_dry_run_changes_nothing_and_gives_the_reason_for_each() {
         let run = uid("run");
         cluster.sim.seed(three_of(&run));
         cluster.sim.seed([Seed::vm("somebody-elses", HOUR)]);
-        let before = names(&cluster);
+        let before = cluster.names();
         let ended = cluster
             .reap()
             .flag("--run", &run)
@@ -193,7 +179,7 @@ async fn a_dry_run_changes_nothing_and_gives_the_reason_for_each() {
             .ended()
             .await;
         assert_eq!(ended.code, Some(0), "{ended}");
-        assert_eq!(names(&cluster), before);
+        assert_eq!(cluster.names(), before);
         assert!(
             cluster
                 .sim
@@ -275,8 +261,8 @@ async fn one_that_cannot_be_deleted_is_named_and_holds_up_no_other() {
         .ended()
         .await;
     assert_eq!(ended.code, Some(219), "{ended}");
-    assert_eq!(names(&cluster), BTreeSet::from([stuck.clone()]));
-    let summary = summary(&ended);
+    assert_eq!(cluster.names(), BTreeSet::from([stuck.clone()]));
+    let summary = ended.summary();
     let entries = summary["entries"].as_array().unwrap();
     let entry = entries
         .iter()
@@ -301,7 +287,7 @@ async fn an_orka_that_cannot_be_listed_is_told_and_nothing_is_deleted() {
     ] {
         let run = uid("run");
         cluster.sim.seed(three_of(&run));
-        let before = names(&cluster);
+        let before = cluster.names();
         cluster.sim.add_fault(FaultRule::new(
             "GET",
             path,
@@ -314,7 +300,7 @@ async fn an_orka_that_cannot_be_listed_is_told_and_nothing_is_deleted() {
             .ended()
             .await;
         assert_eq!(ended.code, Some(214), "{ended}");
-        assert_eq!(names(&cluster), before, "{ended}");
+        assert_eq!(cluster.names(), before, "{ended}");
     }
 }
 
@@ -354,7 +340,7 @@ async fn two_reapers_at_once_both_succeed() {
             .start();
         let (one, other) = tokio::join!(one.ended(), other.ended());
         let gone = |ended: &Ended| {
-            let counts = &summary(ended)["counts"];
+            let counts = &ended.summary()["counts"];
             counts["deleted"].as_u64().unwrap() + counts["alreadyGone"].as_u64().unwrap()
         };
         assert_eq!((one.code, other.code), (Some(0), Some(0)), "{one}{other}");
@@ -385,7 +371,7 @@ async fn sigterm_ends_it_cleanly_and_what_is_left_is_named() {
         let ended = running.ended().await;
         assert_eq!(ended.code, Some(143), "{ended}");
         assert!(ended.took < Duration::from_secs(12), "{ended}");
-        let summary = summary(&ended);
+        let summary = ended.summary();
         let remaining: BTreeSet<String> = summary["entries"]
             .as_array()
             .unwrap()
@@ -394,7 +380,7 @@ async fn sigterm_ends_it_cleanly_and_what_is_left_is_named() {
             .map(|entry| entry["name"].as_str().unwrap().to_owned())
             .collect();
         assert!(!remaining.is_empty(), "{ended}");
-        assert_eq!(remaining, names(&cluster), "{ended}");
+        assert_eq!(remaining, cluster.names(), "{ended}");
         assert_eq!(cluster.sim.state().live_tokens(), 0, "signed out");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use end_to_end::{Cluster, Ended, Kubernetes, Refusal, Step, hash, name, uid};
+use end_to_end::{Cluster, Kubernetes, Refusal, Step, hash, name, uid};
 use orka_sim::{Generation, Seed, SeedKind, SimConfig, Switches};
 use serde_json::Value;
 
@@ -27,17 +27,6 @@ const NEAR_MISSES: [&str; 14] = [
     "tekton-0a1b2c3d-4e5f6071-0",
     "tekton-0a1b2c3d-4e5f6071-1-abcde",
 ];
-
-fn names(cluster: &Cluster) -> BTreeSet<String> {
-    let state = cluster.sim.state();
-    let vms = state.vms.into_iter().map(|vm| vm.name);
-    let configs = state.configs.into_iter().map(|config| config.name);
-    vms.chain(configs).chain(state.waiting).collect()
-}
-
-fn summary(ended: &Ended) -> Value {
-    serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended}"))
-}
 
 /// The reaper with this API for live pods.
 fn reap(cluster: &Cluster, kubernetes: &Kubernetes) -> Step {
@@ -115,7 +104,7 @@ async fn deletes_200_orphans_among_200_live_and_200_foreign_vms_and_nothing_else
         for number in 0..150 {
             kubernetes.add_pod("ci", &uid(&format!("pod-{number}")), &uid("done"), "Failed");
         }
-        let before = names(&cluster);
+        let before = cluster.names();
         assert_eq!(before.len(), 600);
         let ended = reap(&cluster, &kubernetes)
             .flag("--parallel", "16")
@@ -123,8 +112,8 @@ async fn deletes_200_orphans_among_200_live_and_200_foreign_vms_and_nothing_else
             .ended()
             .await;
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-        assert_eq!(&before - &names(&cluster), orphans);
-        let counts = &summary(&ended)["counts"];
+        assert_eq!(&before - &cluster.names(), orphans);
+        let counts = &ended.summary()["counts"];
         assert_eq!(
             (&counts["deleted"], &counts["left"], &counts["foreign"]),
             (&200.into(), &200.into(), &200.into())
@@ -150,7 +139,7 @@ async fn a_build_that_starts_between_the_two_lists_is_not_touched() {
             .ended()
             .await;
         assert_eq!(ended.code, Some(0), "{ended}");
-        assert_eq!(names(&cluster), BTreeSet::from([new]), "{ended}");
+        assert_eq!(cluster.names(), BTreeSet::from([new]), "{ended}");
     }
 }
 
@@ -160,7 +149,7 @@ async fn pods_that_cannot_be_known_for_certain_delete_nothing() {
     cluster
         .sim
         .seed((0..3).map(|number| Seed::vm(orphan(number), HOUR)));
-    let before = names(&cluster);
+    let before = cluster.names();
     for (refusal, said) in [
         (Refusal::Status(401), "Unauthorized"),
         (Refusal::Status(403), "cannot list resource \"pods\""),
@@ -177,7 +166,7 @@ async fn pods_that_cannot_be_known_for_certain_delete_nothing() {
         let ended = reap(&cluster, &kubernetes).ended().await;
         assert_eq!(ended.code, Some(211), "{refusal:?}: {ended}");
         ended.assert_says(&["nothing was deleted", said]);
-        assert_eq!(names(&cluster), before, "{refusal:?}: {ended}");
+        assert_eq!(cluster.names(), before, "{refusal:?}: {ended}");
     }
     // A page in the middle that cannot be had makes the whole useless.
     let kubernetes = Kubernetes::start().await;
@@ -197,7 +186,7 @@ async fn pods_that_cannot_be_known_for_certain_delete_nothing() {
     let ended = reap(&cluster, &kubernetes).ended().await;
     assert_eq!(ended.code, Some(211), "{ended}");
     ended.assert_says(&["expired 4 times"]);
-    assert_eq!(names(&cluster), before, "{ended}");
+    assert_eq!(cluster.names(), before, "{ended}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,7 +217,7 @@ async fn an_api_that_fails_for_a_moment_is_asked_again_and_an_expired_list_anew(
     ]);
     let ended = reap(&cluster, &kubernetes).ended().await;
     assert_eq!(ended.code, Some(0), "{ended}");
-    assert_eq!(names(&cluster), BTreeSet::from([live]), "{ended}");
+    assert_eq!(cluster.names(), BTreeSet::from([live]), "{ended}");
     let asked = kubernetes.requests();
     assert_eq!(asked.len(), 9, "{asked:#?}");
     assert_eq!(asked[6], "/api/v1/pods?limit=500", "anew from the start");
@@ -249,10 +238,10 @@ async fn the_api_is_asked_by_tls_with_its_own_authority_and_no_other() {
         .ended()
         .await;
     assert_eq!(ended.code, Some(211), "{ended}");
-    assert_eq!(names(&cluster).len(), 1, "{ended}");
+    assert_eq!(cluster.names().len(), 1, "{ended}");
     let ended = reap(&cluster, &kubernetes).ended().await;
     assert_eq!(ended.code, Some(0), "{ended}");
-    assert!(names(&cluster).is_empty(), "{ended}");
+    assert!(cluster.names().is_empty(), "{ended}");
     let clear = reap(&cluster, &kubernetes).flag("--kubernetes-api", "http://10.0.0.1:8001");
     let ended = clear.ended().await;
     assert_eq!(ended.code, Some(211), "{ended}");
@@ -277,7 +266,7 @@ async fn only_the_named_namespaces_are_asked_and_runs_that_go_on_without_a_pod_s
         .ended()
         .await;
     assert_eq!(ended.code, Some(0), "{ended}");
-    let summary = summary(&ended);
+    let summary = ended.summary();
     for (number, expected) in [
         (1, "pod-live"),
         (2, "pod-live"),
@@ -288,7 +277,7 @@ async fn only_the_named_namespaces_are_asked_and_runs_that_go_on_without_a_pod_s
         assert_eq!(reason(&summary, &orphan(number)), expected, "{ended}");
     }
     assert_eq!(
-        names(&cluster),
+        cluster.names(),
         BTreeSet::from([orphan(1), orphan(2), orphan(4)])
     );
     let asked = kubernetes.requests();
@@ -327,7 +316,7 @@ async fn a_list_without_any_pod_is_not_believed_unless_that_is_said() {
                 "--allow-no-pods",
             ]);
         }
-        assert_eq!(names(&cluster).len(), 1);
+        assert_eq!(cluster.names().len(), 1);
         let ended = reap(&cluster, &kubernetes)
             .argument("--allow-no-pods")
             .ended()
@@ -356,7 +345,7 @@ async fn pods_come_from_a_file_of_uids_or_of_kubectls_json() {
             let ended = step.flag("--live-pods", file).ended().await;
             assert_eq!(ended.code, Some(0), "{ended}");
             assert_eq!(
-                names(&cluster),
+                cluster.names(),
                 BTreeSet::from([orphan(1), orphan(2)]),
                 "{ended}"
             );
@@ -399,7 +388,7 @@ async fn a_file_that_is_cut_off_odd_missing_or_stale_deletes_nothing() {
     let ended = step.flag("--live-pods", path).ended().await;
     assert_eq!(ended.code, Some(211), "{ended}");
     ended.assert_says(&["longer than `--grace`"]);
-    assert_eq!(names(&cluster).len(), 1);
+    assert_eq!(cluster.names().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -418,7 +407,7 @@ async fn what_has_no_age_stays_until_it_has_been_seen_for_the_grace() {
         kubernetes.add_pod("ci", &uid("other"), &uid("other-run"), "Running");
         let ended = reap(&cluster, &kubernetes).argument("--json").ended().await;
         assert_eq!(ended.code, Some(0), "{ended}");
-        assert_eq!(reason(&summary(&ended), &orphan(1)), "age-unknown");
+        assert_eq!(reason(&ended.summary(), &orphan(1)), "age-unknown");
         let state = tempfile::tempdir().unwrap();
         let file = state.path().join("state.json");
         let pass = || {
@@ -427,7 +416,7 @@ async fn what_has_no_age_stays_until_it_has_been_seen_for_the_grace() {
                 .argument("--json")
         };
         let ended = pass().ended().await;
-        assert_eq!(reason(&summary(&ended), &orphan(1)), "young", "{ended}");
+        assert_eq!(reason(&ended.summary(), &orphan(1)), "young", "{ended}");
         assert!(!cluster.sim.state().is_clean());
         let ended = pass().flag("--grace", "0s").ended().await;
         assert_eq!(ended.code, Some(0), "{ended}");
@@ -450,11 +439,11 @@ async fn kept_and_podless_vms_stay_and_expired_ones_go() {
     kubernetes.add_pod("ci", &uid("other"), &uid("other-run"), "Running");
     let ended = reap(&cluster, &kubernetes).argument("--json").ended().await;
     assert_eq!(ended.code, Some(0), "{ended}");
-    let summary = summary(&ended);
+    let summary = ended.summary();
     assert_eq!(reason(&summary, &orphan(1)), "kept");
     assert_eq!(reason(&summary, &orphan(2)), "keep-expired");
     assert_eq!(reason(&summary, &podless), "podless");
-    assert_eq!(names(&cluster), BTreeSet::from([orphan(1), podless]));
+    assert_eq!(cluster.names(), BTreeSet::from([orphan(1), podless]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -467,5 +456,5 @@ async fn vms_of_other_users_and_namespaces_are_out_of_reach() {
     kubernetes.add_pod("ci", &uid("other"), &uid("other-run"), "Running");
     let ended = reap(&cluster, &kubernetes).ended().await;
     assert_eq!(ended.code, Some(0), "{ended}");
-    assert_eq!(names(&cluster).len(), 1, "{ended}");
+    assert_eq!(cluster.names().len(), 1, "{ended}");
 }

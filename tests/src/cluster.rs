@@ -1,5 +1,6 @@
 //! A simulated cluster and the credentials for it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use orka_sim::{Generation, GuestKind, Sim, SimConfig, SshdSettings, VmRecord};
@@ -130,6 +131,14 @@ impl Cluster {
         self.run()
             .flag("--plugin", path(&crate::guest(name)))
             .granted("[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\nsecrets = [\"*\"]\n")
+    }
+
+    /// Every name on the cluster: of VMs, of VM configs, and of VMs that still wait for a node.
+    pub fn names(&self) -> BTreeSet<String> {
+        let state = self.sim.state();
+        let vms = state.vms.into_iter().map(|vm| vm.name);
+        let configs = state.configs.into_iter().map(|config| config.name);
+        vms.chain(configs).chain(state.waiting).collect()
     }
 
     /// The one VM of the cluster.

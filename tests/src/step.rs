@@ -321,6 +321,16 @@ impl Ended {
         }
     }
 
+    /// What was written to standard output, as JSON.
+    ///
+    /// # Panics
+    ///
+    /// If it is none.
+    #[track_caller]
+    pub fn summary(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self}"))
+    }
+
     /// A Tekton result; empty if there is none of the name.
     pub fn result(&self, name: &str) -> &str {
         self.results.get(name).map_or("", String::as_str)
