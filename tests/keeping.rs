@@ -1,6 +1,8 @@
 //! VMs that are kept on purpose.
 
-use end_to_end::Cluster;
+use std::collections::BTreeMap;
+
+use end_to_end::{Cluster, Kubernetes, uid};
 
 const GRANT: &str =
     "[[grant]]\nplugin = \"build\"\ncapabilities = [\"*\"]\n[grant.ceilings]\nkeep-max = \"2h\"\n";
@@ -37,6 +39,50 @@ async fn a_vm_of_a_failed_build_is_kept_named_and_spared_by_the_purge_of_its_run
         assert_eq!(cluster.sim.state().vms.len(), 1);
         // Who is not shown the ledger knows of nothing that is kept.
         purge(None).ended().await.assert(0, "succeeded");
+        assert!(cluster.sim.state().is_clean());
+    }
+}
+
+/// Neither generation lets metadata change after a deployment, so the pod itself says it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reaper_that_reads_pods_knows_what_they_keep_and_until_when() {
+    for config in [Cluster::orka2(), Cluster::orka3()] {
+        let cluster = Cluster::with(config).await;
+        let (run, pod) = (uid("run"), uid("pod"));
+        let build = cluster.build("#!/bin/sh\nexit 65\n").granted(GRANT);
+        let build = build.param("keep", "failure").param("keep-for", "1h");
+        let build = build.flag("--run-uid", &run).flag("--pod-uid", &pod);
+        let ended = build.ended().await;
+        ended.assert(65, "build-failed");
+        let vm = cluster.only_vm();
+        let mut results = ended.results.clone();
+        assert!(!results["kept-until"].is_empty(), "{ended}");
+        let reaped = |results: BTreeMap<String, String>| {
+            let (cluster, run, pod) = (&cluster, &run, &pod);
+            async move {
+                let kubernetes = Kubernetes::start().await;
+                kubernetes.add_ended_pod(pod, run, &results);
+                let step = cluster.reap().flag("--live-pods", "kubernetes");
+                let step = step.flag("--kubernetes-api", kubernetes.url());
+                let credentials = kubernetes.credentials();
+                let step = step.flag("--kubernetes-credentials", credentials.to_str().unwrap());
+                let ended = step.flag("--grace", "0s").argument("--json").ended().await;
+                assert_eq!(ended.code, Some(0), "{ended}");
+                ended.summary()["entries"][0].clone()
+            }
+        };
+        let left = reaped(results.clone()).await;
+        assert_eq!(
+            (&left["name"], &left["reason"]),
+            (&vm.name.into(), &"kept".into())
+        );
+        assert_eq!(left["keptUntil"], results["kept-until"], "{left}");
+        results.insert("kept-until".to_owned(), "2026-01-02T00:00:00Z".to_owned());
+        let gone = reaped(results).await;
+        assert_eq!(
+            (&gone["result"], &gone["reason"]),
+            (&"deleted".into(), &"keep-expired".into())
+        );
         assert!(cluster.sim.state().is_clean());
     }
 }

@@ -16,10 +16,17 @@ pub const BYTES_MAX: usize = 1024;
 /// Kept back for the host's own results.
 const OWN_BYTES: usize = 320;
 
+/// The names of the VMs that are kept on purpose, separated by spaces. The reaper reads it.
+pub const KEPT_VM: &str = "kept-vm";
+
+/// Until when they are kept, as RFC 3339; the latest time of several. The reaper reads it.
+pub const KEPT_UNTIL: &str = "kept-until";
+
 /// The host's own results: a plugin cannot set them.
-pub const OWN: [&str; 7] = [
+pub const OWN: [&str; 8] = [
     "vm-name",
-    "kept-vm",
+    KEPT_VM,
+    KEPT_UNTIL,
     "outcome",
     "exit-status",
     "artifacts-digest",

@@ -1,6 +1,6 @@
 //! A small Kubernetes API: lists of pods and of Tekton's runs in pages, by the documented shapes of both APIs.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -132,6 +132,24 @@ impl Kubernetes {
                 "app.kubernetes.io/managed-by": "tekton-pipelines", "tekton.dev/pipelineRunUID": run}},
             "spec": {"containers": [{"name": "step-build", "image": "x"}]},
             "status": {"phase": phase, "containerStatuses": [{"name": "step-build", "state": {}}]},
+        });
+        self.state.lock().unwrap().pods.push(pod);
+    }
+
+    /// Adds a pod whose step has ended with these results, as Tekton's entrypoint tells them in the termination message.
+    pub fn add_ended_pod(&self, uid: &str, run: &str, results: &BTreeMap<String, String>) {
+        let said: Vec<Value> = results
+            .iter()
+            .map(|(key, value)| json!({"key": key, "value": value, "type": 1}))
+            .collect();
+        let ended = json!({"exitCode": 1, "finishedAt": "2026-01-01T10:00:00Z",
+            "message": Value::from(said).to_string()});
+        let pod = json!({
+            "metadata": {"name": format!("pod-{uid}"), "namespace": "ci", "uid": uid, "labels": {
+                "app.kubernetes.io/managed-by": "tekton-pipelines", "tekton.dev/pipelineRunUID": run}},
+            "spec": {"containers": [{"name": "step-build", "image": "x"}]},
+            "status": {"phase": "Failed", "containerStatuses": [
+                {"name": "step-build", "state": {"terminated": ended}}]},
         });
         self.state.lock().unwrap().pods.push(pod);
     }

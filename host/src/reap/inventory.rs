@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use super::name::Name;
 use crate::backend::Listed;
 
-/// What the host writes into a VM's metadata, where the API carries it: until when the VM is kept, as RFC 3339.
+/// The metadata by which anybody who may deploy VMs on Orka 3 spares one from the reaper: until when, as RFC 3339. The
+/// host itself cannot: metadata is given with the deployment and never changes, and keeping is decided later.
 pub const KEPT_UNTIL: &str = "orka-step-kept-until";
 
 /// Everything under one name of ours.

@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::identity::hash_of;
+use crate::results::{KEPT_UNTIL, KEPT_VM};
 
 /// Labels by which Tekton tells, since v0.63, whose a pod is.
 const RUN_LABELS: [&str; 2] = ["tekton.dev/pipelineRunUID", "tekton.dev/taskRunUID"];
@@ -30,13 +32,31 @@ pub struct Live {
     pub ended: BTreeMap<String, Timestamp>,
     /// Pods that were told of at all, ended ones included.
     pub told: usize,
+    /// What pods and task runs say they keep on purpose, by name.
+    pub kept: BTreeMap<String, KeptBy>,
     /// Whether runs are told of, and not pods alone.
     pub knows_runs: bool,
     /// Whether this was certainly read after the cluster was listed, so that no thing can be newer than it.
     pub is_newer_than_listing: bool,
 }
 
+/// That something is kept on purpose, and who says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptBy {
+    until: Timestamp,
+    /// Hashes of the pods and runs that say it.
+    by: BTreeSet<String>,
+}
+
 impl Live {
+    /// Until when a thing is kept on purpose, by the word of its own pod or of a task run of its own run. Nobody else's
+    /// word counts.
+    pub fn kept_until(&self, name: &str, run_hash: &str, pod_hash: &str) -> Option<Timestamp> {
+        let kept = self.kept.get(name)?;
+        let vouched = kept.by.contains(run_hash) || kept.by.contains(pod_hash);
+        vouched.then_some(kept.until)
+    }
+
     /// Reads lines of UIDs or JSON as `kubectl` writes it, several documents in a row included.
     ///
     /// # Errors
@@ -92,23 +112,59 @@ impl Live {
             let kind = item.kind.as_deref().unwrap_or(&of_all);
             match kind {
                 "Pod" => self.add_pod(&item)?,
-                "PipelineRun" | "TaskRun" if item.status.completion_time.is_none() => {
-                    self.runs.insert(hash_of(item.uid()?));
-                }
+                "PipelineRun" | "TaskRun" => self.add_run(&item)?,
                 _ => {}
             }
         }
         Ok(())
     }
 
+    fn add_run(&mut self, run: &Item) -> Result<(), Failure> {
+        let uid = run.uid()?;
+        if run.status.completion_time.is_none() {
+            self.runs.insert(hash_of(uid));
+        }
+        let results = run.status.results.iter();
+        let by = run.runs().chain([uid]).map(hash_of).collect();
+        self.add_kept(results.map(|it| (it.name.as_str(), &it.value)), by);
+        Ok(())
+    }
+
+    /// Takes up the results by which a step tells that it keeps VMs.
+    fn add_kept<'a>(
+        &mut self,
+        results: impl Iterator<Item = (&'a str, &'a Value)>,
+        by: BTreeSet<String>,
+    ) {
+        let texts: BTreeMap<&str, &str> = results
+            .filter_map(|(name, value)| Some((name, value.as_str()?)))
+            .collect();
+        let until = texts
+            .get(KEPT_UNTIL)
+            .and_then(|text| text.trim().parse().ok());
+        let (Some(names), Some(until)) = (texts.get(KEPT_VM), until) else {
+            return;
+        };
+        for name in names.split_whitespace() {
+            let kept = self.kept.entry(name.to_owned()).or_insert_with(|| KeptBy {
+                until,
+                by: BTreeSet::new(),
+            });
+            kept.until = kept.until.max(until);
+            kept.by.extend(by.iter().cloned());
+        }
+    }
+
     fn add_pod(&mut self, pod: &Item) -> Result<(), Failure> {
         let uid = pod.uid()?;
         self.told += 1;
-        let labels = RUN_LABELS
-            .iter()
-            .filter_map(|label| pod.metadata.labels.get(*label));
-        let owners = pod.metadata.owner_references.iter().map(|owner| &owner.uid);
-        let runs = labels.chain(owners).filter(|uid| !uid.is_empty());
+        for message in pod.status.termination_messages() {
+            // What is no list of results is the last log line of a program, or nothing.
+            let said: Vec<Said> = serde_json::from_str(message).unwrap_or_default();
+            let results = said.iter().map(|it| (it.key.as_str(), &it.value));
+            self.add_kept(results, BTreeSet::from([hash_of(uid)]));
+        }
+        let runs = pod.runs();
         if pod.has_ended() {
             let last = pod.status.last_end();
             for run in runs {
@@ -117,7 +173,7 @@ impl Live {
             }
         } else {
             self.pods.insert(hash_of(uid));
-            self.runs.extend(runs.map(|uid| hash_of(uid)));
+            self.runs.extend(runs.map(hash_of));
         }
         Ok(())
     }
@@ -196,6 +252,23 @@ struct Status {
     phase: String,
     completion_time: Option<String>,
     container_statuses: Vec<ContainerStatus>,
+    results: Vec<RunResult>,
+}
+
+/// A result in the status of a task run or pipeline run.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RunResult {
+    name: String,
+    value: Value,
+}
+
+/// A result in the termination message of a step, which Tekton's entrypoint writes as a JSON array of these.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Said {
+    key: String,
+    value: Value,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -214,6 +287,7 @@ struct ContainerState {
 #[serde(rename_all = "camelCase", default)]
 struct Terminated {
     finished_at: Option<Timestamp>,
+    message: String,
 }
 
 impl Item {
@@ -224,6 +298,20 @@ impl Item {
         } else {
             Err(unusable("has an object without a UID"))
         }
+    }
+
+    /// The UIDs of the runs that it belongs to.
+    fn runs(&self) -> impl Iterator<Item = &str> {
+        let labels = RUN_LABELS
+            .iter()
+            .filter_map(|label| self.metadata.labels.get(*label));
+        let owners = self
+            .metadata
+            .owner_references
+            .iter()
+            .map(|owner| &owner.uid);
+        let uids = labels.chain(owners).map(String::as_str);
+        uids.filter(|uid| !uid.is_empty())
     }
 
     /// Whether every container has ended for good: Kubernetes says so by these two phases alone. A pod on a lost node
@@ -239,12 +327,20 @@ impl Status {
         ends.filter_map(|container| container.state.terminated.as_ref()?.finished_at)
             .max()
     }
+
+    fn termination_messages(&self) -> impl Iterator<Item = &str> {
+        let states = self
+            .container_statuses
+            .iter()
+            .map(|container| &container.state);
+        states.filter_map(|state| Some(state.terminated.as_ref()?.message.as_str()))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     const A: &str = "8d3f4f6e-0a4b-4c7e-9d2a-7f1e2d3c4b5a";
     const B: &str = "0b7c9f11-6f5e-4e0f-8a3e-1c2d3e4f5a6b";
@@ -328,6 +424,64 @@ mod tests {
         .unwrap();
         assert_eq!(live.runs, BTreeSet::from([hash_of(A)]));
         assert_eq!(live.told, 0, "runs are no pods");
+    }
+
+    #[test]
+    fn a_step_that_has_ended_tells_what_it_keeps_and_vouches_for_its_own_alone() {
+        let until: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
+        let said = json!([
+            {"key": "outcome", "value": "build-failed", "type": 1},
+            {"key": "kept-vm", "value": "tekton-a-b-1 tekton-a-b-2", "type": 1},
+            {"key": "kept-until", "value": "2026-01-01T12:00:00Z", "type": 1},
+        ]);
+        let mut keeping = pod(A, "Failed", json!({"tekton.dev/pipelineRunUID": RUN}));
+        keeping["status"]["containerStatuses"][0]["state"]["terminated"]["message"] =
+            json!(said.to_string());
+        let live = Live::parse(&list(&[keeping])).unwrap();
+        for name in ["tekton-a-b-1", "tekton-a-b-2"] {
+            assert_eq!(live.kept_until(name, "run", &hash_of(A)), Some(until));
+            assert_eq!(live.kept_until(name, &hash_of(RUN), &hash_of(B)), None);
+        }
+        assert_eq!(live.kept_until("tekton-a-b-3", "run", &hash_of(A)), None);
+    }
+
+    #[test]
+    fn a_task_run_tells_what_its_run_keeps_after_its_pod_is_gone() {
+        let owners = json!([{"kind": "PipelineRun", "uid": RUN}]);
+        let run = json!({"kind": "TaskRun", "metadata": {"uid": B, "ownerReferences": owners}, "status": {
+        "completionTime": "2026-01-01T10:00:00Z",
+        "results": [
+            {"name": "images", "type": "array", "value": ["a", "b"]},
+            {"name": "kept-vm", "type": "string", "value": "tekton-a-b-1"},
+            {"name": "kept-until", "type": "string", "value": "2026-01-01T12:00:00Z"},
+        ]}});
+        let live = Live::parse(&list(&[run])).unwrap();
+        for hash in [hash_of(RUN), hash_of(B)] {
+            assert!(live.kept_until("tekton-a-b-1", &hash, "pod").is_some());
+        }
+        assert!(
+            live.kept_until("tekton-a-b-1", &hash_of(A), "pod")
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn a_termination_message_of_another_kind_tells_nothing_and_harms_nothing() {
+        for message in [
+            "",
+            "killed",
+            "[]",
+            "[{\"key\": \"kept-vm\"}]",
+            "[{\"key\": \"kept-vm\", \"value\": \"a\"}, {\"key\": \"kept-until\", \"value\": \"soon\"}]",
+            "[{\"key\": \"kept-vm\", \"value\": {\"a\": 1}}, 7]",
+            "{",
+        ] {
+            let mut odd = pod(A, "Failed", json!({}));
+            odd["status"]["containerStatuses"][0]["state"]["terminated"]["message"] =
+                json!(message);
+            let live = Live::parse(&list(&[odd])).unwrap();
+            assert!(live.kept.is_empty() && live.told == 1, "{message}");
+        }
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub enum Selection {
 pub struct Rules {
     /// Whose things are wanted.
     pub selection: Selection,
-    /// Until when things are kept on purpose, by name: what ledgers say. Metadata on the cluster counts as well.
+    /// Until when things are kept on purpose, by name: what ledgers say. Metadata on the cluster counts as well, and
+    /// what pods and task runs say.
     pub kept: BTreeMap<String, Timestamp>,
     /// Whether things of the named runs are deleted although they are kept.
     pub include_kept: bool,
@@ -167,7 +168,14 @@ pub fn plan(inventory: Inventory, rules: &Rules) -> Plan {
         Selection::Finished { live, .. } => live_runs(&inventory, live),
     };
     let entries = inventory.ours.into_values().map(|item| {
-        let kept_until = item.kept_until.max(rules.kept.get(&item.name).copied());
+        let by_pods = match &rules.selection {
+            Selection::Runs(_) => None,
+            Selection::Finished { live, .. } => {
+                live.kept_until(&item.name, &item.run_hash, &item.pod_hash)
+            }
+        };
+        let by_ledgers = rules.kept.get(&item.name).copied();
+        let kept_until = item.kept_until.max(by_ledgers).max(by_pods);
         let reason = match &rules.selection {
             Selection::Runs(hashes) => of_named_run(&item, kept_until, hashes, rules),
             Selection::Finished { live, grace } => {

@@ -1,5 +1,6 @@
 //! VMs that outlive their run on purpose.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,6 +10,7 @@ use super::{Vm, key_of, rfc3339};
 use crate::bindings::orka::plugin::cluster::KeptVm;
 use crate::failure::{Class, Failure, Kind};
 use crate::ledger::Kept;
+use crate::results::{KEPT_UNTIL, KEPT_VM};
 use crate::state::RunContext;
 
 /// A reason is a sentence in a log and in a ledger's line.
@@ -53,7 +55,7 @@ pub(super) fn keep(
         login: login(run.guests.username(), &info.address, info.ssh_port),
     };
     run.ledger.keep(&info.name, key_of(info), &kept)?;
-    run.results.set_own("kept-vm", &info.name)?;
+    tell(run)?;
     run.console.info(&format!(
         "VM `{}` will be kept until {} ({}); log in with `{}`",
         info.name, kept.expires, kept.reason, kept.login
@@ -79,6 +81,18 @@ pub(super) fn still_there(run: &RunContext, vm: &Vm) -> Result<(), Failure> {
         "run.vm-gone",
         format!("VM `{}` is not this run's any more", vm.info.name),
     ))
+}
+
+/// Writes the results by which a reaper that reads pods knows what is kept, on both generations.
+fn tell(run: &RunContext) -> Result<(), Failure> {
+    let kept = run.ledger.kept();
+    let names: BTreeSet<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&str> = names.into_iter().collect();
+    run.results.set_own(KEPT_VM, &names.join(" "))?;
+    if let Some(until) = kept.iter().map(|(_, kept)| kept.expires_at()).max() {
+        run.results.set_own(KEPT_UNTIL, &rfc3339(until))?;
+    }
+    Ok(())
 }
 
 fn login(user: Option<&str>, address: &str, port: u16) -> String {
