@@ -72,7 +72,7 @@ impl Execution<'_> {
             .collect();
         let mut fates = BTreeMap::new();
         let mut running = FuturesUnordered::new();
-        let mut under_way: Vec<String> = Vec::new();
+        let mut under_way: BTreeMap<String, Option<Failure>> = BTreeMap::new();
         loop {
             let ends = self.ends();
             while running.len() < self.parallel.max(1)
@@ -80,7 +80,7 @@ impl Execution<'_> {
                 && Instant::now() < ends
                 && let Some(job) = ready(&mut waiting)
             {
-                under_way.push(job.name.clone());
+                under_way.insert(job.name.clone(), job.last.clone());
                 running.push(self.attempt(job));
             }
             let may_begin = self.stop.signal().is_none() && !waiting.is_empty();
@@ -91,7 +91,7 @@ impl Execution<'_> {
             let has_slot = running.len() < self.parallel.max(1);
             tokio::select! {
                 Some((job, result)) = running.next() => {
-                    under_way.retain(|name| *name != job.name);
+                    under_way.remove(&job.name);
                     if let Some(fate) = self.judge(job, result, &mut waiting) {
                         fates.insert(fate.0, fate.1);
                     }
@@ -106,8 +106,8 @@ impl Execution<'_> {
             }
         }
         drop(running);
-        for name in under_way {
-            fates.insert(name, Fate::Remains(self.cut_short(None)));
+        for (name, last) in under_way {
+            fates.insert(name, Fate::Remains(self.cut_short(last)));
         }
         for job in waiting {
             fates.insert(job.name, Fate::Remains(self.cut_short(job.last)));
@@ -196,3 +196,6 @@ fn is_final(failure: &Failure) -> bool {
         Kind::Denied | Kind::Unauthenticated | Kind::Invalid
     )
 }
+
+#[cfg(test)]
+mod tests;
