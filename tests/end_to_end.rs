@@ -9,6 +9,7 @@ mod grants;
 mod guests;
 mod keeping;
 mod leaks_page;
+mod log;
 mod main_job;
 mod many_runs;
 mod modular;

@@ -136,7 +136,7 @@ async fn other_signals_that_tekton_passes_on_change_nothing() {
         (Signal::IO, "SIGIO"),
     ] {
         running.signal(signal);
-        let told = format!("{name} does not stop the run");
+        let told = format!("{name} stops nothing here");
         running.says(Stream::Stderr, &told).await;
     }
     std::fs::write(cluster.only_vm().home.join("go-on"), "").unwrap();

@@ -2,18 +2,29 @@
 //!
 //! The remote output goes to standard output, everything of ours to standard error; both are masked. Without a terminal
 //! every line of ours carries a time stamp, since a pod's log has none of its own.
+//!
+//! [`writer`] says who waits for whom when nobody reads, [`transfer`] how a transfer is shown.
 
-use std::io::{self, IsTerminal as _, Write};
+mod transfer;
+mod writer;
+
+use std::fs::File;
+use std::io::{self, IsTerminal as _};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
 
+pub use transfer::{Progress, Transfer};
+use writer::{Gap, Origin, Writer};
+
 use crate::lines::printable;
 use crate::mask::Masker;
 
-/// How often a running transfer or wait is mentioned in a log that is not a terminal.
+/// How often something that is waited for is mentioned.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The report keeps so many phases; more are shown only.
@@ -67,29 +78,6 @@ pub struct PhaseRecord {
     pub ending: PhaseEnding,
 }
 
-/// Where lines go.
-pub trait Sink: Send {
-    /// A line of ours.
-    fn message(&mut self, line: &str);
-    /// A line of a remote program.
-    fn output(&mut self, line: &str);
-}
-
-/// Standard error and standard output.
-struct StandardStreams;
-
-impl Sink for StandardStreams {
-    fn message(&mut self, line: &str) {
-        // A log that nobody reads any more is no reason to stop cleaning up.
-        let _ = writeln!(io::stderr().lock(), "{line}");
-    }
-
-    fn output(&mut self, line: &str) {
-        let mut stdout = io::stdout().lock();
-        let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
-    }
-}
-
 /// Keeps lines instead of showing them, for tests of plugins.
 #[derive(Clone, Debug, Default)]
 pub struct Captured {
@@ -104,23 +92,28 @@ impl Captured {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
-}
 
-impl Sink for Captured {
-    fn message(&mut self, line: &str) {
+    fn keep(&self, line: &str) {
         self.lines
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(line.to_owned());
     }
+}
 
-    fn output(&mut self, line: &str) {
-        self.message(line);
-    }
+/// Where lines go.
+#[derive(Clone)]
+enum Lines {
+    /// The standard streams; both are one if they lead to the same place, so that lines keep their order there.
+    Written {
+        stdout: Arc<Writer>,
+        stderr: Arc<Writer>,
+    },
+    /// Memory.
+    Kept(Captured),
 }
 
 struct State {
-    sink: Box<dyn Sink>,
     phases: Vec<PhaseRecord>,
     last_progress: Option<Instant>,
     plugin_bytes: u64,
@@ -129,6 +122,7 @@ struct State {
 /// The step's log. Clones write to the same one.
 #[derive(Clone)]
 pub struct Console {
+    lines: Lines,
     state: Arc<Mutex<State>>,
     masker: Masker,
     level: Level,
@@ -139,12 +133,8 @@ pub struct Console {
 impl Console {
     /// Shows lines from `level` up on the standard streams.
     pub fn standard(masker: Masker, level: Level) -> Self {
-        Self::new(
-            Box::new(StandardStreams),
-            masker,
-            level,
-            !io::stderr().is_terminal(),
-        )
+        let time_stamps = !io::stderr().is_terminal();
+        Self::new(written(time_stamps), masker, level, time_stamps)
     }
 
     /// Keeps all lines.
@@ -155,25 +145,51 @@ impl Console {
     /// Keeps lines from `level` up.
     pub fn captured_from(masker: Masker, level: Level) -> (Self, Captured) {
         let captured = Captured::default();
-        (
-            Self::new(Box::new(captured.clone()), masker, level, false),
-            captured,
-        )
+        let lines = Lines::Kept(captured.clone());
+        (Self::new(lines, masker, level, false), captured)
     }
 
-    fn new(sink: Box<dyn Sink>, masker: Masker, level: Level, time_stamps: bool) -> Self {
+    fn new(lines: Lines, masker: Masker, level: Level, time_stamps: bool) -> Self {
         let state = State {
-            sink,
             phases: Vec::new(),
             last_progress: None,
             plugin_bytes: 0,
         };
         Self {
+            lines,
             state: Arc::new(Mutex::new(state)),
             masker,
             level,
             time_stamps,
             started: Instant::now(),
+        }
+    }
+
+    /// Waits until there is room for a line in a log that is read. At once where nothing may wait any more.
+    ///
+    /// For whatever can bring lines without end; what the host itself says never waits.
+    pub async fn room(&self) {
+        if let Lines::Written { stdout, stderr } = &self.lines {
+            stdout.room().await;
+            stderr.room().await;
+        }
+    }
+
+    /// Lets nothing wait for whoever reads the log from here on: what does not fit is left out, and told if somebody
+    /// reads again. For a run that is stopped, and for clean-up.
+    pub fn stop_waiting(&self) {
+        if let Lines::Written { stdout, stderr } = &self.lines {
+            stdout.stop_waiting();
+            stderr.stop_waiting();
+        }
+    }
+
+    /// Waits until all lines are written; for `patience` at most while nobody reads, and `until` at the latest.
+    pub async fn finish(&self, patience: Duration, until: Option<Instant>) {
+        if let Lines::Written { stdout, stderr } = &self.lines {
+            // In this order: a gap of the first is told on the second.
+            stdout.finish(patience, until).await;
+            stderr.finish(patience, until).await;
         }
     }
 
@@ -237,14 +253,27 @@ impl Console {
         self.log(Level::Warn, text);
     }
 
-    /// Writes a line of a remote program, which must be masked and printable already.
-    pub fn output(&self, line: &str) {
-        self.state().sink.output(line);
+    /// Writes a line of a remote program, which must be masked and printable already, once there is room for it.
+    pub async fn output(&self, line: &str) {
+        match &self.lines {
+            Lines::Written { stdout, .. } => stdout.output(ended(line)).await,
+            Lines::Kept(captured) => captured.keep(line),
+        }
     }
 
     /// Writes data, such as what a command was asked to print, as it is.
-    pub fn data(&self, text: &str) {
-        text.lines().for_each(|line| self.output(line));
+    pub async fn data(&self, text: &str) {
+        for line in text.lines() {
+            self.output(line).await;
+        }
+    }
+
+    /// Writes diagnostics, which must be masked already, if there is room for them.
+    pub(crate) fn diagnostics(&self, text: &[u8]) {
+        match &self.lines {
+            Lines::Written { stderr, .. } => stderr.push(Origin::Detail, text.to_owned()),
+            Lines::Kept(captured) => captured.keep(String::from_utf8_lossy(text).trim_end()),
+        }
     }
 
     /// Begins a phase.
@@ -310,18 +339,79 @@ impl Console {
     }
 
     fn line(&self, line: &str) {
-        let line = if self.time_stamps {
-            let now = jiff::Timestamp::now();
-            format!("{now:.0} {line}")
-        } else {
-            line.to_owned()
-        };
-        self.state().sink.message(&line);
+        match &self.lines {
+            Lines::Written { stderr, .. } => {
+                stderr.push(Origin::Own, ended(&stamped(line, self.time_stamps)));
+            }
+            Lines::Kept(captured) => captured.keep(line),
+        }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Writers of the standard streams.
+fn written(time_stamps: bool) -> Lines {
+    let told = move |what: &str, gap: Gap| {
+        let (lines, size) = (gap.lines, bytes(gap.bytes));
+        let text = format!(
+            "warning: {lines} lines of {what} ({size}) are left out here: nobody read this log in time"
+        );
+        stamped(&text, time_stamps)
+    };
+    let stderr = Writer::new(stream(&io::stderr()), move |gap| Some(told("the log", gap)));
+    if is_same(&io::stdout(), &io::stderr()) {
+        return Lines::Written {
+            stdout: Arc::clone(&stderr),
+            stderr,
+        };
+    }
+    // Standard output holds nothing but output.
+    let teller = stderr.downgrade();
+    let stdout = Writer::new(stream(&io::stdout()), move |gap| {
+        if let Some(stderr) = teller.upgrade() {
+            stderr.push(Origin::Own, ended(&told("output", gap)));
+        }
+        None
+    });
+    Lines::Written { stdout, stderr }
+}
+
+/// A stream without a buffer; one that cannot be had swallows everything.
+fn stream(stream: &impl AsFd) -> Box<dyn io::Write + Send> {
+    match stream.as_fd().try_clone_to_owned() {
+        Ok(descriptor) => Box::new(File::from(descriptor)),
+        Err(_) => Box::new(io::sink()),
+    }
+}
+
+/// Whether two streams lead to the same terminal, pipe or file.
+fn is_same(one: &impl AsFd, other: &impl AsFd) -> bool {
+    let identity = |stream: BorrowedFd<'_>| {
+        let found = File::from(stream.try_clone_to_owned().ok()?)
+            .metadata()
+            .ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    let one = identity(one.as_fd());
+    one.is_some() && one == identity(other.as_fd())
+}
+
+fn stamped(line: &str, time_stamps: bool) -> String {
+    if time_stamps {
+        format!("{:.0} {line}", jiff::Timestamp::now())
+    } else {
+        line.to_owned()
+    }
+}
+
+fn ended(line: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(line.len() + 1);
+    bytes.extend_from_slice(line.as_bytes());
+    bytes.push(b'\n');
+    bytes
 }
 
 /// A phase that has begun.

@@ -34,12 +34,12 @@ pub async fn doctor(
 ) -> u8 {
     let diagnosis = examine(args, environment, console, stop).await;
     if !args.json {
-        console.data(&diagnosis.table());
+        console.data(&diagnosis.table()).await;
         return diagnosis.exit_code();
     }
     match diagnosis.json() {
         Ok(text) => {
-            console.data(&text);
+            console.data(&text).await;
             diagnosis.exit_code()
         }
         Err(error) => {

@@ -1,4 +1,4 @@
-//! Diagnostics of the libraries and our own, to standard error; off unless asked for.
+//! Diagnostics of the libraries and our own, to the step's log; off unless asked for.
 
 use std::io::{self, Write};
 
@@ -8,13 +8,13 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::mask::Masker;
+use crate::console::Console;
 
 /// Our own crates: with `-v` their debug messages, with `-vv` everything; libraries come one level later.
 const OWN: [&str; 4] = ["orka_step", "orka_client", "guest_ssh", "orka_sim"];
 
 /// Starts logging at the level that `-v` given so many times asks for.
-pub fn start(verbose: u8, masker: &Masker) {
+pub fn start(verbose: u8, console: &Console) {
     let (own, others) = match verbose {
         0 => (LevelFilter::WARN, LevelFilter::ERROR),
         1 => (LevelFilter::DEBUG, LevelFilter::WARN),
@@ -24,7 +24,7 @@ pub fn start(verbose: u8, masker: &Masker) {
         .with_default(others)
         .with_targets(OWN.map(|target| (target, own)));
     let layer = tracing_subscriber::fmt::layer()
-        .with_writer(MaskedStderr(masker.clone()))
+        .with_writer(ToConsole(console.clone()))
         .with_ansi(false);
     // Fails only if logging was started already, which tests in one process may have done.
     let _ = tracing_subscriber::registry()
@@ -33,23 +33,23 @@ pub fn start(verbose: u8, masker: &Masker) {
         .try_init();
 }
 
-/// Standard error with secrets masked: a library may log what it should not.
-struct MaskedStderr(Masker);
+/// The step's log, with secrets masked: a library may log what it should not.
+struct ToConsole(Console);
 
-impl<'a> MakeWriter<'a> for MaskedStderr {
+impl<'a> MakeWriter<'a> for ToConsole {
     type Writer = MaskedLine;
 
     fn make_writer(&'a self) -> Self::Writer {
         MaskedLine {
-            masker: self.0.clone(),
+            console: self.0.clone(),
             line: Vec::new(),
         }
     }
 }
 
-/// One event on its way to standard error, written when it is complete, so that no secret is cut in two.
+/// One event on its way to the log, written when it is complete, so that no secret is cut in two.
 struct MaskedLine {
-    masker: Masker,
+    console: Console,
     line: Vec<u8>,
 }
 
@@ -66,9 +66,7 @@ impl Write for MaskedLine {
 
 impl Drop for MaskedLine {
     fn drop(&mut self) {
-        // A log that nobody reads any more is no reason to stop.
-        let _ = io::stderr()
-            .lock()
-            .write_all(&self.masker.mask_bytes(&self.line));
+        let masked = self.console.masker().mask_bytes(&self.line);
+        self.console.diagnostics(&masked);
     }
 }

@@ -1,6 +1,7 @@
 //! Parse, start logging, run, print the outcome, exit.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 use orka_step::cli::{Cli, Command, PluginCommand, RunArgs};
@@ -13,19 +14,26 @@ use orka_step::plugin::PluginRef;
 use orka_step::results::Results;
 use orka_step::run::{self, Finished};
 use orka_step::state::Stop;
+use orka_step::teardown::BUDGET_AFTER_SIGNAL;
 use orka_step::{inspect, logging, report};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// How long the end waits for a log that nobody reads, without and after a signal.
+const LOG_PATIENCE: Duration = Duration::from_secs(5);
+const LOG_PATIENCE_STOPPED: Duration = Duration::from_millis(500);
+
+/// After a signal, a log that is being read has so long beyond the budget of the clean-up: the process ends within 25 s.
+const LOG_AFTER_BUDGET: Duration = Duration::from_millis(500);
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let masker = Masker::default();
-    logging::start(cli.common.verbose, &masker);
     let level = if cli.common.verbose > 0 {
         Level::Debug
     } else {
         Level::Info
     };
-    let console = Console::standard(masker, level);
+    let console = Console::standard(Masker::default(), level);
+    logging::start(cli.common.verbose, &console);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -36,18 +44,51 @@ fn main() -> ExitCode {
                 &console,
                 &Failure::internal("the runtime cannot be started").with_source(error),
             );
+            // The log has a thread of its own, and without a runtime there is no better way to wait for it.
+            std::thread::sleep(LOG_PATIENCE_STOPPED);
             return ExitCode::from(EXIT_INTERNAL);
         }
     };
-    let code = runtime.block_on(dispatch(cli, console));
+    let code = runtime.block_on(async {
+        let stop = Stop::default();
+        let code = dispatch(cli, console.clone(), stop.clone()).await;
+        finish_log(&console, &stop).await;
+        code
+    });
     // Whatever still runs in the background (a lost connection, say) must not hold up the step's end.
     runtime.shutdown_background();
     ExitCode::from(code)
 }
 
-async fn dispatch(cli: Cli, console: Console) -> u8 {
-    let stop = Stop::default();
-    if let Err(failure) = listen(&stop, &console) {
+/// Gives whoever reads the log the time to read it to its end, and no more than that.
+async fn finish_log(console: &Console, stop: &Stop) {
+    let until = stop
+        .stopped_at()
+        .map(|at| at + BUDGET_AFTER_SIGNAL + LOG_AFTER_BUDGET);
+    let patience = if until.is_some() {
+        LOG_PATIENCE_STOPPED
+    } else {
+        LOG_PATIENCE
+    };
+    console.finish(patience, until).await;
+}
+
+/// What a signal does to a command, for the log; none for one that a signal just ends.
+fn when_stopped(command: &Command) -> Option<&'static str> {
+    match command {
+        Command::Run(_) => Some("VMs are deleted first"),
+        #[cfg(feature = "demo")]
+        Command::Demo(_) => Some("VMs are deleted first"),
+        Command::Doctor(_) => Some("checks that were not made are left out; nothing was deployed"),
+        Command::Reap(_) => Some("deletions under way are finished, no other begins"),
+        Command::Plugin(_) => None,
+    }
+}
+
+async fn dispatch(cli: Cli, console: Console, stop: Stop) -> u8 {
+    if let Some(told) = when_stopped(&cli.command)
+        && let Err(failure) = listen(&stop, &console, told)
+    {
         report::print_failure(&console, &failure);
         return EXIT_INTERNAL;
     }
@@ -65,7 +106,7 @@ async fn dispatch(cli: Cli, console: Console) -> u8 {
                 plugin,
                 plugin_dir,
                 json,
-            } => inspect_command(&plugin, plugin_dir, json, &console),
+            } => inspect_command(&plugin, plugin_dir, json, &console).await,
         },
         #[cfg(feature = "demo")]
         Command::Demo(args) => orka_step::demo::demo(args, console, stop).await,
@@ -96,7 +137,7 @@ async fn run_command(args: RunArgs, console: Console, stop: Stop) -> u8 {
     }
 }
 
-fn inspect_command(
+async fn inspect_command(
     plugin: &str,
     directory: Option<std::path::PathBuf>,
     json: bool,
@@ -106,7 +147,7 @@ fn inspect_command(
         .and_then(|reference| inspect::inspect(&reference, json));
     match inspected {
         Ok(text) => {
-            console.data(&text);
+            console.data(&text).await;
             0
         }
         Err(failure) => {
@@ -116,11 +157,11 @@ fn inspect_command(
     }
 }
 
-/// Stops the run on SIGTERM and SIGINT, and on nothing else.
+/// Stops the command on SIGTERM and SIGINT, and on nothing else.
 ///
 /// Tekton's entrypoint passes on whatever it gets. Most of that is ignored by default (SIGURG, which comes all the time,
 /// SIGCHLD, SIGWINCH), and SIGPIPE by Rust's runtime; see [`ignore_strays`] for the rest.
-fn listen(stop: &Stop, console: &Console) -> Result<(), Failure> {
+fn listen(stop: &Stop, console: &Console, told: &'static str) -> Result<(), Failure> {
     ignore_strays(console)?;
     for (kind, name) in [
         (SignalKind::terminate(), StopSignal::Terminate),
@@ -132,9 +173,9 @@ fn listen(stop: &Stop, console: &Console) -> Result<(), Failure> {
         let (stop, console) = (stop.clone(), console.clone());
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
-                // Before anything is said: a log that nobody reads must not hold up the stop.
                 stop.stop(name);
-                console.warn(&format!("{}: stopping; VMs are deleted first", name.name()));
+                console.stop_waiting();
+                console.warn(&format!("{}: stopping; {told}", name.name()));
             }
         });
     }
@@ -158,9 +199,7 @@ fn ignore_strays(console: &Console) -> Result<(), Failure> {
         let console = console.clone();
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
-                console.warn(&format!(
-                    "{name} does not stop the run; SIGTERM and SIGINT do"
-                ));
+                console.warn(&format!("{name} stops nothing here; SIGTERM and SIGINT do"));
             }
         });
     }

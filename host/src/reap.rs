@@ -60,6 +60,6 @@ pub async fn reap(
     for failure in &summary.failures {
         report::print_failure(console, failure);
     }
-    summary.print(console, args.json, verbose);
+    summary.print(console, args.json, verbose).await;
     summary.exit_code()
 }

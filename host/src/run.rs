@@ -175,7 +175,8 @@ pub async fn execute(compiled: &Compiled, run: Arc<RunContext>) -> Conclusion {
         .catch_unwind()
         .await
         .unwrap_or_else(|panic| Ending::Failed(panicked(panic.as_ref())));
-    // The store is gone here: nothing a guest does can reach past this point.
+    // The store is gone here: nothing a guest does can reach past this point, and nobody who reads the log can hold it up.
+    run.console.stop_waiting();
     run.stop_programs().await;
     run.stop_tasks().await;
     let settlement = teardown::settle(&run).await;

@@ -400,7 +400,8 @@ impl RunContext {
     }
 
     /// Returns once the guest has had its time to say why, after a signal or the deadline. Meanwhile asks the programs in
-    /// its VMs to stop.
+    /// its VMs to stop, and waits for nobody who reads the log.
+            self.console.stop_waiting();
     pub async fn patience_ends(&self) {
         let politely = async {
             self.over().await;

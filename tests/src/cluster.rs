@@ -112,6 +112,17 @@ impl Cluster {
             .with_directories()
     }
 
+    /// `orka-step doctor` against this cluster.
+    pub fn doctor(&self) -> Step {
+        Step::new(&["doctor"])
+            .flag("--orka-api", self.sim.url())
+            .flag("--orka-credentials", path(&self.orka_credentials()))
+            .flag("--ssh-credentials", path(&self.ssh_credentials()))
+            .with_directories()
+            .param("base-image", IMAGE)
+            .param("script", "true")
+    }
+
     /// `orka-step reap` against this cluster.
     pub fn reap(&self) -> Step {
         Step::new(&["reap"])

@@ -18,4 +18,4 @@ pub use built::{bundled, guest, program};
 pub use cluster::Cluster;
 pub use kubernetes::{Kubernetes, Refusal};
 pub use names::{hash, name, uid};
-pub use step::{Ended, Running, Step, Stream};
+pub use step::{Ended, Running, Step, Stream, Unread};

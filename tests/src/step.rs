@@ -1,6 +1,7 @@
 //! One start of the program.
 
 use std::collections::BTreeMap;
+use std::io::{PipeReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -18,6 +19,12 @@ use crate::built::program;
 
 /// No test waits longer than this for the program: what takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A pipe of Linux holds 64 KiB (pipe(7)) in pages that may stay partly unused.
+const PIPE_FULL: u64 = 32 * 1024;
+
+/// A pipe that holds as much as this long ago takes no more.
+const STANDS_STILL: Duration = Duration::from_secs(1);
 
 /// Where a container looks for programs.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -146,8 +153,29 @@ impl Step {
         self.start().ended().await
     }
 
-    /// Starts the program.
-    pub fn start(self) -> Running {
+    /// Starts the program with streams that nobody reads: one pipe each, or one for both.
+    pub fn start_unread(self, one_pipe: bool) -> Unread {
+        let mut command = self.command();
+        let (stdout, stdout_writer) = std::io::pipe().unwrap();
+        let (stderr, stderr_writer) = if one_pipe {
+            (
+                stdout.try_clone().unwrap(),
+                stdout_writer.try_clone().unwrap(),
+            )
+        } else {
+            std::io::pipe().unwrap()
+        };
+        command.stdout(stdout_writer).stderr(stderr_writer);
+        Unread {
+            child: command.spawn().unwrap(),
+            stdout,
+            stderr,
+            patience: self.patience,
+            scratch: self.scratch,
+        }
+    }
+
+    fn command(&self) -> Command {
         let mut command = Command::new(program());
         command
             .args(&self.command)
@@ -159,9 +187,14 @@ impl Step {
             .envs(&self.environment)
             .current_dir(self.scratch.path())
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
             .kill_on_drop(true);
+        command
+    }
+
+    /// Starts the program.
+    pub fn start(self) -> Running {
+        let mut command = self.command();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = Instant::now();
         let mut child = command.spawn().unwrap();
         let (stdout, stdout_reader) = collect(child.stdout.take().unwrap());
@@ -190,6 +223,84 @@ fn collect(
         }
     });
     (receiver, reader)
+}
+
+/// The program while nobody reads what it writes. Dropped, it is killed.
+pub struct Unread {
+    child: Child,
+    stdout: PipeReader,
+    stderr: PipeReader,
+    patience: Duration,
+    scratch: TempDir,
+}
+
+impl Unread {
+    /// Waits until the pipe of standard output takes no more.
+    ///
+    /// # Panics
+    ///
+    /// If it does not fill up within the time it is given.
+    pub async fn is_full(&self) {
+        let filled = async {
+            let mut before = 0;
+            loop {
+                tokio::time::sleep(STANDS_STILL).await;
+                let now = rustix::io::ioctl_fionread(&self.stdout).unwrap();
+                if now > PIPE_FULL && now == before {
+                    return;
+                }
+                before = now;
+            }
+        };
+        timeout(self.patience, filled).await.expect("never filled");
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let id = self.child.id().expect("the program has ended already");
+        let id = Pid::from_raw(id.cast_signed()).unwrap();
+        rustix::process::kill_process(id, signal).unwrap();
+    }
+
+    /// Waits for the program's end, and only then reads what it has written.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end within the time it is given.
+    pub async fn ended(mut self) -> Ended {
+        let started = Instant::now();
+        let status = timeout(self.patience, self.child.wait())
+            .await
+            .unwrap_or_else(|_| panic!("still running after {:?}", self.patience))
+            .unwrap();
+        let took = started.elapsed();
+        let text = |mut stream: PipeReader| {
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).unwrap();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let (stdout, stderr) = (text(self.stdout), text(self.stderr));
+        ended(status.code(), stdout, stderr, took, self.scratch)
+    }
+}
+
+fn ended(
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+    took: Duration,
+    scratch: TempDir,
+) -> Ended {
+    let report = std::fs::read(scratch.path().join("report/run.json"));
+    Ended {
+        code,
+        stdout,
+        stderr,
+        results: files_of(&scratch.path().join("results")),
+        report: report.map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).unwrap()),
+        took,
+        scratch,
+    }
 }
 
 /// The program while it runs. Dropped, it is killed.
@@ -262,16 +373,8 @@ impl Running {
         }
         let text =
             |stream: &watch::Receiver<Vec<u8>>| String::from_utf8(stream.borrow().clone()).unwrap();
-        let report = std::fs::read(self.scratch.path().join("report/run.json"));
-        Ended {
-            code: status.code(),
-            stdout: text(&self.stdout),
-            stderr: text(&self.stderr),
-            results: files_of(&self.scratch.path().join("results")),
-            report: report.map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).unwrap()),
-            took,
-            scratch: self.scratch,
-        }
+        let (stdout, stderr) = (text(&self.stdout), text(&self.stderr));
+        ended(status.code(), stdout, stderr, took, self.scratch)
     }
 }
 
@@ -298,7 +401,7 @@ pub struct Ended {
     pub results: BTreeMap<String, String>,
     /// The report, or null.
     pub report: Value,
-    /// From its start to its end.
+    /// From its start, or from when its end was waited for, to its end.
     pub took: Duration,
     scratch: TempDir,
 }

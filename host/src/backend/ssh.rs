@@ -25,7 +25,7 @@ use super::{
 use crate::bindings::orka::plugin::cluster::VmInfo;
 use crate::bindings::orka::plugin::types::{Exit, ExitSignal};
 use crate::config::SshConfig;
-use crate::console::{Console, bytes, seconds};
+use crate::console::{Console, Progress, seconds};
 use crate::failure::{Class, Failure, Kind};
 
 /// Events on their way from a program to whoever drains it; behind them the program waits.
@@ -225,18 +225,12 @@ impl Guest for SshGuest {
         console: &Console,
     ) -> Result<Copied, Failure> {
         let target = RemotePath::parse(target).map_err(failure)?;
-        let progress = |progress: &TransferProgress| tell_progress(console, "copying in", progress);
-        let summary = self
-            .connection
-            .upload(
-                source,
-                &selection(choice)?,
-                &target,
-                options(choice),
-                progress,
-            )
-            .await
-            .map_err(transfer_failure)?;
+        let shown = console.transfer("copying in");
+        let progress = |progress: &TransferProgress| shown.update(of_transfer(progress));
+        let what = selection(choice)?;
+        let upload = (self.connection).upload(source, &what, &target, options(choice), progress);
+        let summary = shown.shown(upload).await.map_err(transfer_failure)?;
+        drop(shown);
         Ok(copied(summary, console))
     }
 
@@ -249,20 +243,14 @@ impl Guest for SshGuest {
         console: &Console,
     ) -> Result<Copied, Failure> {
         let source = RemotePath::parse(source).map_err(failure)?;
-        let progress =
-            |progress: &TransferProgress| tell_progress(console, "copying back", progress);
-        let summary = self
-            .connection
-            .download(
-                &source,
-                &selection(choice)?,
-                workspace,
-                into,
-                options(choice),
-                progress,
-            )
-            .await
-            .map_err(transfer_failure)?;
+        let shown = console.transfer("copying back");
+        let progress = |progress: &TransferProgress| shown.update(of_transfer(progress));
+        let what = selection(choice)?;
+        let options = options(choice);
+        let download =
+            (self.connection).download(&source, &what, workspace, into, options, progress);
+        let summary = shown.shown(download).await.map_err(transfer_failure)?;
+        drop(shown);
         Ok(copied(summary, console))
     }
 
@@ -397,12 +385,13 @@ fn options(choice: &Choice) -> TransferOptions {
     }
 }
 
-fn tell_progress(console: &Console, what: &str, progress: &TransferProgress) {
-    console.progress(&format!(
-        "{what}: {} in {} entries",
-        bytes(progress.bytes),
-        progress.entries
-    ));
+fn of_transfer(progress: &TransferProgress) -> Progress {
+    Progress {
+        bytes: progress.bytes,
+        entries: progress.entries,
+        bytes_total: progress.bytes_total,
+        entries_total: progress.entries_total,
+    }
 }
 
 fn copied(summary: TransferSummary, console: &Console) -> Copied {
@@ -413,7 +402,7 @@ fn copied(summary: TransferSummary, console: &Console) -> Copied {
             skipped.reason
         ));
     }
-    for warning in summary.warnings.iter().chain(&summary.notes) {
+    for warning in &summary.warnings {
         console.warn(warning);
     }
     for note in &summary.notes {

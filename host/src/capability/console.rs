@@ -38,9 +38,9 @@ impl Host for HostState {
             Level::Warn => OwnLevel::Warn,
             Level::Error => OwnLevel::Error,
         };
-        self.run
-            .console
-            .log_of_plugin(level, shortened(&message, MESSAGE_BYTES_MAX));
+        let console = &self.run.console;
+        console.room().await;
+        console.log_of_plugin(level, shortened(&message, MESSAGE_BYTES_MAX));
         Ok(())
     }
 
@@ -52,6 +52,7 @@ impl Host for HostState {
     ) -> wasmtime::Result<()> {
         self.count_console_call()?;
         let unit = shortened(&unit, TITLE_BYTES_MAX);
+        self.run.console.room().await;
         self.run.console.progress(&match total {
             Some(total) => format!("{done} of {total} {unit}"),
             None => format!("{done} {unit}"),
@@ -74,6 +75,7 @@ impl Host for HostState {
 impl HostGroup for HostState {
     async fn new(&mut self, title: String) -> wasmtime::Result<Resource<Group>> {
         self.count_console_call()?;
+        self.run.console.room().await;
         let phase = self.run.console.begin(shortened(&title, TITLE_BYTES_MAX));
         self.keep_or_trap(Group(Some(phase)))
     }
@@ -86,6 +88,7 @@ impl HostGroup for HostState {
             Ending::Skipped => PhaseEnding::Skipped,
         };
         if let Some(phase) = self.table.get_mut(&group)?.0.take() {
+            self.run.console.room().await;
             self.run.console.end(&phase, ending);
         }
         Ok(())
@@ -93,6 +96,7 @@ impl HostGroup for HostState {
 
     async fn drop(&mut self, group: Resource<Group>) -> wasmtime::Result<()> {
         if let Some(phase) = self.table.delete(group)?.0 {
+            self.run.console.room().await;
             self.run.console.end(&phase, PhaseEnding::Done);
         }
         Ok(())

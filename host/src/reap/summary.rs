@@ -147,13 +147,15 @@ impl Summary {
     }
 
     /// Prints it on standard output.
-    pub fn print(&self, console: &Console, json: bool, verbose: bool) {
+    pub async fn print(&self, console: &Console, json: bool, verbose: bool) {
         if !json {
-            console.data(&console.masker().mask(&self.table(verbose)));
+            console
+                .data(&console.masker().mask(&self.table(verbose)))
+                .await;
             return;
         }
         match serde_json::to_string_pretty(&self.section(verbose)) {
-            Ok(text) => console.data(&console.masker().mask(&text)),
+            Ok(text) => console.data(&console.masker().mask(&text)).await,
             Err(error) => report::print_failure(
                 console,
                 &Failure::internal("the summary cannot be written as JSON").with_source(error),

@@ -252,7 +252,9 @@ async fn drain(run: &RunContext, mut running: Running, shared: &Shared, output: 
             Some(Event::Output(stream, data)) => match output {
                 Output::Discard => {}
                 Output::Log => {
-                    (lines.of(stream).push(&data).iter()).for_each(|line| run.console.output(line))
+                    for line in lines.of(stream).push(&data) {
+                        run.console.output(&line).await;
+                    }
                 }
                 Output::Capture => {
                     let data = pieces.of(stream).push(&data);
@@ -273,7 +275,7 @@ async fn drain(run: &RunContext, mut running: Running, shared: &Shared, output: 
     };
     for stream in [OutputStream::Stdout, OutputStream::Stderr] {
         if let Some(line) = lines.of(stream).finish() {
-            run.console.output(&line);
+            run.console.output(&line).await;
         }
         let rest = pieces.of(stream).finish();
         shared.capture(stream, &rest).await;
