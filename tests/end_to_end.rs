@@ -15,6 +15,7 @@ mod many_runs;
 mod modular;
 mod plugins;
 mod predecessors;
+mod provenance;
 mod reap;
 mod reap_pods;
 mod recipes;

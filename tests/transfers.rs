@@ -139,7 +139,9 @@ fn ledgers(ended: &Ended) -> Vec<String> {
         .filter(|path| path.is_dir());
     let files = directories.flat_map(|run| fs::read_dir(run).unwrap());
     files
-        .map(|file| fs::read_to_string(file.unwrap().path()).unwrap())
+        .map(|file| file.unwrap().path())
+        .filter(|file| file.extension().is_some_and(|it| it == "jsonl"))
+        .map(|file| fs::read_to_string(file).unwrap())
         .collect()
 }
 

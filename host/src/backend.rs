@@ -13,8 +13,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cap_std::fs::Dir;
-pub use guest_ssh::Compare;
 use guest_ssh::HostKeyTrust;
+pub use guest_ssh::{Compare, FileDigest};
 use secrecy::SecretString;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -286,22 +286,11 @@ pub struct Copied {
     /// SHA-256 of the set, for what was received.
     pub digest: Option<String>,
     /// Each file with its size and SHA-256, for what was received.
-    pub entries: Vec<CopiedFile>,
+    pub entries: Vec<FileDigest>,
     /// Files left where they are because the target has the same.
     pub unchanged: u64,
     /// How it went, where that is worth knowing.
     pub notes: Vec<String>,
-}
-
-/// One received file.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct CopiedFile {
-    /// Path relative to the target.
-    pub path: String,
-    /// Size in bytes.
-    pub size: u64,
-    /// SHA-256 in hexadecimal.
-    pub sha256: String,
 }
 
 /// A jump host and the key it showed.

@@ -213,14 +213,13 @@ impl Stage {
             run.artifacts
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .files
-                .clone()
+                .files()
         });
-        for file in artifacts.unwrap_or_default() {
+        for file in artifacts.unwrap_or_default().iter() {
             console.info(&format!(
                 "artifact: {} (sha256 {})",
                 self.workspace.join(&file.path).display(),
-                file.sha256
+                file.sha256_hex()
             ));
         }
         let is_clean = state.vms.is_empty() && state.configs.is_empty();

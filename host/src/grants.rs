@@ -236,6 +236,14 @@ impl Grants {
         granted.then_some(self.ceilings.keep_max)
     }
 
+    /// Whether the run may bring files back from its VMs at all.
+    pub fn may_fetch(&self) -> bool {
+        let needed = [Capability::SshTransfer, Capability::WorkspaceWrite];
+        needed
+            .iter()
+            .all(|needed| self.capabilities.contains(needed))
+    }
+
     /// Lets the caller go on only with this capability.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::{self, Write as _};
 use std::path::{Component, Path, PathBuf};
 
-use cap_std::fs::{Dir, MetadataExt as _, OpenOptions};
+use cap_std::fs::{Dir, File, MetadataExt as _, OpenOptions};
 
 /// Its name.
 pub const NAME: &str = ".orka-step";
@@ -101,6 +101,19 @@ pub fn sync(dir: &Dir) -> io::Result<()> {
 ///
 /// What the file system said; nothing is left behind then.
 pub fn write_whole(dir: &Dir, name: &Path, contents: &[u8]) -> io::Result<()> {
+    write_whole_with(dir, name, |file| file.write_all(contents))
+}
+
+/// As [`write_whole`], with what `write` writes.
+///
+/// # Errors
+///
+/// As [`write_whole`].
+pub fn write_whole_with(
+    dir: &Dir,
+    name: &Path,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
     let mut temporary = name.as_os_str().to_owned();
     temporary.push(format!(
         ".{}.partial",
@@ -109,7 +122,7 @@ pub fn write_whole(dir: &Dir, name: &Path, contents: &[u8]) -> io::Result<()> {
     let temporary = Path::new(&temporary);
     let written = dir
         .open_with(temporary, OpenOptions::new().write(true).create_new(true))
-        .and_then(|mut file| file.write_all(contents))
+        .and_then(|mut file| write(&mut file))
         .and_then(|()| dir.rename(temporary, dir, name));
     if written.is_err() {
         // Nothing to do about a failure to remove what could not be written.

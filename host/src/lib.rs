@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod artifacts;
 pub mod backend;
 pub mod bindings;
 pub mod capability;

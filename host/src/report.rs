@@ -6,13 +6,13 @@ use std::sync::PoisonError;
 
 use serde::Serialize;
 
-use crate::backend::CopiedFile;
 use crate::bindings::orka::plugin::cluster::SignOut;
 use crate::bindings::orka::plugin::types::Exit;
 use crate::console::{Console, Level, PhaseRecord, millis, seconds};
 use crate::failure::Failure;
+use crate::mask::Masker;
 use crate::outcome::{self, Outcome};
-use crate::results::Results;
+use crate::results::{BYTES_MAX, Results};
 use crate::run::{Conclusion, Finished};
 use crate::state::{RunContext, SeenHostKey};
 use crate::teardown::{KeptVm, Leftover};
@@ -75,7 +75,14 @@ struct FailureSection {
 struct ArtifactsSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     digest: Option<String>,
-    files: Vec<CopiedFile>,
+    files: Vec<ArtifactFile>,
+}
+
+#[derive(Serialize)]
+struct ArtifactFile {
+    path: String,
+    size: u64,
+    sha256: String,
 }
 
 /// Says how the run ended, writes the results and the report, and gives the exit code.
@@ -94,6 +101,13 @@ pub fn conclude(
     let own = finished.run.as_ref().map(|run| &run.results).or(results);
     if let Some(results) = own {
         record(conclusion, console, results);
+        let left_out = results.left_out();
+        if !left_out.is_empty() {
+            console.warn(&format!(
+                "left out the results {}: results together may have {BYTES_MAX} bytes; the report has them",
+                left_out.join(", ")
+            ));
+        }
     }
     if let Some(path) = report
         && let Err(error) = write_report(finished, console, own, path)
@@ -201,12 +215,6 @@ fn write_report(
 ) -> std::io::Result<()> {
     let conclusion = &finished.conclusion;
     let run = finished.run.as_deref();
-    let artifacts = run.map(|run| {
-        run.artifacts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    });
     let masker = console.masker();
     let report = Report {
         schema: SCHEMA,
@@ -249,11 +257,8 @@ fn write_report(
         phases: console.phases(),
         vms_deployed: run.map_or(0, |run| run.ledger.deployed()),
         host_keys: run.map(RunContext::host_keys).unwrap_or_default(),
-        artifacts: artifacts
-            .map(|artifacts| ArtifactsSection {
-                digest: artifacts.digest,
-                files: artifacts.files,
-            })
+        artifacts: run
+            .map(|run| artifacts_section(run, masker))
             .unwrap_or_default(),
         removed: &conclusion.settlement.removed,
         leftovers: &conclusion.settlement.leftovers,
@@ -273,6 +278,24 @@ fn write_report(
         &path.with_extension("html"),
         crate::page::render(&serde_json::to_value(&report)?).as_bytes(),
     )
+}
+
+fn artifacts_section(run: &RunContext, masker: &Masker) -> ArtifactsSection {
+    let artifacts = run.artifacts.lock().unwrap_or_else(PoisonError::into_inner);
+    let files = artifacts.files();
+    ArtifactsSection {
+        digest: artifacts
+            .digest()
+            .map(|digest| digest.trim_start_matches("sha256:").to_owned()),
+        files: files
+            .iter()
+            .map(|file| ArtifactFile {
+                path: masker.mask(&file.path.to_string_lossy()),
+                size: file.size,
+                sha256: file.sha256_hex(),
+            })
+            .collect(),
+    }
 }
 
 fn write_whole(path: &Path, contents: &[u8]) -> std::io::Result<()> {

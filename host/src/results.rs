@@ -2,19 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 
-use crate::failure::Failure;
+use crate::failure::{Class, Failure, Kind};
 
-/// All results together; a container's termination message holds 4,096 bytes, shared with other steps and with Tekton's
-/// own entries.
+/// All results together, names and values; a container's termination message holds 4,096 bytes, shared with other steps
+/// and with Tekton's own entries.
 pub const BYTES_MAX: usize = 1024;
 
-/// Kept back for the host's own results.
+/// Kept back for what the host says in any run: two VM names of 38 characters, the leftovers (120 bytes and a count), and
+/// the small ones. A run that keeps several VMs has less left for what may be left out.
 const OWN_BYTES: usize = 320;
+
+/// Kept back beside that where files may come back: `artifacts-digest` (87), `artifacts-manifest` (61) and
+/// `ARTIFACT_OUTPUTS` (191).
+const ARTIFACTS_BYTES: usize = 344;
 
 /// The names of the VMs that are kept on purpose, separated by spaces. The reaper reads it.
 pub const KEPT_VM: &str = "kept-vm";
@@ -22,23 +27,57 @@ pub const KEPT_VM: &str = "kept-vm";
 /// Until when they are kept, as RFC 3339; the latest time of several. The reaper reads it.
 pub const KEPT_UNTIL: &str = "kept-until";
 
+/// SHA-256 over the files that came back.
+pub const ARTIFACTS_DIGEST: &str = "artifacts-digest";
+
+/// Where in the workspace those are listed.
+pub const ARTIFACTS_MANIFEST: &str = "artifacts-manifest";
+
+/// The same as Tekton Chains reads it.
+pub const ARTIFACT_OUTPUTS: &str = "ARTIFACT_OUTPUTS";
+
 /// The host's own results: a plugin cannot set them.
-pub const OWN: [&str; 8] = [
+pub const OWN: [&str; 10] = [
     "vm-name",
     KEPT_VM,
     KEPT_UNTIL,
     "outcome",
     "exit-status",
-    "artifacts-digest",
+    ARTIFACTS_DIGEST,
+    ARTIFACTS_MANIFEST,
+    ARTIFACT_OUTPUTS,
     "duration-seconds",
     "leftovers",
+];
+
+/// What is left out first where results together would be too large. The first three can be had from the workspace or the
+/// report; the rest is never left out.
+const LEFT_OUT_FIRST: [&str; 4] = [
+    ARTIFACTS_MANIFEST,
+    ARTIFACT_OUTPUTS,
+    ARTIFACTS_DIGEST,
+    "duration-seconds",
 ];
 
 /// Writes results.
 #[derive(Debug)]
 pub struct Results {
     directory: Option<Dir>,
-    written: Mutex<BTreeMap<String, String>>,
+    own_bytes: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    written: BTreeMap<String, String>,
+    left_out: Vec<&'static str>,
+}
+
+impl State {
+    fn bytes(&self, counts: impl Fn(&str) -> bool) -> usize {
+        let counted = self.written.iter().filter(|(name, _)| counts(name));
+        counted.map(|(name, value)| name.len() + value.len()).sum()
+    }
 }
 
 impl Results {
@@ -59,17 +98,50 @@ impl Results {
         };
         Ok(Self {
             directory: path.map(open).transpose()?,
-            written: Mutex::default(),
+            own_bytes: OWN_BYTES,
+            state: Mutex::default(),
         })
     }
 
-    /// Sets one of the host's own results.
+    /// The same with room kept back for the results about files that come back.
+    #[must_use]
+    pub fn with_artifacts(mut self) -> Self {
+        self.own_bytes = OWN_BYTES + ARTIFACTS_BYTES;
+        self
+    }
+
+    /// Sets one of the host's own results. Where they would be too large together, some are left out instead, see
+    /// [`Results::left_out`].
     ///
     /// # Errors
     ///
     /// A file that cannot be written.
     pub fn set_own(&self, name: &'static str, value: &str) -> Result<(), Failure> {
-        self.write(name, value)
+        let mut state = self.state();
+        let needed = |state: &State| state.bytes(|other| other != name) + name.len() + value.len();
+        for other in LEFT_OUT_FIRST {
+            if needed(&state) <= BYTES_MAX {
+                break;
+            }
+            if other == name {
+                self.leave_out(&mut state, name);
+                return Ok(());
+            }
+            if state.written.contains_key(other) {
+                self.leave_out(&mut state, other);
+            }
+        }
+        self.write(&mut state, name, value)
+    }
+
+    /// Takes back one of the host's own results, if it is set.
+    pub fn unset_own(&self, name: &'static str) {
+        self.remove(&mut self.state(), name);
+    }
+
+    /// The host's own results that were left out for want of room.
+    pub fn left_out(&self) -> Vec<&'static str> {
+        self.state().left_out.clone()
     }
 
     /// Sets a result of the plugin's.
@@ -78,36 +150,45 @@ impl Results {
     ///
     /// Results too large together, or a file that cannot be written.
     pub fn set(&self, name: &str, value: &str) -> Result<(), Failure> {
-        let others: usize = self
-            .all()
-            .iter()
-            .filter(|(other, _)| *other != name && !OWN.contains(&other.as_str()))
-            .map(|(other, value)| other.len() + value.len())
-            .sum();
-        if others + name.len() + value.len() > BYTES_MAX - OWN_BYTES {
+        let mut state = self.state();
+        let others = state.bytes(|other| other != name && !OWN.contains(&other));
+        let most = BYTES_MAX - self.own_bytes;
+        if others + name.len() + value.len() > most {
             return Err(Failure::new(
-                crate::failure::Kind::NoCapacity,
-                crate::failure::Class::Plugin,
+                Kind::NoCapacity,
+                Class::Plugin,
                 "results.too-large",
                 format!(
-                    "result `{name}` does not fit: a plugin's results together may have {} bytes",
-                    BYTES_MAX - OWN_BYTES
+                    "result `{name}` does not fit: the results of this plugin together may have {most} bytes"
                 ),
             )
             .with_hint("write longer text to the workspace and hand over its path"));
         }
-        self.write(name, value)
+        self.write(&mut state, name, value)
     }
 
     /// Everything set so far.
     pub fn all(&self) -> BTreeMap<String, String> {
-        self.written
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.state().written.clone()
     }
 
-    fn write(&self, name: &str, value: &str) -> Result<(), Failure> {
+    fn leave_out(&self, state: &mut State, name: &'static str) {
+        self.remove(state, name);
+        if !state.left_out.contains(&name) {
+            state.left_out.push(name);
+        }
+    }
+
+    fn remove(&self, state: &mut State, name: &'static str) {
+        if state.written.remove(name).is_some()
+            && let Some(directory) = &self.directory
+            && let Err(error) = directory.remove_file(name)
+        {
+            tracing::warn!(result = name, %error, "a result cannot be taken back");
+        }
+    }
+
+    fn write(&self, state: &mut State, name: &str, value: &str) -> Result<(), Failure> {
         if let Some(directory) = &self.directory {
             crate::host_folder::write_whole(directory, Path::new(name), value.as_bytes()).map_err(
                 |error| {
@@ -116,11 +197,12 @@ impl Results {
                 },
             )?;
         }
-        self.written
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(name.to_owned(), value.to_owned());
+        state.written.insert(name.to_owned(), value.to_owned());
         Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -147,6 +229,95 @@ mod tests {
             std::fs::read_dir(directory.path()).unwrap().count(),
             2,
             "no partial files"
+        );
+    }
+    /// The longest value of each of the host's own results.
+    fn longest_own() -> Vec<(&'static str, String)> {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let name = "x".repeat(38);
+        vec![
+            ("vm-name", name.clone()),
+            (KEPT_VM, name),
+            (KEPT_UNTIL, "2026-01-01T12:00:00Z".to_owned()),
+            ("exit-status", "255".to_owned()),
+            (ARTIFACTS_DIGEST, digest.clone()),
+            (
+                ARTIFACTS_MANIFEST,
+                crate::artifacts::manifest_path("01234567", "89abcdef", "json"),
+            ),
+            (
+                ARTIFACT_OUTPUTS,
+                crate::artifacts::outputs("01234567", "89abcdef", &digest),
+            ),
+            ("outcome", "plugin-failed".to_owned()),
+            ("leftovers", format!("{} and 4096 more", "x".repeat(120))),
+            ("duration-seconds", "2592000".to_owned()),
+        ]
+    }
+
+    #[test]
+    fn everything_fits_that_the_host_says_beside_what_a_plugin_may() {
+        let own = longest_own();
+        assert!(
+            OWN.iter()
+                .all(|name| own.iter().any(|(other, _)| other == name))
+        );
+        let is_artifact = |name: &str| LEFT_OUT_FIRST[..3].contains(&name);
+        for with_artifacts in [false, true] {
+            let results = Results::new(None).unwrap();
+            let (results, most) = if with_artifacts {
+                (results.with_artifacts(), 360)
+            } else {
+                (results, 704)
+            };
+            results.set("a", &"x".repeat(most - 1)).unwrap();
+            assert!(results.set("b", "").is_err());
+            let own = own
+                .iter()
+                .filter(|(name, _)| with_artifacts || !is_artifact(name));
+            for (name, value) in own {
+                results.set_own(name, value).unwrap();
+            }
+            assert_eq!(results.left_out(), [""; 0]);
+            let all = results.all();
+            let bytes: usize = all
+                .iter()
+                .map(|(name, value)| name.len() + value.len())
+                .sum();
+            assert!(bytes <= BYTES_MAX, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_in_order_and_never_the_outcome() {
+        let directory = tempfile::tempdir().unwrap();
+        let results = Results::new(Some(&directory.path().to_owned())).unwrap();
+        // A plugin that was promised more than it should have been.
+        results.set("a", &"x".repeat(700)).unwrap();
+        for (name, value) in longest_own() {
+            results.set_own(name, &value).unwrap();
+        }
+        assert_eq!(
+            results.left_out(),
+            [ARTIFACTS_MANIFEST, ARTIFACT_OUTPUTS, ARTIFACTS_DIGEST]
+        );
+        let mut files: Vec<_> = std::fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        assert_eq!(
+            files,
+            [
+                "a",
+                "duration-seconds",
+                "exit-status",
+                "kept-until",
+                "kept-vm",
+                "leftovers",
+                "outcome",
+                "vm-name"
+            ]
         );
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError};
 
+use crate::artifacts;
 use crate::backend::orka::OrkaCluster;
 use crate::backend::ssh::SshGuests;
 use crate::bindings::exports::orka::plugin::policy::Verdict;
@@ -181,6 +182,12 @@ pub async fn execute(compiled: &Compiled, run: Arc<RunContext>) -> Conclusion {
     run.stop_tasks().await;
     let settlement = teardown::settle(&run).await;
     let conclusion = conclude(&run, ending, settlement);
+    if conclusion.outcome == Outcome::Succeeded
+        && let Err(failure) = artifacts::declare(&run)
+    {
+        // A build is no worse for it.
+        report::print_failure(&run.console, &failure);
+    }
     // Written before the courtesies that follow: whoever kills us next must not keep anybody from knowing.
     report::record(&conclusion, &run.console, &run.results);
     teardown::sign_out(&run).await;

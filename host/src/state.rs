@@ -13,7 +13,8 @@ use tokio::time::{Instant, sleep_until};
 use wasmtime::component::{ResourceTable, ResourceTableError};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use crate::backend::{Cluster, CopiedFile, Guests};
+use crate::artifacts::Artifacts;
+use crate::backend::{Cluster, Guests};
 use crate::bindings::orka::plugin::cluster::{Facts, SignOut};
 use crate::bindings::orka::plugin::types::Exit;
 use crate::config::Workspace;
@@ -88,15 +89,6 @@ impl CpuMeter {
 struct Issued {
     failure: Failure,
     message: String,
-}
-
-/// Artifacts that came back, for the report.
-#[derive(Clone, Debug, Default)]
-pub struct Artifacts {
-    /// SHA-256 of the last set that came back.
-    pub digest: Option<String>,
-    /// Its files.
-    pub files: Vec<CopiedFile>,
 }
 
 /// A host key that was accepted, for the report.
@@ -220,6 +212,11 @@ impl RunContext {
     /// A run that begins now.
     pub fn new(parts: RunParts) -> Arc<Self> {
         let started = Instant::now();
+        let results = if parts.grants.may_fetch() {
+            parts.results.with_artifacts()
+        } else {
+            parts.results
+        };
         Arc::new(Self {
             cluster: parts.cluster,
             guests: parts.guests,
@@ -230,7 +227,7 @@ impl RunContext {
             script: parts.script,
             manifest: parts.manifest,
             workspace: parts.workspace,
-            results: parts.results,
+            results,
             secrets: parts.secrets,
             identity: parts.identity,
             owner: parts.owner,
@@ -401,10 +398,10 @@ impl RunContext {
 
     /// Returns once the guest has had its time to say why, after a signal or the deadline. Meanwhile asks the programs in
     /// its VMs to stop, and waits for nobody who reads the log.
-            self.console.stop_waiting();
     pub async fn patience_ends(&self) {
         let politely = async {
             self.over().await;
+            self.console.stop_waiting();
             self.stop_programs().await;
             std::future::pending::<()>().await;
         };

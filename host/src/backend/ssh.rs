@@ -19,8 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::{
-    Choice, Control, Copied, CopiedFile, Event, Exec, Guest, Guests, Input, JumpHostKey, Login,
-    OutputStream, Running,
+    Choice, Control, Copied, Event, Exec, Guest, Guests, Input, JumpHostKey, Login, OutputStream,
+    Running,
 };
 use crate::bindings::orka::plugin::cluster::VmInfo;
 use crate::bindings::orka::plugin::types::{Exit, ExitSignal};
@@ -413,15 +413,7 @@ fn copied(summary: TransferSummary, console: &Console) -> Copied {
         files: summary.files,
         bytes: summary.bytes,
         digest: is_received.then(|| summary.digest_hex()),
-        entries: summary
-            .entries
-            .iter()
-            .map(|entry| CopiedFile {
-                path: entry.path.to_string_lossy().into_owned(),
-                size: entry.size,
-                sha256: entry.sha256_hex(),
-            })
-            .collect(),
+        entries: summary.entries,
         unchanged: summary.unchanged,
         notes: summary.notes,
     }

@@ -3,7 +3,7 @@
 mod command;
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use guest_ssh::{HostKeyTrust, Limits as TransferLimits};
@@ -16,6 +16,7 @@ pub use command::Command;
 use super::cluster::Vm;
 use super::secrets::Secret;
 use super::workspace;
+use crate::artifacts;
 use crate::backend::{Choice, Compare, Copied, Exec, Guest, Input, Login};
 use crate::bindings::orka::plugin::ssh::{
     Compare as WantedCompare, ConnectOptions, ExecOptions, Host, HostConnection, Shell, Stdin,
@@ -25,7 +26,7 @@ use crate::console::{bytes, millis, seconds};
 use crate::failure::{Class, Failure, Kind};
 use crate::host_folder;
 use crate::limits::{COMMANDS_MAX, CONNECTIONS_MAX};
-use crate::state::{Artifacts, CallError, HostState, RunContext, SeenHostKey};
+use crate::state::{CallError, HostState, RunContext, SeenHostKey};
 
 /// What the contract promises at most for a file written by the plugin.
 const FILE_BYTES_MAX: usize = 1024 * 1024;
@@ -276,16 +277,9 @@ impl HostConnection for HostState {
                 ));
             }
             tell(run, "copied back", &copied, began.elapsed());
-            if let Some(digest) = &copied.digest {
-                run.results
-                    .set_own("artifacts-digest", &format!("sha256:{digest}"))?;
-            }
-            let mut artifacts = run.artifacts.lock().unwrap_or_else(PoisonError::into_inner);
-            *artifacts = Artifacts {
-                digest: copied.digest.clone(),
-                files: copied.entries.clone(),
-            };
-            Ok(summary(&copied, began.elapsed()))
+            let answer = summary(&copied, began.elapsed());
+            artifacts::arrived(run, into, copied.entries).await;
+            Ok(answer)
         })
         .await
     }

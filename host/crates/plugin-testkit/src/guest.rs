@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use cap_std::fs::Dir;
 use guest_ssh::Selection;
 use orka_step::backend::{
-    Choice, Control, Copied, CopiedFile, Event, Exec, Guest, Guests, Login, OutputStream, Running,
+    Choice, Control, Copied, Event, Exec, FileDigest, Guest, Guests, Login, OutputStream, Running,
 };
 use orka_step::bindings::orka::plugin::cluster::VmInfo;
 use orka_step::console::Console;
@@ -286,15 +286,15 @@ impl Guest for ScriptedGuest {
                 .map_or(Ok(()), |parent| workspace.create_dir_all(parent))
                 .map_err(trouble)?;
             workspace.write(&place, &contents).map_err(trouble)?;
-            let sha256 = hex::encode(Sha256::digest(&contents));
-            set.update(format!("{sha256}  {name}\n"));
-            copied.files += 1;
-            copied.bytes += contents.len() as u64;
-            copied.entries.push(CopiedFile {
-                path: name.to_owned(),
+            let file = FileDigest {
+                path: name.into(),
                 size: contents.len() as u64,
-                sha256,
-            });
+                sha256: Sha256::digest(&contents).into(),
+            };
+            set.update(file.sums_line());
+            copied.files += 1;
+            copied.bytes += file.size;
+            copied.entries.push(file);
         }
         copied.digest = (copied.files > 0).then(|| hex::encode(set.finalize()));
         Ok(copied)

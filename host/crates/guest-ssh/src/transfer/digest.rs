@@ -22,6 +22,22 @@ impl FileDigest {
     pub fn sha256_hex(&self) -> String {
         hex::encode(self.sha256)
     }
+
+    /// What `sha256sum` (GNU coreutils 9) prints for the file, line end included.
+    ///
+    /// Like there, the line starts with a backslash where the name holds one, a line feed or a carriage return, and those
+    /// are escaped; all other bytes of the name are as they are.
+    #[must_use]
+    pub fn sums_line(&self) -> Vec<u8> {
+        let (name, escaped) = escape(self.path.as_os_str().as_bytes());
+        let mut line = Vec::with_capacity(name.len() + 68);
+        line.extend_from_slice(if escaped { b"\\" } else { b"" });
+        line.extend_from_slice(self.sha256_hex().as_bytes());
+        line.extend_from_slice(b"  ");
+        line.extend_from_slice(&name);
+        line.push(b'\n');
+        line
+    }
 }
 
 /// Hashes as bytes pass.
@@ -51,8 +67,7 @@ impl Hasher {
 /// The digest of a set: the SHA-256 of what `sha256sum` prints for its files, sorted by path as bytes.
 ///
 /// So anybody can check it with `find . -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum`.
-/// Like that program, a line starts with a backslash where the name holds one, a line feed or a carriage return, and those are
-/// escaped. Directories, links, modes and times are not part of it.
+/// Directories, links, modes and times are not part of it.
 pub(crate) fn of_set(entries: &[FileDigest]) -> [u8; 32] {
     let mut sorted: Vec<_> = entries.iter().collect();
     sorted.sort_by(|one, other| {
@@ -63,12 +78,7 @@ pub(crate) fn of_set(entries: &[FileDigest]) -> [u8; 32] {
     });
     let mut hasher = Hasher::default();
     for entry in sorted {
-        let (name, escaped) = escape(entry.path.as_os_str().as_bytes());
-        hasher.update(if escaped { b"\\" } else { b"" });
-        hasher.update(entry.sha256_hex().as_bytes());
-        hasher.update(b"  ");
-        hasher.update(&name);
-        hasher.update(b"\n");
+        hasher.update(&entry.sums_line());
     }
     hasher.finish()
 }
