@@ -65,6 +65,71 @@ async fn artifacts_that_were_never_made_fail_a_build_that_succeeded() {
     cluster.assert_purged();
 }
 
+/// Makes more than a mebibyte in three files.
+const LARGE: &str =
+    "#!/bin/sh\nmkdir dist\nfor name in a b c; do head -c 500000 /dev/zero >dist/$name; done\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_may_come_back_is_refused_with_the_entry_and_what_raises_the_limit() {
+    let operator = |ceiling: &str| {
+        format!(
+            "[[grant]]\nplugin = \"build\"\ncapabilities = [\"*\"]\n[grant.ceilings]\n{ceiling}\n"
+        )
+    };
+    let cluster = Cluster::start().await;
+    let step = || cluster.build(LARGE).param("artifacts", "dist/**");
+    let by_size = "download stopped at `dist/c`: more than 1.0 MiB";
+    for (step, told) in [
+        (
+            step().param("artifacts-max-size", "1Mi"),
+            [by_size, "raise the parameter `artifacts-max-size`"],
+        ),
+        (
+            step().granted(&operator("artifacts-max-size = \"1MiB\"")),
+            [
+                by_size,
+                "raise `artifacts-max-size` under `[grant.ceilings]`",
+            ],
+        ),
+        (
+            step().param("artifacts-max-count", "2"),
+            [
+                "more than 2 entries",
+                "raise the parameter `artifacts-max-count`",
+            ],
+        ),
+        (
+            step()
+                .param("artifacts-max-count", "300000")
+                .granted(&operator("artifacts-max-count = 2")),
+            ["more than 2 entries", "raise `artifacts-max-count` under"],
+        ),
+    ] {
+        let ended = step.ended().await;
+        ended.assert(217, "infra-failed");
+        ended.assert_says(&["error: copying back: download stopped at `dist"]);
+        ended.assert_says(&told);
+        assert!(ended.file("dist").is_none(), "{ended}");
+        assert!(!ended.results.contains_key("artifacts-digest"), "{ended}");
+        cluster.assert_purged();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_come_back_comes_back_under_limits() {
+    let cluster = Cluster::start().await;
+    let ended = cluster
+        .build(LARGE)
+        .param("artifacts", "dist/**")
+        .param("artifacts-max-size", "1500000")
+        .param("artifacts-max-count", "100")
+        .ended()
+        .await;
+    ended.assert(0, "succeeded");
+    assert_eq!(ended.file("dist/c").unwrap().len(), 500_000);
+    cluster.assert_purged();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn copy_build_false_copies_nothing_back() {
     let cluster = Cluster::start().await;

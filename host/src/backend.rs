@@ -262,16 +262,16 @@ pub trait Control: Send + Sync {
 }
 
 /// What to copy.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Choice {
     /// Globs that choose; empty means everything.
     pub include: Vec<String>,
     /// Globs that leave out.
     pub exclude: Vec<String>,
     /// Upper limit of all files together, in bytes.
-    pub max_bytes: Option<u64>,
+    pub max_bytes: u64,
     /// Upper limit of the number of entries.
-    pub max_entries: Option<u64>,
+    pub max_entries: u64,
     /// Which of the chosen files a download fetches.
     pub compare: Compare,
 }

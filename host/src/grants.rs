@@ -1,14 +1,19 @@
 //! What a plugin may do: what its manifest asks for, and what the operator grants. Both must name it.
 
+mod ceilings;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use plugin_manifest::{Capability, Manifest};
 use serde::Deserialize;
 
 use crate::failure::Failure;
+
+pub use ceilings::Ceilings;
+use ceilings::CeilingsEntry;
+pub(crate) use ceilings::how_to_raise;
 
 /// The operator's grants file, in TOML.
 ///
@@ -35,54 +40,6 @@ struct Grant {
     secrets: Vec<String>,
     #[serde(default)]
     ceilings: CeilingsEntry,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct CeilingsEntry {
-    images: Option<Vec<String>>,
-    cpu_cores: Option<u32>,
-    memory_mib: Option<u32>,
-    vms_at_once: Option<u32>,
-    vms_total: Option<u32>,
-    keep_max: Option<String>,
-}
-
-/// Upper limits of what a granted plugin may ask the cluster for.
-#[derive(Clone, Debug)]
-pub struct Ceilings {
-    images: Option<(GlobSet, Vec<String>)>,
-    /// CPU cores of one VM.
-    pub cpu_cores: Option<u32>,
-    /// Memory of one VM, in MiB.
-    pub memory_mib: Option<u32>,
-    /// VMs that exist at the same time.
-    pub vms_at_once: u32,
-    /// VMs in the whole run.
-    pub vms_total: u32,
-    /// How long a VM may be kept after the run.
-    pub keep_max: Duration,
-}
-
-/// A plugin that loops over deploys must not empty the cluster: a run that needs more says so in its grant.
-const VMS_AT_ONCE_DEFAULT: u32 = 4;
-/// As above; leaves room for deploying anew after failures.
-const VMS_TOTAL_DEFAULT: u32 = 16;
-
-/// Long enough to look into a build that failed, short enough to be over by the next day.
-const KEEP_MAX_DEFAULT: Duration = Duration::from_secs(4 * 3600);
-
-impl Default for Ceilings {
-    fn default() -> Self {
-        Self {
-            images: None,
-            cpu_cores: None,
-            memory_mib: None,
-            vms_at_once: VMS_AT_ONCE_DEFAULT,
-            vms_total: VMS_TOTAL_DEFAULT,
-            keep_max: KEEP_MAX_DEFAULT,
-        }
-    }
 }
 
 /// What this run's plugin may do.
@@ -114,12 +71,8 @@ impl GrantsFile {
                     Failure::config(format!("the grants file `{shown}`: {problem}"))
                 })?;
             }
-            keep_max(grant).map_err(|problem| {
+            grant.ceilings.read().map_err(|problem| {
                 Failure::config(format!("the grants file `{shown}`: {problem}"))
-            })?;
-            image_globs(grant).map_err(|error| {
-                Failure::config(format!("the grants file `{shown}` has a bad image pattern"))
-                    .with_source(error)
             })?;
         }
         Ok(file)
@@ -192,28 +145,15 @@ impl Grants {
         } else {
             grant.secrets.iter().cloned().collect()
         };
-        let images = image_globs(grant)
-            .map_err(|error| Failure::config("a grant has a bad image pattern").with_source(error))?
-            .zip(grant.ceilings.images.clone());
         let asked: BTreeSet<Capability> = manifest
             .capabilities
             .union(&manifest.optional_capabilities)
             .copied()
             .collect();
-        let defaults = Ceilings::default();
         Ok(Self {
             capabilities: capabilities.intersection(&asked).copied().collect(),
             secrets: secrets.intersection(&manifest.secrets).cloned().collect(),
-            ceilings: Ceilings {
-                images,
-                cpu_cores: grant.ceilings.cpu_cores,
-                memory_mib: grant.ceilings.memory_mib,
-                vms_at_once: grant.ceilings.vms_at_once.unwrap_or(defaults.vms_at_once),
-                vms_total: grant.ceilings.vms_total.unwrap_or(defaults.vms_total),
-                keep_max: keep_max(grant)
-                    .map_err(Failure::config)?
-                    .unwrap_or(defaults.keep_max),
-            },
+            ceilings: grant.ceilings.read().map_err(Failure::config)?,
         })
     }
 
@@ -297,71 +237,6 @@ impl Grants {
     }
 }
 
-impl Ceilings {
-    /// Lets a VM be kept for so long.
-    ///
-    /// # Errors
-    ///
-    /// `denied`, naming the ceiling.
-    pub fn admit_keeping(&self, lifetime: Duration) -> Result<(), Failure> {
-        if lifetime <= self.keep_max {
-            return Ok(());
-        }
-        let shown = |span: Duration| {
-            humantime::format_duration(Duration::from_secs(span.as_secs())).to_string()
-        };
-        Err(above(
-            "keep-max",
-            format!(
-                "keeping a VM for {} is above the {} granted",
-                shown(lifetime),
-                shown(self.keep_max)
-            ),
-        ))
-    }
-
-    /// Lets a VM of this shape through. What the shape leaves open is set to the ceiling where there is one: the
-    /// cluster's own choice could lie above it.
-    ///
-    /// # Errors
-    ///
-    /// `denied`, naming the ceiling.
-    pub fn admit(
-        &self,
-        image: &str,
-        cpu_cores: &mut Option<u32>,
-        memory_mib: &mut Option<u32>,
-    ) -> Result<(), Failure> {
-        if let Some((globs, patterns)) = &self.images
-            && !globs.is_match(image)
-        {
-            return Err(above(
-                "images",
-                format!("image `{image}` is none of {patterns:?}"),
-            ));
-        }
-        if let Some(ceiling) = self.cpu_cores
-            && *cpu_cores.get_or_insert(ceiling) > ceiling
-        {
-            let asked = cpu_cores.unwrap_or_default();
-            return Err(above(
-                "cpu-cores",
-                format!("{asked} CPU cores are above the {ceiling} granted"),
-            ));
-        }
-        if let Some(ceiling) = self.memory_mib
-            && *memory_mib.get_or_insert(ceiling) > ceiling
-        {
-            let asked = memory_mib.unwrap_or_default();
-            return Err(above(
-                "memory-mib",
-                format!("{asked} MiB of memory are above the {ceiling} granted"),
-            ));
-        }
-        Ok(())
-    }
-}
-
 /// The entry that would allow all that a plugin asks for, and what it has to take the place of.
 fn how_to_grant(file: Option<&GrantsFile>, manifest: &Manifest, digest: &str) -> String {
     let quoted = |names: Vec<String>| {
@@ -404,32 +279,6 @@ fn how_to_grant(file: Option<&GrantsFile>, manifest: &Manifest, digest: &str) ->
         ));
     }
     format!("{place}:\n  {entry}")
-}
-
-fn above(ceiling: &str, message: String) -> Failure {
-    Failure::denied("run.above-ceiling", message).with_hint(format!(
-        "the operator can raise `{ceiling}` under `[grant.ceilings]` in the grants file"
-    ))
-}
-
-fn keep_max(grant: &Grant) -> Result<Option<Duration>, String> {
-    let parse = |text: &String| {
-        humantime::parse_duration(text)
-            .map_err(|_| format!("`keep-max = \"{text}\"` is no duration such as `4h`"))
-    };
-    grant.ceilings.keep_max.as_ref().map(parse).transpose()
-}
-
-fn image_globs(grant: &Grant) -> Result<Option<GlobSet>, globset::Error> {
-    let Some(patterns) = &grant.ceilings.images else {
-        return Ok(None);
-    };
-    let mut globs = GlobSetBuilder::new();
-    for pattern in patterns {
-        // `*` stays within one part of an OCI reference: `sonoma-*` is no pattern for somebody else's registry.
-        globs.add(GlobBuilder::new(pattern).literal_separator(true).build()?);
-    }
-    globs.build().map(Some)
 }
 
 /// The capabilities that a name in the grants file stands for.
@@ -586,34 +435,14 @@ mod tests {
             ),
             None
         );
-        assert_eq!(granted(Some(entry), false), Some(KEEP_MAX_DEFAULT));
+        assert_eq!(
+            granted(Some(entry), false),
+            Some(Ceilings::default().keep_max)
+        );
         let ceiling = format!("{entry}[grant.ceilings]\nkeep-max = \"30m\"\n");
         assert_eq!(
             granted(Some(&ceiling), false),
             Some(Duration::from_secs(1800))
-        );
-    }
-
-    #[test]
-    fn keeping_longer_than_granted_is_denied_and_a_ceiling_is_a_duration() {
-        let ceilings = Ceilings::default();
-        assert!(ceilings.admit_keeping(KEEP_MAX_DEFAULT).is_ok());
-        let failure = ceilings
-            .admit_keeping(KEEP_MAX_DEFAULT + Duration::from_secs(1))
-            .unwrap_err();
-        assert_eq!(failure.code, "run.above-ceiling");
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("grants.toml");
-        std::fs::write(
-            &path,
-            "[[grant]]\nplugin = \"x\"\n[grant.ceilings]\nkeep-max = \"long\"\n",
-        )
-        .unwrap();
-        assert!(
-            GrantsFile::load(&path)
-                .unwrap_err()
-                .message
-                .contains("keep-max")
         );
     }
 

@@ -360,7 +360,9 @@ fn of_guest_error(run: &RunContext, error: GuestError) -> Failure {
         GuestError::Cancelled(info) => (Kind::Cancelled, info),
         GuestError::Other(info) => (Kind::Other, info),
     };
-    if let Some(failure) = run.handed_back(&info.code, &info.message) {
+    if let Some(mut failure) = run.handed_back(&info.code, &info.message) {
+        // A policy may know better what to do next, such as which of its parameters to change.
+        failure.hint = info.hint.or(failure.hint);
         return failure;
     }
     let about_params =

@@ -152,6 +152,8 @@ pub struct RunContext {
     host_keys: Mutex<Vec<SeenHostKey>>,
     /// Artifacts that came back.
     pub artifacts: Mutex<Artifacts>,
+    /// What the run has fetched from its VMs so far: bytes and number of files.
+    pub fetched: Mutex<(u64, u64)>,
     /// How the last program that the guest waited for ended.
     pub last_exit: Mutex<Option<Exit>>,
     /// Time the guest itself computed.
@@ -244,6 +246,7 @@ impl RunContext {
             signed_out: OnceLock::new(),
             host_keys: Mutex::default(),
             artifacts: Mutex::default(),
+            fetched: Mutex::default(),
             last_exit: Mutex::default(),
             cpu: CpuMeter::default(),
             last_words: Mutex::default(),

@@ -373,12 +373,11 @@ fn selection(choice: &Choice) -> Result<Selection, Failure> {
 }
 
 fn options(choice: &Choice) -> TransferOptions {
-    let defaults = Limits::default();
     TransferOptions {
         limits: Limits {
-            bytes: choice.max_bytes.unwrap_or(defaults.bytes),
-            entries: choice.max_entries.unwrap_or(defaults.entries),
-            ..defaults
+            bytes: choice.max_bytes,
+            entries: choice.max_entries,
+            ..Limits::default()
         },
         compare: choice.compare,
         ..TransferOptions::default()
@@ -420,7 +419,7 @@ fn copied(summary: TransferSummary, console: &Console) -> Copied {
 }
 
 /// An error of a transfer that is not the connection's is about files.
-fn transfer_failure(error: Error) -> Failure {
+pub fn transfer_failure(error: Error) -> Failure {
     let mut failure = failure(error);
     if failure.class == Class::Ssh && failure.code != "ssh.lost" {
         failure.class = Class::Files;
@@ -483,6 +482,9 @@ fn failure(error: Error) -> Failure {
     let mut failure = Failure::new(kind, class, code, error.to_string());
     failure.hint = error.hint();
     failure.retryable = error.may_pass();
+    if let Error::LimitExceeded { limit, .. } = &error {
+        failure = failure.with_detail("limit", *limit);
+    }
     failure.with_source(error)
 }
 

@@ -19,7 +19,7 @@ use crate::bindings::orka::plugin::cluster::{
 };
 use crate::console::seconds;
 use crate::failure::{Class, Failure, Kind};
-use crate::grants::Ceilings;
+use crate::grants::{Ceilings, how_to_raise};
 use crate::ledger::{DeployEnd, LimitReached, Thing, VmLimits};
 use crate::predecessors;
 use crate::state::{CallError, HostState, RunContext};
@@ -384,9 +384,8 @@ fn limit_reached(reached: LimitReached, ceilings: &Ceilings) -> Failure {
             ),
         ),
     };
-    Failure::new(Kind::NoCapacity, Class::Denied, "run.vm-limit", message).with_hint(format!(
-        "the operator can raise `{ceiling}` under `[grant.ceilings]` in the grants file"
-    ))
+    Failure::new(Kind::NoCapacity, Class::Denied, "run.vm-limit", message)
+        .with_hint(how_to_raise(ceiling))
 }
 
 /// Deploys one VM, waiting for room if asked to.

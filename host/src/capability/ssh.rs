@@ -3,7 +3,7 @@
 mod command;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use guest_ssh::{HostKeyTrust, Limits as TransferLimits};
@@ -24,6 +24,7 @@ use crate::bindings::orka::plugin::ssh::{
 };
 use crate::console::{bytes, millis, seconds};
 use crate::failure::{Class, Failure, Kind};
+use crate::grants::how_to_raise;
 use crate::host_folder;
 use crate::limits::{COMMANDS_MAX, CONNECTIONS_MAX};
 use crate::state::{CallError, HostState, RunContext, SeenHostKey};
@@ -237,7 +238,7 @@ impl HostConnection for HostState {
             let asked = source.clone();
             let (dir, is_root) =
                 workspace::blocking(run, move |dir| workspace::open_dir(dir, &asked)).await?;
-            let choice = choice(options, is_root);
+            let choice = choice(options, is_root, Most::of_host());
             let began = tokio::time::Instant::now();
             let copied = guest.upload(&dir, &target, &choice, &run.console).await?;
             tell(run, "copied in", &copied, began.elapsed());
@@ -260,11 +261,15 @@ impl HostConnection for HostState {
             run.grants.require(Capability::WorkspaceWrite)?;
             let into = workspace::inside(&target)?;
             let workspace = run.workspace()?;
-            let choice = choice(options, into == Path::new("."));
+            let asked = (options.max_bytes, options.max_entries);
+            let most = Most::left_of(run);
+            let choice = choice(options, into == Path::new("."), most);
             let began = tokio::time::Instant::now();
             let copied = guest
                 .download(&source, &workspace.dir, &into, &choice, &run.console)
-                .await?;
+                .await
+                .map_err(|failure| explain_limit(failure, asked, most))?;
+            most.note(run, &copied);
             if copied.files == 0 && copied.unchanged == 0 && !choice.include.is_empty() {
                 return Err(Failure::new(
                     Kind::NotFound,
@@ -295,9 +300,76 @@ impl HostConnection for HostState {
     }
 }
 
-/// What to copy, within the host's own limits, and without the host's folder where it would be.
-fn choice(options: TransferOptions, is_root: bool) -> Choice {
-    let own = TransferLimits::default();
+/// What a transfer may move, whatever the plugin asks for.
+#[derive(Clone, Copy, Debug)]
+struct Most {
+    bytes: u64,
+    entries: u64,
+}
+
+impl Most {
+    /// The host's own limits.
+    fn of_host() -> Self {
+        let TransferLimits { bytes, entries, .. } = TransferLimits::default();
+        Self { bytes, entries }
+    }
+
+    /// What the run may still fetch under its ceilings.
+    fn left_of(run: &RunContext) -> Self {
+        let ceilings = &run.grants.ceilings;
+        let (bytes, files) = *run.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        Self {
+            bytes: ceilings.artifacts_max_size.saturating_sub(bytes),
+            entries: ceilings.artifacts_max_count.saturating_sub(files),
+        }
+    }
+
+    /// Counts what was fetched.
+    fn note(self, run: &RunContext, copied: &Copied) {
+        let mut fetched = run.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        fetched.0 = fetched.0.saturating_add(copied.bytes);
+        fetched.1 = fetched.1.saturating_add(copied.files);
+    }
+}
+
+/// Says of a limit that a download passed who set it and what raises it.
+fn explain_limit(failure: Failure, asked: (Option<u64>, Option<u32>), most: Most) -> Failure {
+    if failure.code != "files.limit" {
+        return failure;
+    }
+    let limit = failure.details.iter().find(|(name, _)| name == "limit");
+    let (is_plugins, option, ceiling) = match limit.map(|(_, limit)| limit.as_str()) {
+        Some("bytes") => (
+            asked.0.is_some_and(|bytes| bytes < most.bytes),
+            "max-bytes",
+            "artifacts-max-size",
+        ),
+        Some("entries") => (
+            asked
+                .1
+                .is_some_and(|entries| u64::from(entries) < most.entries),
+            "max-entries",
+            "artifacts-max-count",
+        ),
+        _ => return failure,
+    };
+    if is_plugins {
+        return failure
+            .with_detail("set by", "the plugin")
+            .with_hint(format!(
+                "the plugin, or a parameter of it, has to allow more (`{option}`)"
+            ));
+    }
+    failure
+        .with_detail("set by", "the operator")
+        .with_hint(format!(
+            "{}; it counts all that a run fetches",
+            how_to_raise(ceiling)
+        ))
+}
+
+/// What to copy, within what may be moved at most, and without the host's folder where it would be.
+fn choice(options: TransferOptions, is_root: bool, most: Most) -> Choice {
     let mut exclude = options.exclude;
     if is_root {
         exclude.push(host_folder::PATTERN.to_owned());
@@ -313,10 +385,11 @@ fn choice(options: TransferOptions, is_root: bool) -> Choice {
     Choice {
         include: options.include,
         exclude,
-        max_bytes: options.max_bytes.map(|bytes| bytes.min(own.bytes)),
+        max_bytes: options.max_bytes.unwrap_or(u64::MAX).min(most.bytes),
         max_entries: options
             .max_entries
-            .map(|entries| u64::from(entries).min(own.entries)),
+            .map_or(u64::MAX, u64::from)
+            .min(most.entries),
         compare,
     }
 }
@@ -374,36 +447,68 @@ mod tests {
         }
     }
 
+    fn chosen(options: TransferOptions, is_root: bool) -> Choice {
+        choice(options, is_root, Most::of_host())
+    }
+
     #[test]
     fn limits_of_a_transfer_can_be_lowered_and_not_raised() {
-        let lower = choice(options(Some(5), Some(6)), false);
-        assert_eq!((lower.max_bytes, lower.max_entries), (Some(5), Some(6)));
-        let higher = choice(options(Some(u64::MAX), Some(u32::MAX)), false);
-        assert_eq!(
-            (higher.max_bytes, higher.max_entries),
-            (Some(64 << 30), Some(500_000))
-        );
+        let lower = chosen(options(Some(5), Some(6)), false);
+        assert_eq!((lower.max_bytes, lower.max_entries), (5, 6));
+        for (bytes, entries) in [(Some(u64::MAX), Some(u32::MAX)), (None, None)] {
+            let most = chosen(options(bytes, entries), false);
+            assert_eq!((most.max_bytes, most.max_entries), (64 << 30, 500_000));
+        }
+    }
+
+    #[test]
+    fn a_limit_is_told_with_who_set_it_and_what_raises_it() {
+        let most = Most {
+            bytes: 10,
+            entries: 10,
+        };
+        let failed = |limit| {
+            crate::backend::ssh::transfer_failure(guest_ssh::Error::LimitExceeded {
+                direction: guest_ssh::Direction::Download,
+                limit,
+                allowed: 5,
+                entry: "dist/big".to_owned(),
+            })
+        };
+        for (limit, asked, hint) in [
+            ("bytes", (Some(5), None), "`max-bytes`"),
+            ("bytes", (Some(10), None), "raise `artifacts-max-size`"),
+            ("bytes", (None, Some(5)), "raise `artifacts-max-size`"),
+            ("entries", (None, Some(5)), "`max-entries`"),
+            ("entries", (None, None), "raise `artifacts-max-count`"),
+            ("bytes in a path", (None, None), "this limit is fixed"),
+        ] {
+            let told = explain_limit(failed(limit), asked, most);
+            assert!(told.message.contains("`dist/big`"), "{}", told.message);
+            let said = told.hint.unwrap_or_default();
+            assert!(said.contains(hint), "{limit}: {said}");
+        }
     }
 
     #[test]
     fn everything_comes_back_by_difference_and_artifacts_always() {
         let everything = options(None, None);
-        assert_eq!(choice(everything.clone(), false).compare, Compare::SizeTime);
+        assert_eq!(chosen(everything.clone(), false).compare, Compare::SizeTime);
         let artifacts = TransferOptions {
             include: vec!["*.ipa".to_owned()],
             ..everything.clone()
         };
-        assert_eq!(choice(artifacts, false).compare, Compare::Always);
+        assert_eq!(chosen(artifacts, false).compare, Compare::Always);
         let asked = TransferOptions {
             compare: Some(WantedCompare::Hash),
             ..everything
         };
-        assert_eq!(choice(asked, false).compare, Compare::Hash);
+        assert_eq!(chosen(asked, false).compare, Compare::Hash);
     }
 
     #[test]
     fn only_the_workspaces_root_holds_the_hosts_folder() {
-        assert_eq!(choice(options(None, None), false).exclude, ["*.o"]);
-        assert_eq!(choice(options(None, None), true).exclude.len(), 2);
+        assert_eq!(chosen(options(None, None), false).exclude, ["*.o"]);
+        assert_eq!(chosen(options(None, None), true).exclude.len(), 2);
     }
 }

@@ -261,11 +261,36 @@ fn save_evidence(settings: &Settings, connection: &Connection, command: &Command
         connection.download(REMOTE_WORKSPACE, "", &settings.download_options())
     });
     if let Err(error) = copied {
-        console::log(
-            Level::Warn,
-            &format!("nothing was copied back: {}", error.info().message),
-        );
+        tell_nothing_came(error);
     }
+}
+
+/// The script's own end is the truth of the run; evidence that is missing is worth a warning.
+fn tell_nothing_came(error: Error) {
+    let error = with_own_limit(error);
+    let info = error.info();
+    let hint = info.hint.as_ref().map(|hint| format!("\nhint: {hint}"));
+    console::log(
+        Level::Warn,
+        &format!(
+            "nothing was copied back: {}{}",
+            info.message,
+            hint.unwrap_or_default()
+        ),
+    );
+}
+
+/// Names the parameter where it was one of ours that allows no more.
+fn with_own_limit(error: Error) -> Error {
+    let is_ours = error.code() == "files.limit" && error.detail("set by") == Some("the plugin");
+    let parameter = match error.detail("limit") {
+        Some("bytes") if is_ours => "artifacts-max-size",
+        Some("entries") if is_ours => "artifacts-max-count",
+        _ => return error,
+    };
+    error.with_hint(format!(
+        "raise the parameter `{parameter}`, or copy back less with `artifacts` and `exclude`"
+    ))
 }
 
 fn ending_of(exit: &Exit) -> Ending {
@@ -294,14 +319,10 @@ fn copy_back(settings: &Settings, connection: &Connection, exit: &Exit) -> Resul
     });
     match copied {
         Ok(_) => Ok(()),
-        // The script's own failure is the truth of this run; missing evidence is only worth a warning.
         Err(error) if !exit.success() && !error.is_final() => {
-            console::log(
-                Level::Warn,
-                &format!("nothing was copied back: {}", error.info().message),
-            );
+            tell_nothing_came(error);
             Ok(())
         }
-        Err(error) => Err(error.context("copying back")),
+        Err(error) => Err(with_own_limit(error).context("copying back")),
     }
 }

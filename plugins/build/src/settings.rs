@@ -52,6 +52,8 @@ pub(crate) struct Settings {
     copy_build: bool,
     artifacts: Vec<String>,
     artifacts_when: When,
+    artifacts_max_bytes: Option<u64>,
+    artifacts_max_count: Option<u32>,
     keep: Option<When>,
     keep_for_ms: u64,
     exclude: Vec<String>,
@@ -100,6 +102,12 @@ impl Settings {
                 Some("failure") => When::Failure,
                 _ => When::Success,
             },
+            artifacts_max_bytes: size(
+                "artifacts-max-size",
+                params::non_empty_text("artifacts-max-size")?.as_deref(),
+            )?,
+            artifacts_max_count: Some(count_or("artifacts-max-count", 0)?)
+                .filter(|count| *count > 0),
             keep: match params::text("keep")?.as_deref() {
                 Some("always") => Some(When::Always),
                 Some("failure") => Some(When::Failure),
@@ -154,6 +162,8 @@ impl Settings {
         TransferOptions {
             include: self.artifacts.clone(),
             exclude: self.exclude.clone(),
+            max_bytes: self.artifacts_max_bytes,
+            max_entries: self.artifacts_max_count,
             ..TransferOptions::default()
         }
     }
@@ -188,7 +198,11 @@ impl Settings {
 }
 
 fn count(name: &str) -> Result<u32, Error> {
-    let number = params::integer(name)?.unwrap_or(i64::from(VCPU_DEFAULT));
+    count_or(name, VCPU_DEFAULT)
+}
+
+fn count_or(name: &str, default: u32) -> Result<u32, Error> {
+    let number = params::integer(name)?.unwrap_or(i64::from(default));
     u32::try_from(number).map_err(|_| Error::parameter(name, format!("is out of range: {number}")))
 }
 
@@ -233,6 +247,21 @@ fn duration_ms(name: &str, text: Option<&str>) -> Result<Option<u64>, Error> {
         .and_then(|number| number.checked_mul(factor))
         .map(Some)
         .ok_or_else(wrong)
+}
+
+/// Bytes, as Kubernetes writes them; a `B` after the unit is accepted.
+fn size(name: &str, text: Option<&str>) -> Result<Option<u64>, Error> {
+    let Some(text) = text else { return Ok(None) };
+    let units = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40)];
+    let bare = text.strip_suffix('B').unwrap_or(text);
+    let of_unit = |(unit, shift)| bare.strip_suffix(unit).map(|number| (number, shift));
+    let (number, shift) = units.into_iter().find_map(of_unit).unwrap_or((text, 0));
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(1 << shift))
+        .map(Some)
+        .ok_or_else(|| Error::parameter(name, format!("is not a size such as `4Gi`: `{text}`")))
 }
 
 fn environment(lines: &[String]) -> Result<Vec<(String, String)>, Error> {
@@ -312,6 +341,17 @@ mod tests {
         assert!(duration_ms("capacity-wait", Some("5")).is_err());
         assert!(duration_ms("capacity-wait", Some("5ä")).is_err());
         assert!(duration_ms("capacity-wait", Some("99999999999999999999h")).is_err());
+    }
+
+    #[test]
+    fn sizes_have_a_binary_unit_or_none() {
+        for (text, bytes) in [("7", 7), ("3Ki", 3072), ("1MiB", 1 << 20), ("2Ti", 2 << 40)] {
+            assert_eq!(size("x", Some(text)).unwrap(), Some(bytes), "{text}");
+        }
+        assert_eq!(size("x", None).unwrap(), None);
+        for wrong in ["Ki", "1G", "7B", "99999999999999Ti"] {
+            assert!(size("x", Some(wrong)).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -66,6 +66,20 @@ impl Error {
         }
     }
 
+    /// Says what to do next in place of what was said; the step's last lines say it.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.info_mut().hint = Some(hint.into());
+        self
+    }
+
+    /// A detail by its name, where the error has it.
+    pub fn detail(&self, name: &str) -> Option<&str> {
+        let details = self.info().details.iter();
+        let mut named = details.filter(|(other, _)| other == name);
+        named.next().map(|(_, value)| value.as_str())
+    }
+
     /// The stable machine code.
     pub fn code(&self) -> &str {
         &self.info().code

@@ -271,7 +271,7 @@ pub enum Error {
         source: Option<io::Error>,
     },
     /// A transfer is larger than it may be. Nothing was moved into place.
-    #[error("{direction} stopped at `{entry}`: more than {allowed} {limit}")]
+    #[error("{direction} stopped at `{entry}`: more than {}", amount(*allowed, limit))]
     LimitExceeded {
         /// Up or down.
         direction: Direction,
@@ -339,7 +339,8 @@ impl Error {
             Self::WrongPassphrase => "check the passphrase; a trailing newline is not part of it".into(),
             Self::Lost { .. } => "the VM may have gone, or the network to it; the command may have run in part".into(),
             Self::RemoteToolMissing { tool } => format!("install `{tool}` in the VM image"),
-            Self::LimitExceeded { .. } => "select less, or raise the limit".into(),
+            Self::LimitExceeded { limit: "bytes" | "entries", .. } => "select less, or raise the limit".into(),
+            Self::LimitExceeded { .. } => "select less: this limit is fixed".into(),
             Self::NoRoom { .. } => "select less, or give the workspace a larger volume".into(),
             Self::ExecRefused { .. } => "check the server's `ForceCommand` and the user's shell".into(),
             Self::Invalid { .. } | Self::NotFound { .. } | Self::RemoteFailed { .. } | Self::Transfer { .. } => {
@@ -367,6 +368,13 @@ impl Error {
                 | Self::Reset { .. }
                 | Self::Handshake { .. }
         )
+    }
+}
+
+fn amount(allowed: u64, limit: &str) -> String {
+    match limit {
+        "bytes" => crate::transfer::printable_size(allowed),
+        limit => format!("{allowed} {limit}"),
     }
 }
 

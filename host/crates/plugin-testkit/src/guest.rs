@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cap_std::fs::Dir;
 use guest_ssh::Selection;
+use orka_step::backend::ssh::transfer_failure;
 use orka_step::backend::{
     Choice, Control, Copied, Event, Exec, FileDigest, Guest, Guests, Login, OutputStream, Running,
 };
@@ -279,6 +280,20 @@ impl Guest for ScriptedGuest {
             };
             if !selection.selects(Path::new(name), false) {
                 continue;
+            }
+            let (files, bytes) = (copied.files + 1, copied.bytes + contents.len() as u64);
+            for (limit, allowed, wanted) in [
+                ("bytes", choice.max_bytes, bytes),
+                ("entries", choice.max_entries, files),
+            ] {
+                if wanted > allowed {
+                    return Err(transfer_failure(guest_ssh::Error::LimitExceeded {
+                        direction: guest_ssh::Direction::Download,
+                        limit,
+                        allowed,
+                        entry: name.to_owned(),
+                    }));
+                }
             }
             let place = into.join(name);
             place
