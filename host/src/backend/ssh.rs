@@ -228,7 +228,11 @@ impl Guest for SshGuest {
         let shown = console.transfer("copying in");
         let progress = |progress: &TransferProgress| shown.update(of_transfer(progress));
         let what = selection(choice)?;
-        let upload = (self.connection).upload(source, &what, &target, options(choice), progress);
+        let options = TransferOptions {
+            totals: shown.is_a_bar(),
+            ..options(choice)
+        };
+        let upload = (self.connection).upload(source, &what, &target, options, progress);
         let summary = shown.shown(upload).await.map_err(transfer_failure)?;
         drop(shown);
         Ok(copied(summary, console))
@@ -474,6 +478,7 @@ fn failure(error: Error) -> Failure {
         Error::RemoteFailed { .. } => (Kind::Other, Class::Files, "files.remote"),
         Error::NotFound { .. } => (Kind::NotFound, Class::Files, "files.not-found"),
         Error::LimitExceeded { .. } => (Kind::NoCapacity, Class::Files, "files.limit"),
+        Error::VmFull { .. } => (Kind::NoCapacity, Class::Files, "files.vm-full"),
         Error::NoRoom { .. } => (Kind::NoCapacity, Class::Files, "files.no-room"),
         Error::Transfer { .. } => (Kind::Other, Class::Files, "files.transfer"),
         Error::Invalid { .. } => (Kind::Invalid, Class::Plugin, "ssh.invalid"),

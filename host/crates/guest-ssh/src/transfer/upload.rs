@@ -10,8 +10,10 @@ use tokio::time::Instant;
 
 use super::attempt::{Ended, Plan};
 use super::compress::{self, Pace, Verdict};
-use super::facts::Beginning;
+use super::facts::{Beginning, Tar};
+use super::full;
 use super::pack::Packer;
+use super::walk::Walk;
 use super::{Counters, Moved, PIPE_PIECES, Reporter, TransferProgress, joined, script_error};
 use crate::command::{self, Collected, Command, Exit, OutputChunk, Stream};
 use crate::connection::Connection;
@@ -20,14 +22,15 @@ use crate::{Error, RemotePath, Selection};
 
 use cap_std::fs::Dir;
 
-/// Arguments: directory, `gzip` if the stream is compressed. `-o` and `-p` keep modes but not owners, in both kinds of
-/// `tar`. A `gzip` that died would leave a shorter archive that `tar` may take for whole, so its status counts too.
+/// Arguments: directory, `gzip` if the stream is compressed, and further options of `tar`, without a blank in them. `-o` and
+/// `-p` keep modes but not owners, in both kinds of `tar`. A `gzip` that died would leave a shorter archive that `tar` may
+/// take for whole, so its status counts too. Messages are in English, for [`full`] to know them.
 const UNPACK: &str = r#"printf 'orka-step: begin\n'
 command -v tar >/dev/null || exit 92
 mkdir -p "$1" && cd "$1" || exit 1
-COPYFILE_DISABLE=1; export COPYFILE_DISABLE
-[ "$2" = gzip ] || exec tar -xpof -
-unzipped=$({ { gzip -dc; echo $? >&3; } | tar -xpof - >&2 3>&-; } 3>&1)
+COPYFILE_DISABLE=1; LC_MESSAGES=C; export COPYFILE_DISABLE LC_MESSAGES
+[ "$2" = gzip ] || exec tar $3 -xpof -
+unzipped=$({ { gzip -dc; echo $? >&3; } | tar $3 -xpof - >&2 3>&-; } 3>&1)
 unpacked=$?
 [ "$unzipped" = 0 ] || exit 94
 exit "$unpacked""#;
@@ -45,7 +48,12 @@ impl Connection {
         let counters = Arc::new(Counters::default());
         let path = remote.argument();
         let how: &[u8] = if plan.gzip { b"gzip" } else { b"plain" };
-        let start = Start::script(UNPACK, [path.as_slice(), how], Stdin::Open);
+        // Both read 10 KiB at a time if nothing is said, which for large files costs as much as writing them.
+        let blocks: &[u8] = match plan.facts.tar {
+            Some(Tar::Gnu | Tar::Bsd) => b"-b256",
+            Some(Tar::Other) | None => b"",
+        };
+        let start = Start::script(UNPACK, [path.as_slice(), how, blocks], Stdin::Open);
         let mut command = command::start(self.lease().await?, self.address(), start).await?;
 
         let (pieces, queue) = mpsc::channel(PIPE_PIECES);
@@ -58,6 +66,10 @@ impl Connection {
             true,
         )?;
         let packing = tokio::task::spawn_blocking(move || packer.pack());
+        if plan.options.totals {
+            let (walk, counters) = (Walk::new(dir, files)?, Arc::clone(&counters));
+            tokio::task::spawn_blocking(move || walk.measure(&counters));
+        }
         let queue = if plan.gzip {
             compress::packed(queue)
         } else {
@@ -92,7 +104,10 @@ impl Connection {
                 },
                 Err(problem),
             ) => Err(problem.into()),
-            (Sent { said, .. }, _) => Err(unpack_error(said).into()),
+            (Sent { said, .. }, _) => match full::entry(&said.stderr.text()) {
+                Some(entry) => Err(self.vm_full(entry, remote).await.into()),
+                None => Err(unpack_error(said).into()),
+            },
         }
     }
 }

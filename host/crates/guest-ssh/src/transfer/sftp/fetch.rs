@@ -26,8 +26,8 @@ use crate::transfer::compress::Pace;
 use crate::transfer::download::Work;
 use crate::transfer::header::{self, Outgoing, Stamp};
 use crate::transfer::listing::{Chosen, Detail, Listed};
-use crate::transfer::pack::leads_somewhere;
 use crate::transfer::receive::relative;
+use crate::transfer::walk::leads_somewhere;
 use crate::transfer::{
     Compare, Counters, Direction, Limits, Moved, PIPE_PIECES, Reporter, Selection,
     TransferProgress, joined,

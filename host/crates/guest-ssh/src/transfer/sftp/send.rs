@@ -14,6 +14,7 @@ use crate::transfer::archive::{Fault, Kind, Member, PieceReader, Reader};
 use crate::transfer::attempt::{Ended, Plan};
 use crate::transfer::compress::Pace;
 use crate::transfer::pack::Packer;
+use crate::transfer::walk::Walk;
 use crate::transfer::{
     Counters, Direction, Moved, PIPE_PIECES, Reporter, Selection, TransferProgress, joined,
 };
@@ -56,6 +57,10 @@ impl Connection {
             false,
         )?;
         let packing = tokio::task::spawn_blocking(move || packer.pack());
+        if plan.options.totals {
+            let (walk, counters) = (Walk::new(dir, files)?, Arc::clone(&counters));
+            tokio::task::spawn_blocking(move || walk.measure(&counters));
+        }
         let room = Arc::new(Semaphore::new(IN_FLIGHT));
         let (jobs, todo) = mpsc::channel(SIDE_BY_SIDE);
         let unpacker = Unpacker {
