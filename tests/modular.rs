@@ -46,7 +46,7 @@ fn deploy(cluster: &Cluster, run: &str, pod: &str, config: &str) -> Step {
 async fn two_runs_in_one_namespace_at_once_never_touch_each_other() {
     for config in [Cluster::orka2(), Cluster::orka3()] {
         let cluster = Cluster::with(config).await;
-        let stored = usize::from(cluster.sim.state().configs.is_empty() && is_orka2(&cluster));
+        let stored = 1;
         let (a, b) = tokio::join!(init(&cluster, "run-a"), init(&cluster, "run-b"));
         assert_eq!(cluster.sim.state().configs.len(), 2 * stored);
         let mut long = deploy(&cluster, "run-a", "one", &a)
@@ -90,10 +90,6 @@ async fn two_runs_in_one_namespace_at_once_never_touch_each_other() {
         teardown(&cluster, "run-a").await;
         cluster.assert_nothing_left();
     }
-}
-
-fn is_orka2(cluster: &Cluster) -> bool {
-    cluster.sim.config().generation == orka_sim::Generation::Two
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -117,6 +117,14 @@ pub trait Cluster: Send + Sync {
     /// Checks the shape and stores the VM config where the API has such a thing; says whether it did.
     async fn create_config(&self, name: &str, spec: &VmSpec) -> Result<(), Failure>;
 
+    /// Stores a VM config for other Tasks to find, also where VMs need none (3.x).
+    async fn store_config(&self, name: &str, spec: &VmSpec) -> Result<(), Failure> {
+        self.create_config(name, spec).await
+    }
+
+    /// Every VM config that the cluster stores and this login can see.
+    async fn stored_configs(&self) -> Result<Vec<(String, StoredConfig)>, Failure>;
+
     /// Whether the cluster stores VM configs (2.x); if not, each VM has a name of its own (3.x).
     ///
     /// Known after [`Cluster::sign_in`].

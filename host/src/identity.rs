@@ -109,6 +109,21 @@ impl Identity {
         }
     }
 
+    /// What stands in the place of the pod's hash in the names of VM configs that Tasks of the run share: it follows from
+    /// the run's common word for them, so that each Task can tell them without being told.
+    pub fn channel_hash(channel: &str) -> String {
+        hash_of(&format!("shared VM config {channel}"))
+    }
+
+    /// The name of the `number`th VM config that is shared under this word.
+    pub fn shared_name(&self, channel: &str, number: u32) -> String {
+        format!(
+            "{}{}-{number}",
+            self.run_prefix(),
+            Self::channel_hash(channel)
+        )
+    }
+
     /// What the names of all that the pipeline run makes begin with, whichever Task makes it.
     pub fn run_prefix(&self) -> String {
         format!("{}-{}-", self.prefix, self.run_hash)

@@ -1,12 +1,13 @@
 //! The real cluster: [`Cluster`] over `orka-client`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use orka_client::{
     Client, ClientConfig, DeployRequest, Error, Generation as ClientGeneration,
-    Removal as ClientRemoval, SignOut as ClientSignOut, VmConfigSpec, VmInstance,
+    Removal as ClientRemoval, SignOut as ClientSignOut, VmConfig, VmConfigSpec, VmInstance,
 };
 use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
@@ -39,6 +40,8 @@ const MIB_PER_GIB: f64 = 1024.0;
 pub struct OrkaCluster {
     config: ClientConfig,
     client: OnceCell<Client>,
+    /// Orka 3: VM configs that are known to be stored, which is the exception there.
+    stored: Mutex<BTreeSet<String>>,
 }
 
 impl OrkaCluster {
@@ -47,6 +50,24 @@ impl OrkaCluster {
         Self {
             config,
             client: OnceCell::new(),
+            stored: Mutex::default(),
+        }
+    }
+
+    fn stored(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Orka 3: the stored configs. An account without rights to them has made none.
+    async fn configs_beside(&self, client: &Client) -> Result<Vec<VmConfig>, Failure> {
+        match client.configs().await {
+            Ok(configs) => {
+                let names = configs.iter().map(|config| config.name.clone());
+                self.stored().extend(names);
+                Ok(configs)
+            }
+            Err(Error::Forbidden { .. } | Error::NotFound(_)) => Ok(Vec::new()),
+            Err(error) => Err(later(error)),
         }
     }
 
@@ -120,6 +141,33 @@ impl Cluster for OrkaCluster {
         }
     }
 
+    async fn store_config(&self, name: &str, shape: &VmSpec) -> Result<(), Failure> {
+        if self.stores_configs() {
+            return self.create_config(name, shape).await;
+        }
+        let client = self.client()?;
+        let spec = config_spec(name, shape)?;
+        // Before the request: if its reply is lost, the config has to be looked for all the same.
+        self.stored().insert(name.to_owned());
+        match client.create_config(&spec).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(explained(client, later(error), shape).await),
+        }
+    }
+
+    async fn stored_configs(&self) -> Result<Vec<(String, StoredConfig)>, Failure> {
+        let client = self.client()?;
+        let configs = client.configs().await.map_err(later)?;
+        if !self.stores_configs() {
+            self.stored()
+                .extend(configs.iter().map(|config| config.name.clone()));
+        }
+        Ok(configs
+            .into_iter()
+            .map(|config| (config.name.clone(), stored_config(config)))
+            .collect())
+    }
+
     fn stores_configs(&self) -> bool {
         self.client
             .get()
@@ -128,7 +176,11 @@ impl Cluster for OrkaCluster {
 
     async fn deploy(&self, deploy: &Deploy) -> Result<VmInfo, Failure> {
         let client = self.client()?;
-        let mut request = deploy_request(deploy, self.stores_configs())?;
+        let from_config = !self.stores_configs() && self.stored().contains(&deploy.config);
+        let mut request = deploy_request(deploy, self.stores_configs() || from_config)?;
+        if from_config {
+            request.config = Some(deploy.config.clone());
+        }
         if tells_owner(client) {
             add_owner(&mut request, &deploy.owner);
         }
@@ -166,13 +218,7 @@ impl Cluster for OrkaCluster {
 
     async fn config(&self, name: &str) -> Result<Option<StoredConfig>, Failure> {
         let config = self.client()?.config(name).await.map_err(later)?;
-        Ok(config.map(|config| StoredConfig {
-            image: config.image,
-            cpu_cores: config.cpu,
-            memory_mib: config
-                .memory_gib
-                .map(|gib| (gib * MIB_PER_GIB).round() as u32),
-        }))
+        Ok(config.map(stored_config))
     }
 
     async fn instances(&self, name: &str) -> Result<Vec<String>, Failure> {
@@ -194,8 +240,9 @@ impl Cluster for OrkaCluster {
 
     async fn remove(&self, name: &str) -> Result<Removal, Failure> {
         let client = self.client()?;
-        // An Orka 3 run makes no VM configs, and may have no rights to look for any.
-        let removal = if self.stores_configs() {
+        // An Orka 3 run makes few VM configs, and may have no rights to look for any.
+        let is_stored = self.stores_configs() || self.stored().contains(name);
+        let removal = if is_stored {
             client.purge(name).await
         } else {
             client.delete_instance(name, None).await
@@ -213,9 +260,8 @@ impl Cluster for OrkaCluster {
             .iter()
             .filter(|instance| instance.is_deployed())
             .count();
-        let config = vms == 0
-            && self.stores_configs()
-            && client.config(name).await.map_err(later)?.is_some();
+        let is_stored = self.stores_configs() || self.stored().contains(name);
+        let config = vms == 0 && is_stored && client.config(name).await.map_err(later)?.is_some();
         Ok(Remains {
             vms: u32::try_from(vms).unwrap_or(u32::MAX),
             config,
@@ -242,24 +288,38 @@ impl Cluster for OrkaCluster {
             .into_iter()
             .map(listed_vm)
             .collect();
-        if self.stores_configs() {
+        let configs = if self.stores_configs() {
             // The list of VMs may leave out a config whose deployment failed.
-            let configs = client.configs().await.map_err(later)?;
-            listed.extend(configs.into_iter().map(|config| Listed {
-                name: config.name,
-                is_config: true,
-                ..Listed::default()
-            }));
-        }
+            client.configs().await.map_err(later)?
+        } else {
+            self.configs_beside(client).await?
+        };
+        listed.extend(configs.into_iter().map(|config| Listed {
+            name: config.name,
+            is_config: true,
+            ..Listed::default()
+        }));
         Ok(listed)
     }
 
     fn removal_command(&self, name: &str) -> String {
         if self.stores_configs() {
             format!("orka vm purge -v {name}")
+        } else if self.stored().contains(name) {
+            format!("orka3 vm-config delete {name}")
         } else {
             format!("orka3 vm delete {name}")
         }
+    }
+}
+
+fn stored_config(config: VmConfig) -> StoredConfig {
+    StoredConfig {
+        image: config.image,
+        cpu_cores: config.cpu,
+        memory_mib: config
+            .memory_gib
+            .map(|gib| (gib * MIB_PER_GIB).round() as u32),
     }
 }
 

@@ -174,6 +174,31 @@ impl HostSession for HostState {
         self.keep(config)
     }
 
+    async fn create_shared_config(
+        &mut self,
+        _session: Resource<Session>,
+        channel: String,
+        spec: VmSpec,
+    ) -> Result<Resource<VmConfig>, CallError> {
+        let run = self.run.clone();
+        let work = shared::create(&run, &channel, spec);
+        let config = run.call("cluster.create-shared-config", work).await?;
+        self.keep(config)
+    }
+
+    async fn shared_config(
+        &mut self,
+        _session: Resource<Session>,
+        channel: String,
+    ) -> Result<Option<Resource<VmConfig>>, CallError> {
+        let run = self.run.clone();
+        let work = shared::find(&run, &channel);
+        match run.call("cluster.shared-config", work).await? {
+            Some(config) => Ok(Some(self.keep(config)?)),
+            None => Ok(None),
+        }
+    }
+
     async fn keep_max(&mut self, _session: Resource<Session>) -> Result<u64, CallError> {
         let run = &self.run;
         run.call_now("cluster.keep-max", || {

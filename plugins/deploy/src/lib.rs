@@ -15,11 +15,14 @@ use orka_plugin_sdk::cluster::{self, DeployOptions, Session, VmConfig};
 use orka_plugin_sdk::console::{self, Ending, Level};
 use orka_plugin_sdk::ssh::{self, Connection, ExecOptions, TransferOptions};
 use orka_plugin_sdk::{
-    Error, Exit, Plugin, Verdict, handoff, params, phase, phase_with, skipped, workspace,
+    Error, Exit, Plugin, Verdict, clock, handoff, params, phase, phase_with, skipped, workspace,
 };
 
 /// What the VM config is called in the handoff and as a parameter.
 const VM_CONFIG: &str = "vm-config";
+/// Pause between looks for a VM config that is not there yet.
+const INIT_PAUSE_MS: u64 = 2000;
+
 /// Where the workspace is in the VM: `~/workspace/orka`, as the Task has it.
 const REMOTE_WORKSPACE: &str = "workspace/orka";
 /// Where the script is in the VM: `~/workspace/build-script`, as the Task has it.
@@ -65,22 +68,41 @@ impl Plugin for Deploy {
 orka_plugin_sdk::register!(Deploy);
 
 fn vm_config(session: &Session) -> Result<VmConfig, Error> {
-    let text = match params::non_empty_text(VM_CONFIG)? {
-        Some(text) => text,
-        None if workspace::available() => handoff::get(VM_CONFIG)?.ok_or_else(|| {
-            Error::parameter(
-                VM_CONFIG,
-                "is empty, and no `init` of this pipeline run left one in the workspace",
-            )
-        })?,
-        None => {
+    if let Some(text) = params::non_empty_text(VM_CONFIG)? {
+        return session.adopt_config(&text);
+    }
+    let channel = channel()?;
+    let seconds = params::integer("init-wait-seconds")?.unwrap_or_default();
+    let give_up = clock::elapsed_ms() + u64::try_from(seconds).unwrap_or_default() * 1000;
+    let mut is_told = false;
+    loop {
+        match session.shared_config(&channel) {
+            Ok(Some(config)) => return Ok(config),
+            Ok(None) => {}
+            // An account without rights to stored configs: a workspace may still have the text.
+            Err(Error::Denied(_)) if workspace::available() => {}
+            Err(error) => return Err(error),
+        }
+        if workspace::available()
+            && let Some(text) = handoff::get(VM_CONFIG)?
+        {
+            return session.adopt_config(&text);
+        }
+        if clock::elapsed_ms() + INIT_PAUSE_MS > give_up {
             return Err(Error::parameter(
                 VM_CONFIG,
-                "is empty, and there is no workspace that could hold one: give it `init`'s result `vm-config`",
+                "is empty, and no `init` of this pipeline run has made one: let it run first, or give its result `vm-config`",
             ));
         }
-    };
-    session.adopt_config(&text)
+        if !is_told {
+            console::log(
+                Level::Info,
+                &format!("waiting for `init` of this pipeline run, for {seconds} s at most"),
+            );
+            is_told = true;
+        }
+        clock::sleep(INIT_PAUSE_MS)?;
+    }
 }
 
 fn deploy_options() -> Result<DeployOptions, Error> {
@@ -147,4 +169,14 @@ fn finish(session: &Session, config: &VmConfig, delete_vm: bool) {
     if let Err(error) = phase("sign out", || session.sign_out()) {
         console::log(Level::Warn, &error.info().message);
     }
+}
+
+/// What ties `init` to its `deploy`s within a pipeline run.
+fn channel() -> Result<String, Error> {
+    let part = |name| params::text(name).map(Option::unwrap_or_default);
+    Ok(format!(
+        "{}/{}",
+        part("orka-vm-name-config")?,
+        part("orka-vm-name-config-key")?
+    ))
 }

@@ -16,10 +16,13 @@ struct Init;
 impl Plugin for Init {
     fn run() -> Result<Verdict, Error> {
         let spec = vm_spec()?;
+        let channel = channel()?;
         let session = phase("sign in", cluster::sign_in)?;
-        let config = phase("create VM config", || session.create_config(&spec))?;
+        let config = phase("create VM config", || {
+            session.create_shared_config(&channel, &spec)
+        })?;
         let text = phase("hand over", || config.hand_over())?;
-        // Both ways: Tasks that share a workspace need no parameter, others need no workspace.
+        // Tasks find it by the run; the text is for those that cannot, since the cluster would not store it.
         if workspace::available() {
             handoff::put(VM_CONFIG, &text)?;
         }
@@ -54,4 +57,14 @@ fn vm_spec() -> Result<VmSpec, Error> {
 fn count(name: &str) -> Result<u32, Error> {
     let number = params::integer(name)?.unwrap_or(i64::from(VCPU_DEFAULT));
     u32::try_from(number).map_err(|_| Error::parameter(name, format!("is out of range: {number}")))
+}
+
+/// What ties `init` to its `deploy`s within a pipeline run.
+fn channel() -> Result<String, Error> {
+    let part = |name| params::text(name).map(Option::unwrap_or_default);
+    Ok(format!(
+        "{}/{}",
+        part("orka-vm-name-config")?,
+        part("orka-vm-name-config-key")?
+    ))
 }

@@ -96,6 +96,14 @@ impl ScriptedCluster {
     }
 }
 
+fn stored(spec: &VmSpec) -> StoredConfig {
+    StoredConfig {
+        image: Some(spec.image.clone()),
+        cpu_cores: spec.cpu_cores,
+        memory_mib: spec.memory_mib,
+    }
+}
+
 #[async_trait]
 impl Cluster for ScriptedCluster {
     async fn sign_in(&self) -> Result<Facts, Failure> {
@@ -134,6 +142,21 @@ impl Cluster for ScriptedCluster {
             self.state().configs.insert(name.to_owned(), spec.clone());
         }
         Ok(())
+    }
+
+    async fn store_config(&self, name: &str, spec: &VmSpec) -> Result<(), Failure> {
+        self.called("store-config")?;
+        self.state().configs.insert(name.to_owned(), spec.clone());
+        Ok(())
+    }
+
+    async fn stored_configs(&self) -> Result<Vec<(String, StoredConfig)>, Failure> {
+        self.called("stored-configs")?;
+        let state = self.state();
+        let configs = state.configs.iter();
+        Ok(configs
+            .map(|(name, spec)| (name.clone(), stored(spec)))
+            .collect())
     }
 
     fn stores_configs(&self) -> bool {
@@ -185,11 +208,6 @@ impl Cluster for ScriptedCluster {
 
     async fn config(&self, name: &str) -> Result<Option<StoredConfig>, Failure> {
         self.called("config")?;
-        let stored = |spec: &VmSpec| StoredConfig {
-            image: Some(spec.image.clone()),
-            cpu_cores: spec.cpu_cores,
-            memory_mib: spec.memory_mib,
-        };
         Ok(self.state().configs.get(name).map(stored))
     }
 

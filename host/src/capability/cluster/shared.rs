@@ -11,9 +11,13 @@ use tokio::time::{Instant, sleep};
 
 use super::keep::still_there;
 use super::{Template, Vm, VmConfig, key_of, still_signed_in};
+use crate::backend::StoredConfig;
+use crate::backend::orka::NO_SUCH_CALL;
 use crate::bindings::orka::plugin::cluster::{Purged, VmSpec};
 use crate::failure::{Class, Failure, Kind};
-use crate::ledger::{Debt, State, record};
+use crate::identity::Identity;
+use crate::ledger::{Debt, State, Thing, record};
+use crate::reap::name::Name;
 use crate::reap::{Execution, Fate, Inventory, Plan, Rules, Selection, plan};
 use crate::state::RunContext;
 
@@ -44,7 +48,7 @@ struct Text {
 }
 
 /// The contract's `vm-spec`, without what is left to the cluster.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct Spec {
     image: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,6 +115,163 @@ fn generation(run: &RunContext) -> u8 {
 
 fn conflict(code: &'static str, message: String) -> Failure {
     Failure::new(Kind::Conflict, Class::Plugin, code, message)
+}
+
+/// The VM configs of the run that are shared under this word, by number.
+async fn shared(
+    run: &RunContext,
+    channel: &str,
+) -> Result<BTreeMap<u32, (String, StoredConfig)>, Failure> {
+    let hash = Identity::channel_hash(channel);
+    let stored = run.cluster.stored_configs().await?;
+    Ok(stored
+        .into_iter()
+        .filter_map(|(name, config)| {
+            let parsed = Name::parse(run.identity.prefix(), &name)?;
+            let is_ours = parsed.run_hash == run.identity.run_hash() && parsed.pod_hash == hash;
+            let number = parsed.number;
+            is_ours.then_some((number, (name, config)))
+        })
+        .collect())
+}
+
+/// Makes a VM config that other Tasks of the run find by themselves, or takes up the one that an earlier attempt of this
+/// Task has left.
+pub(super) async fn create(
+    run: &RunContext,
+    channel: &str,
+    mut spec: VmSpec,
+) -> Result<VmConfig, Failure> {
+    run.grants.require(Capability::ClusterDeploy)?;
+    run.grants.require(Capability::ClusterHandOver)?;
+    run.grants
+        .ceilings
+        .admit(&spec.image, &mut spec.cpu_cores, &mut spec.memory_mib)?;
+    still_signed_in(run)?;
+    // What is in the ledger already is being deleted: an earlier pod did not come to its end.
+    let present = match shared(run, channel).await {
+        Ok(present) => present,
+        Err(failure) if cannot_be_stored(run, &failure) => {
+            return create_unstored(run, spec, &failure).await;
+        }
+        Err(failure) => return Err(failure),
+    };
+    let usable = present
+        .values()
+        .find(|(name, _)| run.ledger.debt(name).is_none());
+    if let Some((name, stored)) = usable {
+        if differs(stored, &spec) {
+            return Err(conflict(
+                "run.config-exists",
+                format!(
+                    "this pipeline run has another VM config for `{channel}` already, `{name}`"
+                ),
+            )
+            .with_hint(
+                "give each `orka-init` of a pipeline run an `orka-vm-name-config` of its own",
+            ));
+        }
+        run.ledger.owe(Thing::VmConfig, name)?;
+        run.ledger.created(name);
+        run.console.info(&format!(
+            "VM config `{name}` is there already, from an earlier attempt"
+        ));
+        return Ok(template(name.clone(), spec, false));
+    }
+    let taken = present.keys().copied().max().unwrap_or_default();
+    let name = (taken + 1..)
+        .map(|number| run.identity.shared_name(channel, number))
+        .find(|name| run.ledger.debt(name).is_none())
+        .unwrap_or_default();
+    run.ledger.owe(Thing::VmConfig, &name)?;
+    run.results.set_own("vm-name", &name)?;
+    run.ledger.create_begins(&name);
+    let created = run.cluster.store_config(&name, &spec).await;
+    if !matches!(&created, Err(failure) if failure.may_have_happened) {
+        run.ledger.create_ends(&name);
+    }
+    match created {
+        Ok(()) => {
+            run.ledger.created(&name);
+            run.console
+                .info(&format!("VM config `{name}`: image `{}`", spec.image));
+            Ok(template(name, spec, false))
+        }
+        Err(failure) => {
+            if !failure.may_have_happened {
+                run.ledger.released(&name);
+            }
+            if cannot_be_stored(run, &failure) {
+                return create_unstored(run, spec, &failure).await;
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Orka 3: whether this account may use VMs but no VM configs, which live in a namespace of their own.
+fn cannot_be_stored(run: &RunContext, failure: &Failure) -> bool {
+    !run.cluster.stores_configs()
+        && !failure.may_have_happened
+        && (failure.kind == Kind::Denied || failure.code == NO_SUCH_CALL)
+}
+
+async fn create_unstored(
+    run: &RunContext,
+    spec: VmSpec,
+    why: &Failure,
+) -> Result<VmConfig, Failure> {
+    run.console.warn(&format!(
+        "the VM config is not stored on the cluster ({why}): other Tasks need the result `vm-config`, or a workspace they share"
+    ));
+    let name = run.identity.next()?;
+    run.cluster.create_config(&name, &spec).await?;
+    Ok(template(name, spec, false))
+}
+
+fn differs(stored: &StoredConfig, spec: &VmSpec) -> bool {
+    let image = stored
+        .image
+        .as_ref()
+        .is_some_and(|image| *image != spec.image);
+    let cores = stored.cpu_cores.zip(spec.cpu_cores);
+    image || cores.is_some_and(|(there, here)| there != here)
+}
+
+fn template(name: String, spec: VmSpec, adopted: bool) -> VmConfig {
+    VmConfig(Arc::new(Template {
+        name,
+        spec,
+        adopted,
+        deployed: Mutex::default(),
+    }))
+}
+
+/// The VM config that a Task of the run shares under this word; none while there is none.
+pub(super) async fn find(run: &RunContext, channel: &str) -> Result<Option<VmConfig>, Failure> {
+    run.grants.require(Capability::ClusterAdopt)?;
+    still_signed_in(run)?;
+    let Some((_, (name, stored))) = shared(run, channel).await?.pop_last() else {
+        return Ok(None);
+    };
+    let mut spec = VmSpec::from(Spec {
+        image: stored.image.unwrap_or_default(),
+        cpu: stored.cpu_cores,
+        mem: stored.memory_mib,
+        ..Spec::default()
+    });
+    run.grants
+        .ceilings
+        .admit(&spec.image, &mut spec.cpu_cores, &mut spec.memory_mib)?;
+    tell_adopted(run, &name, &spec);
+    Ok(Some(template(name, spec, true)))
+}
+
+fn tell_adopted(run: &RunContext, name: &str, spec: &VmSpec) {
+    run.console.info(&format!(
+        "took up VM config `{name}`: image `{}`",
+        spec.image
+    ));
 }
 
 /// Leaves a VM config to other Tasks.
@@ -223,16 +384,8 @@ pub(super) async fn adopt(run: &RunContext, text: &str) -> Result<VmConfig, Fail
         ceilings.admit(&spec.image, &mut spec.cpu_cores, &mut spec.memory_mib)?;
         run.cluster.create_config(&name, &spec).await?;
     }
-    run.console.info(&format!(
-        "took up VM config `{name}`: image `{}`",
-        spec.image
-    ));
-    Ok(VmConfig(Arc::new(Template {
-        name,
-        spec,
-        adopted: true,
-        deployed: Mutex::default(),
-    })))
+    tell_adopted(run, &name, &spec);
+    Ok(template(name, spec, true))
 }
 
 /// Deletes everything of the pipeline run, and looks again for what was still being deployed when its step was killed.
