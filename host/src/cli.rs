@@ -3,81 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-const AFTER_HELP: &str = "\
-Examples:
-  Build with the bundled policy on Orka 2.x:
-    orka-step run --orka-api http://10.221.188.20 --orka-credentials /creds/orka \\
-      --ssh-credentials /creds/ssh --workspace . -p base-image=Sonoma.orkasi -p script='make ipa'
+use crate::task_file::TaskInput;
 
-  Use your own policy, allowed by your own grants:
-    orka-step run --plugin ./mine.wasm --grants grants.toml …
+mod help;
 
-  See the whole job without a Mac:
-    orka-step demo
-
-Exit codes of `run`: the script's own status if it ran to an end
-(128 + N if signal N ended it), otherwise
-  2 usage            the command line is wrong
-  130/143 SIGINT/SIGTERM
-  210 internal       a bug of ours
-  211 config         files, credentials, parameters or grants are wrong
-  212 plugin-rejected  it cannot be loaded or is not granted what it asks for
-  213 plugin-failed  it failed, trapped or broke a limit
-  214 orka           the API failed
-  215 no-capacity    no node had room within the wait
-  216 ssh            the VM could not be reached, logged into, or was lost
-  217 files          the workspace or a transfer failed
-  218 timed-out      the run's own deadline
-  219 leftovers      something it made may still exist; it is named";
-
-const DOCTOR_HELP: &str = "\
-Statuses:
-  ok       as a run needs it
-  warn     a run would start, but someone may want to act
-  fail     a run would end for this; the hint says what to mend
-  skipped  not checked, and why: it follows from a failure, is not used, or shows only in a run
-
-Examples:
-  Before the first build on a cluster:
-    orka-step doctor --orka-api http://10.221.188.20 --orka-credentials /creds/orka \\
-      --ssh-credentials /creds/ssh --image Sonoma.orkasi
-
-  Why does this run not start:
-    orka-step doctor --plugin ./mine.wasm --grants grants.toml … -p base-image=Sonoma.orkasi -p cpu-count=6
-
-  What failed, for a script:
-    orka-step doctor … --json | jq -r '.checks[] | select(.status == \"fail\") | .name'
-
-Exit code: 0 if a run would start, otherwise the one that the run would end with, such as 211 for credentials, 212 for
-the plugin, 214 for the endpoint, 215 where no node has room. `orka-step --help` lists them.";
-
-const REAP_HELP: &str = "\
-Ours is what is named `PREFIX-<8 hex digits>-<8 hex digits>-<n>`, and nothing else is ever touched. Whether a run is
-over must be said in one of two ways; doubt always means that a VM is left alone, and the summary says why.
-
-  --run UID          the caller knows it: everything of that run goes, whatever its age
-  --live-pods LIST   everything goes that has no live pod, whose run has none, and that is older than `--grace`
-
-Examples:
-  In a `finally` Task, with nothing but the Orka credentials and the run's UID:
-    orka-step reap --run \"$RUN_UID\"        # from `$(context.pipelineRun.uid)`
-
-  In a CronJob, whose service account may list pods (verbs `list` on `pods` of the core API group; with
-  `--tekton-runs` on `pipelineruns` and `taskruns` of `tekton.dev` as well):
-    orka-step reap --live-pods kubernetes --grace 30m
-
-  By hand: first what would be deleted and why, then do it:
-    kubectl get pods --all-namespaces -o json > pods.json
-    orka-step reap --live-pods pods.json --dry-run
-    orka-step reap --live-pods pods.json
-
-Clusters of Kubernetes that share an Orka need a `--vm-prefix` each: the pods of one say nothing of the other's VMs.
-
-Exit code: 0 if nothing is left that was to be deleted; 219 if something of it may still exist, which is then named;
-211 for wrong settings or where live pods cannot be known, and 214 where Orka failed: nothing was deleted then that is
-not in the summary; 130 or 143 after a signal.";
+use help::{AFTER_HELP, DOCTOR_HELP, REAP_HELP, TASK_HELP};
 
 /// Builds on macOS VMs of a MacStadium Orka cluster, as a Tekton step.
 ///
@@ -105,6 +38,14 @@ pub struct Common {
 pub enum Command {
     /// Run a plugin: the main job.
     Run(Box<RunArgs>),
+    /// Run a plugin with what a Tekton Task was given, out of one file: what the Tasks of this program do.
+    ///
+    /// FILE is the `script` of a step whose interpreter is this program. It holds parameters, settings and the build
+    /// script in sections, since Kubernetes alters `$$` and `$(NAME)` in arguments and in the environment, and nothing in
+    /// such a file. Flags and variables are those of `run`.
+    #[command(after_help = TASK_HELP, mut_arg("script", |file| file.value_name("FILE").required(true)
+        .help("The file, as Tekton wrote it").long_help(None)))]
+    Task(Box<RunArgs>),
     /// Find out whether a run would start, and what to mend if not.
     ///
     /// Takes the command line of `run`: replace the word `run` by `doctor`. Goes through everything a run needs: the
@@ -151,6 +92,7 @@ pub struct RunArgs {
         env = "ORKA_PLUGIN_DIR",
         hide_env_values = true,
         value_name = "DIR",
+        value_parser = path_or_nothing(),
         help_heading = "Plugin"
     )]
     pub plugin_dir: Option<PathBuf>,
@@ -159,13 +101,14 @@ pub struct RunArgs {
     #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = name_and_value, help_heading = "Plugin")]
     pub params: Vec<(String, String)>,
 
-    /// What the plugin may do, in TOML. Plugins that came with this program have a stock grant; others have nothing
+    /// What the plugin may do, in TOML; of a directory, the file `grants.toml`. Plugins that came with this program have a stock grant; others have nothing
     /// without this file.
     #[arg(
         long,
         env = "ORKA_GRANTS",
         hide_env_values = true,
         value_name = "FILE",
+        value_parser = path_or_nothing(),
         help_heading = "Plugin"
     )]
     pub grants: Option<PathBuf>,
@@ -176,6 +119,7 @@ pub struct RunArgs {
         env = "ORKA_SECRETS",
         hide_env_values = true,
         value_name = "DIR",
+        value_parser = path_or_nothing(),
         help_heading = "Plugin"
     )]
     pub secrets: Option<PathBuf>,
@@ -183,6 +127,10 @@ pub struct RunArgs {
     /// A limit of the plugin's sandbox; may be repeated. Names: `memory-mib`, `cpu-seconds`, `host-calls`, `handles`.
     #[arg(long = "limit", env = "ORKA_LIMITS", hide_env_values = true, value_delimiter = ',', value_name = "NAME=VALUE", value_parser = name_and_value, help_heading = "Plugin")]
     pub limits: Vec<(String, String)>,
+
+    /// What the file of `orka-step task` holds besides flags.
+    #[arg(skip)]
+    pub task: Option<TaskInput>,
 
     #[command(flatten)]
     pub orka: OrkaArgs,
@@ -196,16 +144,19 @@ pub struct RunArgs {
         env = "ORKA_WORKSPACE",
         hide_env_values = true,
         value_name = "DIR",
+        value_parser = path_or_nothing(),
         help_heading = "Files"
     )]
     pub workspace: Option<PathBuf>,
 
-    /// Where Tekton results are written; `/tekton/results` where that exists.
+    /// Where Tekton results are written; `/tekton/results` where that exists. The path of the result `outcome` in it does
+    /// as well.
     #[arg(
         long,
         env = "ORKA_RESULTS",
         hide_env_values = true,
         value_name = "DIR",
+        value_parser = path_or_nothing(),
         help_heading = "Files"
     )]
     pub results: Option<PathBuf>,
@@ -216,6 +167,7 @@ pub struct RunArgs {
         env = "ORKA_REPORT",
         hide_env_values = true,
         value_name = "FILE",
+        value_parser = path_or_nothing(),
         help_heading = "Files"
     )]
     pub report: Option<PathBuf>,
@@ -259,6 +211,25 @@ pub struct RunArgs {
     pub vm_prefix: String,
 }
 
+impl RunArgs {
+    /// The same without paths and texts that are empty: a Task's parameter can be empty, but not absent.
+    #[must_use]
+    pub fn without_empty(mut self) -> Self {
+        for path in [
+            &mut self.plugin_dir,
+            &mut self.grants,
+            &mut self.secrets,
+            &mut self.workspace,
+            &mut self.results,
+            &mut self.report,
+        ] {
+            path.take_if(|path| path.as_os_str().is_empty());
+        }
+        self.orka.orka_api.take_if(|url| url.is_empty());
+        self
+    }
+}
+
 /// How to reach and use the cluster.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Orka")]
@@ -287,15 +258,17 @@ pub struct OrkaArgs {
     )]
     pub orka_namespace: String,
 
-    /// A directory with the files `email`, `password` and `licenseKey` (2.x), or `token` (3.x). Instead:
-    /// `ORKA_EMAIL`, `ORKA_PASSWORD`, `ORKA_LICENSE_KEY`, `ORKA_TOKEN`; files win.
+    /// A directory with the files `email`, `password` and `licenseKey` (2.x), or `token` (3.x); may be repeated, or several
+    /// with commas, and the first that holds any of them is used. Instead: `ORKA_EMAIL`, `ORKA_PASSWORD`,
+    /// `ORKA_LICENSE_KEY`, `ORKA_TOKEN`; files win.
     #[arg(
         long,
         env = "ORKA_CREDENTIALS",
         hide_env_values = true,
-        value_name = "DIR"
+        value_name = "DIR",
+        value_delimiter = ','
     )]
-    pub orka_credentials: Option<PathBuf>,
+    pub orka_credentials: Vec<PathBuf>,
 
     /// A PEM file of certificate authorities to trust beside the system's.
     #[arg(long, env = "ORKA_CA", hide_env_values = true, value_name = "FILE")]
@@ -341,6 +314,17 @@ pub struct SshArgs {
         value_name = "DIR"
     )]
     pub ssh_credentials: Option<PathBuf>,
+
+    /// Whether the file `password` holds a private key. One that looks like a private key is taken for one in any case.
+    #[arg(
+        long,
+        env = "ORKA_SSH_KEY",
+        hide_env_values = true,
+        value_name = "true|false",
+        default_value = "false",
+        action = clap::ArgAction::Set
+    )]
+    pub ssh_key: bool,
 
     /// Which host keys VMs may show; may be repeated, or several with commas. `SHA256:…` pins a key, `first-use` trusts
     /// what a VM shows first (where `known_hosts` does not name it), `accept-any` checks nothing. Without it `known_hosts`
@@ -594,6 +578,11 @@ pub struct DemoArgs {
     /// How long the simulated VM takes to boot.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub boot_delay: Duration,
+}
+
+/// A path; an empty one stands for none, see [`RunArgs::without_empty`].
+fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 fn name_and_value(text: &str) -> Result<(String, String), String> {

@@ -67,6 +67,8 @@ pub struct Config {
     pub params: BTreeMap<String, String>,
     /// Parameters from the environment, by variable name.
     pub environment_params: BTreeMap<String, String>,
+    /// Parameters of a Task, some of which the plugin may not have.
+    pub offered_params: BTreeMap<String, String>,
     /// The script given as a file, without a first line that names this program.
     pub script: Option<Vec<u8>>,
     /// The operator's grants.
@@ -139,8 +141,12 @@ impl Config {
     ) -> Result<Self, Vec<Failure>> {
         let mut problems = Problems::default();
         let plugin = problems.take(PluginRef::parse(&args.plugin, args.plugin_dir.clone()));
-        let script = problems.take(args.script.as_deref().map(read_script).transpose());
-        let grants = problems.take(args.grants.as_deref().map(GrantsFile::load).transpose());
+        let task = args.task.clone().unwrap_or_default();
+        let script = match task.script {
+            Some(script) => Some(Some(script)),
+            None => problems.take(args.script.as_deref().map(read_script).transpose()),
+        };
+        let grants = problems.take(grants(args.grants.as_deref(), task.grants.as_deref()));
         let orka = resolve_orka(&args.orka, environment, &masker, &mut problems);
         let ssh = match ssh::resolve(&args.ssh, environment, &masker) {
             // Told only where somebody would log in.
@@ -168,7 +174,7 @@ impl Config {
                 .as_deref()
                 .map_or_else(|| Ok(BTreeMap::new()), read_secrets),
         );
-        let params = problems.take(params(&args.params));
+        let params = problems.take(params(args.params.iter().chain(&task.params)));
         if let Some(secrets) = &secrets {
             secrets
                 .values()
@@ -197,6 +203,7 @@ impl Config {
         Ok(Self {
             plugin,
             params,
+            offered_params: task.offered,
             environment_params: environment
                 .iter()
                 .filter(|(name, _)| name.starts_with(PARAM_PREFIX))
@@ -288,11 +295,7 @@ fn orka_credentials(
     environment: &Environment,
     masker: &Masker,
 ) -> Result<Credentials, Failure> {
-    let directory = args
-        .orka_credentials
-        .as_deref()
-        .map(|path| SecretDirectory::open(path, "--orka-credentials"))
-        .transpose()?;
+    let directory = credentials_directory(&args.orka_credentials)?;
     let find = |file: &str, variable: &str| -> Result<Option<SecretString>, Failure> {
         let from_file = directory
             .as_ref()
@@ -349,6 +352,24 @@ fn orka_credentials(
         }
         (None, None, None) => incomplete("no Orka credentials are given"),
     }
+}
+
+/// The names of the files with Orka credentials.
+const CREDENTIAL_FILES: [&str; 4] = ["email", "password", "licenseKey", "token"];
+
+/// The first directory that holds any of the credentials, else the first.
+fn credentials_directory(paths: &[PathBuf]) -> Result<Option<SecretDirectory>, Failure> {
+    let mut first = None;
+    for path in paths {
+        let directory = SecretDirectory::open(path, "--orka-credentials")?;
+        for file in CREDENTIAL_FILES {
+            if directory.read(file)?.is_some() {
+                return Ok(Some(directory));
+            }
+        }
+        first.get_or_insert(directory);
+    }
+    Ok(first)
 }
 
 /// A directory of small files, as Kubernetes mounts a Secret.
@@ -499,6 +520,10 @@ pub fn results_directory(given: Option<&Path>) -> Result<Option<PathBuf>, Failur
     match given {
         None => Ok(Some(PathBuf::from(TEKTON_RESULTS)).filter(|path| path.is_dir())),
         Some(path) if path.is_dir() => Ok(Some(path.to_owned())),
+        // A StepAction can name its results, but not the directory that holds them.
+        Some(path) if path.ends_with("outcome") && path.parent().is_some_and(Path::is_dir) => {
+            Ok(path.parent().map(Path::to_owned))
+        }
         Some(path) => Err(Failure::config(format!(
             "`{}` given with `--results` is not a directory",
             path.display()
@@ -523,7 +548,22 @@ fn report_file(given: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
     Ok(Some(path.to_owned()))
 }
 
-fn params(given: &[(String, String)]) -> Result<BTreeMap<String, String>, Failure> {
+/// The operator's grants: a file, or the text of a Task.
+fn grants(file: Option<&Path>, text: Option<&str>) -> Result<Option<GrantsFile>, Failure> {
+    match (file, text) {
+        (Some(_), Some(_)) => Err(Failure::config(
+            "grants are given twice, as a file and as a text",
+        )
+        .with_hint("leave the Task's parameter `grants` empty, or its workspace `grants` unbound")),
+        (Some(path), None) => GrantsFile::load(path).map(Some),
+        (None, Some(text)) => GrantsFile::parse(text, "the Task's parameter `grants`").map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+fn params<'a>(
+    given: impl Iterator<Item = &'a (String, String)>,
+) -> Result<BTreeMap<String, String>, Failure> {
     let mut params = BTreeMap::new();
     for (name, value) in given {
         if params.insert(name.clone(), value.clone()).is_some() {

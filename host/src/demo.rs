@@ -137,11 +137,12 @@ impl Stage {
             grants,
             secrets: None,
             limits: Vec::new(),
+            task: None,
             orka: OrkaArgs {
                 orka_api: Some(self.sim.url()),
                 orka_version: OrkaVersion::Auto,
                 orka_namespace: orka_client::DEFAULT_NAMESPACE.to_owned(),
-                orka_credentials: Some(self.scratch.path().join("orka")),
+                orka_credentials: vec![self.scratch.path().join("orka")],
                 orka_ca: None,
                 node_addresses: Vec::new(),
                 orka_metadata_member: "customMetadata".to_owned(),
@@ -149,6 +150,7 @@ impl Stage {
             },
             ssh: SshArgs {
                 ssh_credentials: Some(self.scratch.path().join("ssh")),
+                ssh_key: false,
                 ssh_host_keys: Vec::new(),
                 ssh_keepalive: std::time::Duration::from_secs(60),
                 ssh_jump: None,

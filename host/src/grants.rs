@@ -42,6 +42,9 @@ struct Grant {
     ceilings: CeilingsEntry,
 }
 
+/// The file of a directory that is given as grants.
+const FILE_NAME: &str = "grants.toml";
+
 /// What this run's plugin may do.
 #[derive(Clone, Debug, Default)]
 pub struct Grants {
@@ -58,22 +61,30 @@ impl GrantsFile {
     ///
     /// A file that cannot be read, is not TOML, or has unknown members or capabilities.
     pub fn load(path: &Path) -> Result<Self, Failure> {
-        let shown = path.display();
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure::config(format!("cannot read the grants file `{shown}`")).with_source(error)
-        })?;
-        let file: Self = toml::from_str(&text).map_err(|error| {
-            Failure::config(format!("the grants file `{shown}` is wrong")).with_source(error)
-        })?;
+        let inside = path.join(FILE_NAME);
+        let path = if path.is_dir() { &inside } else { path };
+        let shown = format!("the grants file `{}`", path.display());
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Failure::config(format!("cannot read {shown}")).with_source(error))?;
+        Self::parse(&text, &shown)
+    }
+
+    /// Reads grants out of a text; `shown` names it in messages.
+    ///
+    /// # Errors
+    ///
+    /// A text that is not TOML, or has unknown members or capabilities.
+    pub fn parse(text: &str, shown: &str) -> Result<Self, Failure> {
+        let file: Self = toml::from_str(text)
+            .map_err(|error| Failure::config(format!("{shown} is wrong")).with_source(error))?;
         for grant in &file.grants {
             for name in &grant.capabilities {
-                expand(name).map_err(|problem| {
-                    Failure::config(format!("the grants file `{shown}`: {problem}"))
-                })?;
+                expand(name).map_err(|problem| Failure::config(format!("{shown}: {problem}")))?;
             }
-            grant.ceilings.read().map_err(|problem| {
-                Failure::config(format!("the grants file `{shown}`: {problem}"))
-            })?;
+            grant
+                .ceilings
+                .read()
+                .map_err(|problem| Failure::config(format!("{shown}: {problem}")))?;
         }
         Ok(file)
     }

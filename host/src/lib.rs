@@ -38,5 +38,6 @@ pub mod results;
 pub mod run;
 pub mod state;
 pub mod stop;
+pub mod task_file;
 pub mod teardown;
 pub mod trap;

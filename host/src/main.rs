@@ -1,5 +1,6 @@
 //! Parse, start logging, run, print the outcome, exit.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use orka_step::plugin::PluginRef;
 use orka_step::results::Results;
 use orka_step::run::{self, Finished};
 use orka_step::state::Stop;
+use orka_step::task_file::TaskFile;
 use orka_step::teardown::BUDGET_AFTER_SIGNAL;
 use orka_step::{inspect, logging, report};
 use tokio::signal::unix::{SignalKind, signal};
@@ -93,8 +95,13 @@ async fn dispatch(cli: Cli, console: Console, stop: Stop) -> u8 {
         return EXIT_INTERNAL;
     }
     match cli.command {
-        Command::Run(args) => run_command(*args, console, stop).await,
-        Command::Doctor(args) => {
+        Command::Run(args) => run_command(args.without_empty(), console, stop).await,
+        Command::Task(args) => match with_task_file(&args) {
+            Ok(args) => run_command(args, console, stop).await,
+            Err(failure) => not_started(vec![failure], &args, &console),
+        },
+        Command::Doctor(mut args) => {
+            args.run = args.run.without_empty();
             orka_step::doctor::doctor(&args, &config::environment(), &console, &stop).await
         }
         Command::Reap(args) => {
@@ -114,6 +121,9 @@ async fn dispatch(cli: Cli, console: Console, stop: Stop) -> u8 {
 }
 
 async fn run_command(args: RunArgs, console: Console, stop: Stop) -> u8 {
+    for notice in args.task.iter().flat_map(|task| &task.notices) {
+        console.warn(notice);
+    }
     match Config::resolve(&args, &config::environment(), console.masker().clone()) {
         Ok(config) => {
             let results = Results::new(config.results.as_ref()).ok();
@@ -121,19 +131,38 @@ async fn run_command(args: RunArgs, console: Console, stop: Stop) -> u8 {
             let finished = run::run(config, console.clone(), stop).await;
             report::conclude(&finished, &console, results.as_ref(), report.as_deref())
         }
-        Err(failures) => {
-            let finished = Finished::not_started(failures);
-            // Where results go may itself be wrong: what can be told is told.
-            let results = config::results_directory(args.results.as_deref())
-                .ok()
-                .and_then(|directory| Results::new(directory.as_ref()).ok());
-            report::conclude(
-                &finished,
-                &console,
-                results.as_ref(),
-                args.report.as_deref(),
-            )
-        }
+        Err(failures) => not_started(failures, &args, &console),
+    }
+}
+
+fn not_started(failures: Vec<Failure>, args: &RunArgs, console: &Console) -> u8 {
+    let finished = Finished::not_started(failures);
+    // Where results go may itself be wrong: what can be told is told.
+    let results = config::results_directory(args.results.as_deref())
+        .ok()
+        .and_then(|directory| Results::new(directory.as_ref()).ok());
+    report::conclude(&finished, console, results.as_ref(), args.report.as_deref())
+}
+
+/// What the command line and the file it names say together, as if all of it had been typed.
+fn with_task_file(args: &RunArgs) -> Result<RunArgs, Failure> {
+    let path = args.script.as_deref().unwrap_or(Path::new(""));
+    let file = TaskFile::read(path)?;
+    let line = file.command_line(std::env::args_os());
+    let cli = Cli::try_parse_from(line).map_err(|error| {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        let message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
+        Failure::config(message)
+            .with_hint("the flags of `orka-step run` are the Task's parameters of the same names")
+    })?;
+    match cli.command {
+        Command::Task(args) => Ok(RunArgs {
+            script: None,
+            task: Some(file.into_input()),
+            ..args.without_empty()
+        }),
+        _ => Err(Failure::internal("the command line became another")),
     }
 }
 

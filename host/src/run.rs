@@ -80,6 +80,7 @@ fn prepare(
     stop: Stop,
 ) -> Result<(Compiled, Plugin, RunParts), Vec<Failure>> {
     let plugin = Plugin::load(&config.plugin).map_err(|failure| vec![failure])?;
+    tell_left_out(&plugin.manifest, &config, &console);
     let params = parameters(&plugin.manifest, &config)?;
     let one = |failure| vec![failure];
     let grants = Grants::intersect(
@@ -124,6 +125,22 @@ fn prepare(
     Ok((compiled, plugin, parts))
 }
 
+/// Names the parameters of a Task that the plugin does not have.
+fn tell_left_out(manifest: &Manifest, config: &Config, console: &Console) {
+    let offered = config.offered_params.iter();
+    let left_out: Vec<String> = offered
+        .filter(|(name, value)| !value.is_empty() && !manifest.parameters.contains_key(*name))
+        .map(|(name, _)| format!("`{name}`"))
+        .collect();
+    if !left_out.is_empty() {
+        console.info(&format!(
+            "left out what plugin `{}` has no parameter for: {}",
+            manifest.name,
+            left_out.join(", ")
+        ));
+    }
+}
+
 /// Flags over environment, then checked against the manifest.
 fn parameters(
     manifest: &Manifest,
@@ -133,7 +150,7 @@ fn parameters(
     check_parameters(manifest, &given, &config.plugin.to_string())
 }
 
-/// Parameters as they were given: flags over environment.
+/// Parameters as they were given: flags over a Task's file over environment.
 pub(crate) fn given_parameters(manifest: &Manifest, config: &Config) -> BTreeMap<String, String> {
     let mut given = BTreeMap::new();
     for (variable, value) in &config.environment_params {
@@ -143,6 +160,14 @@ pub(crate) fn given_parameters(manifest: &Manifest, config: &Config) -> BTreeMap
             .find(|name| plugin_manifest::environment_name(name) == *variable);
         // One that no parameter answers to is reported like any other unknown parameter.
         given.insert(named.unwrap_or(variable).clone(), value.clone());
+    }
+    let offered = config.offered_params.iter();
+    for (name, value) in offered {
+        // A Task gives every parameter it has, empty where nobody said anything.
+        let is_known = manifest.parameters.contains_key(name);
+        if is_known && !(value.is_empty() && given.contains_key(name)) {
+            given.insert(name.clone(), value.clone());
+        }
     }
     given.extend(config.params.clone());
     given

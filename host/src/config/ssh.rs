@@ -17,6 +17,9 @@ use crate::mask::Masker;
 /// File names that hold a private key, in the order in which they are looked for.
 const KEY_FILES: [&str; 4] = ["ssh-privatekey", "id_ed25519", "id_ecdsa", "id_rsa"];
 
+/// What a private key begins with, in the form of OpenSSH as well as in that of PEM (RFC 7468).
+const KEY_BEGINS: &str = "-----BEGIN ";
+
 /// Where SSH servers listen, where nothing else is said.
 const SSH_PORT_TEXT: &str = "22";
 
@@ -68,7 +71,7 @@ pub(super) fn resolve(
         .transpose()?;
     let where_to_look = "put the files `username` and `password`, or a private key, into the directory given with \
                          `--ssh-credentials`, or set `SSH_USERNAME` and `SSH_PASSWORD`";
-    let login = Login::read(directory.as_ref(), environment, masker)?;
+    let login = Login::read(directory.as_ref(), environment, masker, args.ssh_key)?;
     let Some(username) = login.username else {
         return Err(Failure::config("no SSH user name is given").with_hint(where_to_look));
     };
@@ -100,6 +103,7 @@ impl Login {
         directory: Option<&SecretDirectory>,
         environment: &Environment,
         masker: &Masker,
+        password_is_key: bool,
     ) -> Result<Self, Failure> {
         let file = |name: &str| {
             directory
@@ -130,7 +134,14 @@ impl Login {
                 methods.push(AuthMethod::PrivateKey(identity));
             }
         }
-        if let Some(password) = password {
+        let is_key = |text: &SecretString| {
+            password_is_key || text.expose_secret().trim_start().starts_with(KEY_BEGINS)
+        };
+        if let Some(key) = password.as_ref().filter(|text| is_key(text)) {
+            masker.add(key.expose_secret());
+            let identity = identity("password", key, passphrase.as_ref(), None)?;
+            methods.push(AuthMethod::PrivateKey(identity));
+        } else if let Some(password) = password {
             // MacStadium's images have the password `admin` for the user `admin`: hiding it would hide every home
             // directory.
             if username.as_deref() != Some(password.expose_secret()) {
@@ -221,7 +232,7 @@ fn jump(args: &SshArgs, masker: &Masker) -> Result<Option<Jump>, Failure> {
         .unwrap_or(Path::new(""));
     let directory = SecretDirectory::open(path, "--ssh-jump-credentials")?;
     // The variables are for the VMs; what is theirs is not sent to another machine.
-    let login = Login::read(Some(&directory), &Environment::new(), masker)?;
+    let login = Login::read(Some(&directory), &Environment::new(), masker, false)?;
     let where_to_look = "put the files `username` and `password`, or a private key, into the directory given with \
                          `--ssh-jump-credentials`; the user can also be given as `--ssh-jump USER@HOST`";
     let Some(username) = user.or(login.username) else {

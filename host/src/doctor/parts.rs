@@ -74,7 +74,7 @@ fn defuse(part: Part, args: &mut RunArgs, environment: &mut Environment) {
             args.orka.node_addresses.clear();
         }
         Part::Credentials => {
-            args.orka.orka_credentials = None;
+            args.orka.orka_credentials.clear();
             for variable in ["ORKA_EMAIL", "ORKA_PASSWORD", "ORKA_LICENSE_KEY"] {
                 environment.remove(variable);
             }
@@ -183,7 +183,7 @@ mod tests {
         let resolved = |part| resolve(part, &args, &environment, &Masker::default()).map(|_| ());
         assert!(resolved(Part::Settings).is_ok());
         let mut args = args.clone();
-        args.orka.orka_credentials = None;
+        args.orka.orka_credentials.clear();
         let failures =
             resolve(Part::Credentials, &args, &environment, &Masker::default()).unwrap_err();
         assert!(failures[0].message.contains("no password"), "{failures:#?}");
