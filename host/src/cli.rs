@@ -62,6 +62,11 @@ pub enum Command {
     Reap(Box<ReapArgs>),
     /// Look into plugins.
     Plugin(PluginArgs),
+    /// Say what will differ for Pipelines and runs that use the older Orka Tasks.
+    ///
+    /// Reads Pipelines, PipelineRuns and TaskRuns from YAML files, and changes and asks nothing. Exit code: 0 if nothing
+    /// has to be changed, 1 if something has to, 211 if a file cannot be read.
+    Migrate(MigrateArgs),
     /// Run the whole job against a simulated cluster in this process.
     #[cfg(feature = "demo")]
     Demo(DemoArgs),
@@ -406,6 +411,18 @@ pub enum PluginCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// `orka-step migrate`.
+#[derive(Args, Debug)]
+pub struct MigrateArgs {
+    /// Files with one or more documents, as they are applied.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `orka-step doctor`.

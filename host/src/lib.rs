@@ -28,6 +28,7 @@ pub mod limits;
 pub mod lines;
 pub mod logging;
 pub mod mask;
+pub mod migrate;
 pub mod outcome;
 pub mod page;
 pub mod plugin;

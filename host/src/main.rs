@@ -108,6 +108,9 @@ async fn dispatch(cli: Cli, console: Console, stop: Stop) -> u8 {
             let verbose = cli.common.verbose > 0;
             orka_step::reap::reap(&args, &config::environment(), &console, &stop, verbose).await
         }
+        Command::Migrate(args) => {
+            orka_step::migrate::migrate(&args.files, args.json, &console).await
+        }
         Command::Plugin(args) => match args.command {
             PluginCommand::Inspect {
                 plugin,
