@@ -22,4 +22,5 @@ mod recipes;
 mod scripts;
 mod secrets;
 mod stopping;
+mod tekton;
 mod transfers;

@@ -12,10 +12,14 @@ mod built;
 mod cluster;
 mod kubernetes;
 mod names;
+mod schema;
 mod step;
+mod tekton;
 
 pub use built::{bundled, guest, program};
 pub use cluster::Cluster;
 pub use kubernetes::{Kubernetes, Refusal};
 pub use names::{hash, name, uid};
+pub use schema::Schemas;
 pub use step::{Ended, Running, Step, Stream, Unread};
+pub use tekton::{Definition, Namespace, Pod, documents, repository};

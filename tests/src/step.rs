@@ -1,7 +1,7 @@
 //! One start of the program.
 
 use std::collections::BTreeMap;
-use std::io::{PipeReader, Read as _};
+use std::io::{ErrorKind, PipeReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::built::program;
 
 /// No test waits longer than this for the program: what takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A pipe of Linux holds 64 KiB (pipe(7)) in pages that may stay partly unused.
 const PIPE_FULL: u64 = 32 * 1024;
@@ -27,7 +27,7 @@ const PIPE_FULL: u64 = 32 * 1024;
 const STANDS_STILL: Duration = Duration::from_secs(1);
 
 /// Where a container looks for programs.
-const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+pub(crate) const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// A command line and what belongs to it.
 pub struct Step {
@@ -193,20 +193,45 @@ impl Step {
 
     /// Starts the program.
     pub fn start(self) -> Running {
-        let mut command = self.command();
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running::launch(self.command(), self.patience, self.scratch)
+    }
+}
+
+/// How often a program that somebody still seems to write is tried to be started.
+const BUSY_ATTEMPTS: u32 = 100;
+
+impl Running {
+    /// Starts a command whose directories are in `scratch`.
+    pub(crate) fn launch(mut command: Command, patience: Duration, scratch: TempDir) -> Self {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         let started = Instant::now();
-        let mut child = command.spawn().unwrap();
+        let mut attempts = 0..BUSY_ATTEMPTS;
+        let mut child = loop {
+            match command.spawn() {
+                // Another test's child may hold the script's file open for a moment, between its fork and its exec.
+                Err(error)
+                    if error.kind() == ErrorKind::ExecutableFileBusy
+                        && attempts.next().is_some() =>
+                {
+                    std::thread::yield_now();
+                }
+                spawned => break spawned.unwrap(),
+            }
+        };
         let (stdout, stdout_reader) = collect(child.stdout.take().unwrap());
         let (stderr, stderr_reader) = collect(child.stderr.take().unwrap());
-        Running {
+        Self {
             child,
             stdout,
             stderr,
             readers: [stdout_reader, stderr_reader],
             started,
-            patience: self.patience,
-            scratch: self.scratch,
+            patience,
+            scratch,
         }
     }
 }

@@ -87,7 +87,7 @@ fn fate(param: &str) -> Option<Fate> {
 }
 
 /// Parameters that the Tasks have beyond the older ones; enough not to call them unknown.
-const NEW: [&str; 30] = [
+const NEW: [&str; 28] = [
     "script-file",
     "env",
     "shell",
@@ -116,8 +116,6 @@ const NEW: [&str; 30] = [
     "vm-config",
     "init-wait-seconds",
     "capacity-wait-seconds",
-    "system-serial",
-    "gpu-passthrough",
 ];
 
 /// A place where one of the Tasks is used.

@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask setup`, `plugins`, `demo`, `bench`, `leak-matrix` and `test`.
+//! Developer commands: `cargo xtask setup`, `plugins`, `demo`, `bench`, `leak-matrix`, `tekton` and `test`.
 //!
 //! Each command sets up what it needs first, so that a fresh clone needs no other steps. The commands only run other
 //! programs and write into cargo's target directory.
@@ -16,6 +16,7 @@ mod plugins;
 mod process;
 mod setup;
 mod summary;
+mod tekton;
 mod test;
 mod wasm_toolchain;
 mod workspace;
@@ -119,6 +120,14 @@ enum Command {
         )]
         arguments: Vec<String>,
     },
+    /// Write the Tekton Tasks and the tables of their READMEs, from the plugins' manifests
+    ///
+    /// The parameters of a plugin are those of its Task. The tests fail where a file is not as it would be made.
+    Tekton {
+        /// Change nothing; name what is not as it would be made, and exit with 1 if anything is
+        #[arg(long)]
+        check: bool,
+    },
     /// Pass every test: unit, integration, end to end and documentation
     ///
     /// Sets up what is missing, builds the plugins and programs, then runs all tests, with cargo-nextest where it is
@@ -159,6 +168,7 @@ fn run(command: Command) -> Result<ExitCode> {
         } => bench::run(&Workspace::load()?, measurement, &arguments),
         Command::Demo { arguments } => demo::run(&Workspace::load()?, &arguments),
         Command::LeakMatrix { arguments } => leak_matrix::run(&Workspace::load()?, &arguments),
+        Command::Tekton { check } => tekton::run(check),
         Command::Test { filter } => test::run(&Workspace::load()?, filter.as_deref()),
     }
 }

@@ -1,0 +1,165 @@
+//! The StepAction: the program between a team's own steps.
+//!
+//! A StepAction may not put parameters into a `script`, so values go through the environment, where Kubernetes alters `$$`
+//! and `$(NAME)`. Therefore only what has no business with either is a parameter, and free text comes from a file.
+
+use plugin_manifest::{Manifest, environment_name};
+
+use super::parameters::{TaskParameter, Way};
+use super::task::{
+    IDENTITY, IMAGE, OWN_RESULTS, PROGRAM, SECURITY_CONTEXT, annotations, header, params, results,
+};
+use super::yaml::Yaml;
+
+/// The StepAction's version.
+pub(super) const VERSION: &str = "0.1";
+
+/// The plugin's parameters that are names, numbers and globs.
+const OF_PLUGIN: [&str; 13] = [
+    "script-file",
+    "cpu-count",
+    "memory",
+    "tag",
+    "tag-required",
+    "node",
+    "copy-build",
+    "artifacts",
+    "artifacts-when",
+    "exclude",
+    "shell",
+    "capacity-wait",
+    "deploy-attempts",
+];
+
+/// The program's own settings, as name, variable, default and description.
+const OF_PROGRAM: [(&str, &str, &str, &str); 6] = [
+    (
+        "plugin",
+        "ORKA_PLUGIN",
+        "build",
+        "The build policy: the name of a plugin in the image, or the path of one in a workspace",
+    ),
+    (
+        "grants",
+        "ORKA_GRANTS",
+        "",
+        "The path of a file with grants for a plugin of your own",
+    ),
+    (
+        "secrets",
+        "ORKA_SECRETS",
+        "",
+        "The path of a directory with secrets for a plugin of your own",
+    ),
+    (
+        "timeout",
+        "ORKA_TIMEOUT",
+        "55m",
+        "The run's own deadline; keep it below the TaskRun's timeout",
+    ),
+    (
+        "report",
+        "ORKA_REPORT",
+        "",
+        "A file for the report as JSON, with a page for people beside it",
+    ),
+    (
+        "ssh-key",
+        "ORKA_SSH_KEY",
+        "false",
+        "Whether the key `password` of the SSH credentials holds a private key",
+    ),
+];
+
+pub(super) fn parameters(build: &Manifest) -> Vec<TaskParameter> {
+    let variable = |name: &str| Way::Variable(name.to_owned());
+    let required = |name: &str, description: &str, way: Way| TaskParameter {
+        name: name.to_owned(),
+        description: description.to_owned(),
+        default: None,
+        way,
+    };
+    let mut all = vec![
+        required(
+            "workspace-path",
+            "The directory that is copied into the VM and back, such as `$(workspaces.source.path)`",
+            variable("ORKA_WORKSPACE"),
+        ),
+        required(
+            "orka-credentials",
+            "The Task's volume with the Orka credentials, as the files `email` and `password`, or `token`",
+            Way::Volume,
+        ),
+        required(
+            "ssh-credentials",
+            "The Task's volume with the login of the VMs, as the files `username` and `password`, or a private key",
+            Way::Volume,
+        ),
+    ];
+    let of_plugin = ["base-image"].into_iter().chain(OF_PLUGIN);
+    all.extend(of_plugin.filter_map(|name| {
+        let parameter = build.parameters.get(name)?;
+        let way = variable(&environment_name(name));
+        let mut parameter = TaskParameter::of_plugin(name, parameter, way);
+        // Another plugin may need none.
+        parameter.default.get_or_insert_default();
+        Some(parameter)
+    }));
+    all.extend(OF_PROGRAM.map(|(name, flag, default, description)| {
+        TaskParameter::new(name, description, default, variable(flag))
+    }));
+    all
+}
+
+pub(super) fn yaml(parameters: &[TaskParameter]) -> String {
+    let mut yaml = Yaml::default();
+    yaml.line(
+        0,
+        "# Made by `cargo xtask tekton` from plugins/build/plugin.toml. Change it there.",
+    );
+    header(
+        &mut yaml,
+        "tekton.dev/v1beta1",
+        "StepAction",
+        "orka-step",
+        VERSION,
+    );
+    annotations(
+        &mut yaml,
+        "MacStadium Orka Step",
+        "orka, macstadium, macos, ios, xcode, build",
+    );
+    yaml.line(0, "spec:");
+    yaml.prose(
+        1,
+        "description",
+        "Runs a build script on a macOS VM of a MacStadium Orka cluster, as one step among others\n\nThe script is a file of the \
+         workspace (`script-file`). Kubernetes alters `$$` and `$(NAME)` in a StepAction's parameters; what needs them belongs \
+         into that file, or into the Task `orka-full`.",
+    );
+    params(&mut yaml, parameters);
+    let own = OWN_RESULTS.map(|(name, text)| (name.to_owned(), text.to_owned()));
+    results(&mut yaml, &own);
+    yaml.text(1, "image", IMAGE);
+    yaml.line(1, &format!("command: [{PROGRAM}, run]"));
+    yaml.line(1, "args:");
+    yaml.line(2, "- --results=$(step.results.outcome.path)");
+    yaml.line(2, "- --orka-credentials=/etc/orka-step/orka");
+    yaml.line(2, "- --ssh-credentials=/etc/orka-step/ssh");
+    yaml.line(1, "env:");
+    yaml.lines(2, IDENTITY);
+    for parameter in parameters {
+        if let Way::Variable(variable) = &parameter.way {
+            yaml.text(2, "- name", variable);
+            yaml.line(3, &format!("value: $(params.{})", parameter.name));
+        }
+    }
+    yaml.lines(1, SECURITY_CONTEXT);
+    yaml.line(1, "volumeMounts:");
+    for (parameter, directory) in [("orka-credentials", "orka"), ("ssh-credentials", "ssh")] {
+        yaml.line(2, &format!("- name: $(params.{parameter})"));
+        yaml.line(3, &format!("mountPath: /etc/orka-step/{directory}"));
+        yaml.line(3, "readOnly: true");
+    }
+    yaml.into_text()
+}
