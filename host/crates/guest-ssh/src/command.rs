@@ -194,12 +194,8 @@ impl From<Signal> for Sig {
     }
 }
 
-/// A running command.
-///
-/// Its output waits until it is read: after about 4 MiB the program is held back, nothing is lost and nothing else
-/// grows. Dropping the command closes its channel, which ends its input and output; a program that ignores both goes on
-/// until the VM is gone, unless it was sent a [`Signal`].
-pub struct Command {
+/// A command on a channel of its own; [`running::Command`](crate::running::Command) says what is promised.
+pub(crate) struct Command {
     read: ChannelReadHalf,
     write: Arc<ChannelWriteHalf<Msg>>,
     feeder: Option<JoinHandle<()>>,
@@ -225,7 +221,7 @@ impl Command {
     /// # Cancel safety
     ///
     /// Nothing is lost when the future is dropped.
-    pub async fn next_output(&mut self) -> Option<OutputChunk> {
+    pub(crate) async fn next_output(&mut self) -> Option<OutputChunk> {
         while !self.ended {
             match self.next_message().await {
                 Some(ChannelMsg::Data { data }) => {
@@ -273,7 +269,7 @@ impl Command {
     /// # Cancel safety
     ///
     /// May be dropped and called again; the answer stays the same once known.
-    pub async fn wait(&mut self) -> Result<Exit, Error> {
+    pub(crate) async fn wait(&mut self) -> Result<Exit, Error> {
         while self.next_output().await.is_some() {}
         self.exit.clone().ok_or_else(|| self.lost())
     }
@@ -284,7 +280,7 @@ impl Command {
     /// # Errors
     ///
     /// [`Error::Lost`] if there is no connection to send it on.
-    pub async fn signal(&self, signal: Signal) -> Result<(), Error> {
+    pub(crate) async fn signal(&self, signal: Signal) -> Result<(), Error> {
         self.write
             .signal(signal.into())
             .await
@@ -297,7 +293,7 @@ impl Command {
     /// # Errors
     ///
     /// [`Error::Lost`] if the connection is gone.
-    pub async fn write_input(&self, bytes: impl Into<Bytes>) -> Result<(), Error> {
+    pub(crate) async fn write_input(&self, bytes: impl Into<Bytes>) -> Result<(), Error> {
         self.write.data_bytes(bytes).await.map_err(|_| self.lost())
     }
 
@@ -306,13 +302,13 @@ impl Command {
     /// # Errors
     ///
     /// [`Error::Lost`] if the connection is gone.
-    pub async fn close_input(&self) -> Result<(), Error> {
+    pub(crate) async fn close_input(&self) -> Result<(), Error> {
         self.write.eof().await.map_err(|_| self.lost())
     }
 
     /// Whether output ended because the program had exited while another process still held it open.
     #[must_use]
-    pub fn output_left_open(&self) -> bool {
+    pub(crate) fn output_left_open(&self) -> bool {
         self.left_open
     }
 

@@ -1,29 +1,36 @@
 //! A VM one can work with: sessions are opened as needed, commands and transfers run on them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
 
 use crate::Error;
-use crate::command::{self, Command};
+use crate::command;
+use crate::detach;
 use crate::dial::Dialer;
 use crate::exec::ExecRequest;
 use crate::hostkey::HostKey;
 use crate::ready::Target;
+use crate::running::Command;
 use crate::session::{Lease, Session};
 
 /// How many commands may run at once. `sshd` takes more, and no build needs as many.
 const SESSIONS_MAX: usize = 16;
+
+/// How long [`Connection::close`] waits for detached commands to be ended in the VM.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
 
 /// A connection to a VM that accepted our login.
 ///
 /// Commands may run side by side. Each running command has an SSH session of its own, so one whose output is not read
 /// cannot hold up another; the further sessions are opened when needed, must show the same host key, and are kept for
 /// reuse. Once the VM drops a session no new one is opened behind the caller's back: everything after says
-/// [`Error::Lost`]. Transfers alone begin again on a new session, because repeating them is safe.
+/// [`Error::Lost`]. Transfers begin again on a new session, because repeating them is safe, and detached commands are followed
+/// on one; after that the connection is as good as new.
 pub struct Connection {
-    dialer: Arc<Dialer>,
-    sessions: Mutex<Vec<Arc<Session>>>,
+    sessions: Arc<Sessions>,
     host_key: HostKey,
     jump_host_key: Option<HostKey>,
     fingerprint: String,
@@ -35,7 +42,7 @@ pub struct Connection {
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection")
-            .field("target", &self.dialer.target)
+            .field("target", self.target())
             .field("host_key_fingerprint", &self.fingerprint)
             .finish_non_exhaustive()
     }
@@ -47,10 +54,9 @@ impl Connection {
         let jump_host_key = session.carrier.as_ref().map(|jump| jump.host_key);
         let server_version = session.server_version();
         Self {
-            dialer,
             host_key,
             jump_host_key,
-            sessions: Mutex::new(vec![Arc::new(session)]),
+            sessions: Arc::new(Sessions::new(dialer, session)),
             fingerprint: host_key.fingerprint.to_string(),
             server_version,
             transfers: crate::transfer::Memory::default(),
@@ -60,7 +66,7 @@ impl Connection {
     /// Where the VM is.
     #[must_use]
     pub fn target(&self) -> &Target {
-        &self.dialer.target
+        &self.sessions.dialer.target
     }
 
     /// The server's host key, as `SHA256:…`.
@@ -92,16 +98,55 @@ impl Connection {
     /// # Errors
     ///
     /// [`Error::Invalid`] for what cannot be a program argument, [`Error::ExecRefused`], [`Error::Lost`].
-    pub async fn exec(&self, request: ExecRequest) -> Result<Command, Error> {
+    pub async fn exec(&self, mut request: ExecRequest) -> Result<Command, Error> {
+        if let Some(how) = request.detach.take() {
+            let sessions = Arc::clone(&self.sessions);
+            return detach::start(sessions, request, how)
+                .await
+                .map(Command::from);
+        }
         let start = request.into_start()?;
-        command::start(self.lease().await?, self.address(), start).await
+        let command = command::start(self.lease().await?, self.address(), start).await?;
+        Ok(Command::from(command))
     }
 
-    /// Says goodbye on every session. Commands still running lose their connection.
+    /// Says goodbye on every session. Commands still running lose their connection; detached ones are ended first.
     pub async fn close(&self) {
-        let sessions = std::mem::take(&mut *self.sessions.lock().await);
-        for session in sessions {
-            session.disconnect().await;
+        self.sessions.close().await;
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.sessions.address()
+    }
+
+    /// Makes sure of one usable session after one was lost. Only for work that may be repeated whole.
+    pub(crate) async fn renew(&self) -> Result<(), Error> {
+        self.sessions.renew().await
+    }
+
+    /// A session that no command uses, opened if there is none.
+    pub(crate) async fn lease(&self) -> Result<Lease, Error> {
+        self.sessions.lease().await
+    }
+}
+
+/// The sessions of a connection, and the way to further ones.
+pub(crate) struct Sessions {
+    dialer: Arc<Dialer>,
+    open: Mutex<Vec<Arc<Session>>>,
+    /// Whether nothing is to be opened any more.
+    closing: watch::Sender<bool>,
+    /// Detached commands that are followed.
+    detached: watch::Sender<usize>,
+}
+
+impl Sessions {
+    fn new(dialer: Arc<Dialer>, session: Session) -> Self {
+        Self {
+            dialer,
+            open: Mutex::new(vec![Arc::new(session)]),
+            closing: watch::Sender::new(false),
+            detached: watch::Sender::new(0),
         }
     }
 
@@ -109,9 +154,31 @@ impl Connection {
         self.dialer.target.to_string()
     }
 
-    /// Makes sure of one usable session after one was lost. Only for work that may be repeated whole.
+    /// Becomes true when the connection is closed on purpose.
+    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    /// Counts a detached command until what is returned is dropped.
+    pub(crate) fn follow(self: &Arc<Self>) -> Following {
+        self.detached.send_modify(|count| *count += 1);
+        Following(Arc::clone(self))
+    }
+
+    async fn close(&self) {
+        self.closing.send_replace(true);
+        let mut detached = self.detached.subscribe();
+        // Out of time is an answer: then the VM ends them once nobody has followed them for long enough.
+        let _ = timeout(CLOSE_MAX, detached.wait_for(|count| *count == 0)).await;
+        let sessions = std::mem::take(&mut *self.open.lock().await);
+        for session in sessions {
+            session.disconnect().await;
+        }
+    }
+
+    /// See [`Connection::renew`].
     pub(crate) async fn renew(&self) -> Result<(), Error> {
-        let mut sessions = self.sessions.lock().await;
+        let mut sessions = self.open.lock().await;
         sessions.retain(|session| !session.is_closed());
         if sessions.is_empty() {
             sessions.push(Arc::new(self.dialer.dial().await?));
@@ -119,9 +186,9 @@ impl Connection {
         Ok(())
     }
 
-    /// A session that no command uses, opened if there is none.
+    /// See [`Connection::lease`].
     pub(crate) async fn lease(&self) -> Result<Lease, Error> {
-        let mut sessions = self.sessions.lock().await;
+        let mut sessions = self.open.lock().await;
         if let Some(ended) = sessions.iter().find(|session| session.is_closed()) {
             return Err(Error::Lost {
                 address: self.address(),
@@ -146,5 +213,14 @@ impl Connection {
             address: self.address(),
             reason: "a new session was not free".to_owned(),
         })
+    }
+}
+
+/// A detached command that is followed.
+pub(crate) struct Following(Arc<Sessions>);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.detached.send_modify(|count| *count -= 1);
     }
 }

@@ -220,6 +220,14 @@ pub enum Error {
         /// What is known about the end.
         reason: String,
     },
+    /// A detached command cannot be followed to its end: its fate is unknown.
+    #[error("the detached command at {address} cannot be followed to its end: {reason}")]
+    Detached {
+        /// `host:port`.
+        address: String,
+        /// What is known.
+        reason: String,
+    },
     /// A path in the VM does not exist.
     #[error("`{path}` does not exist in the VM")]
     NotFound {
@@ -346,6 +354,7 @@ impl Error {
             Self::PassphraseNeeded => "add the file `passphrase` beside the key".into(),
             Self::WrongPassphrase => "check the passphrase; a trailing newline is not part of it".into(),
             Self::Lost { .. } => "the VM may have gone, or the network to it; the command may have run in part".into(),
+            Self::Detached { .. } => "look for what may have killed processes in the VM, or filled its disk".into(),
             Self::RemoteToolMissing { tool } => format!("install `{tool}` in the VM image"),
             Self::LimitExceeded { limit: "bytes" | "entries", .. } => "select less, or raise the limit".into(),
             Self::LimitExceeded { .. } => "select less: this limit is fixed".into(),

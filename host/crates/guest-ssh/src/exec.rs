@@ -6,6 +6,7 @@ use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::io::AsyncRead;
 
+use crate::detach::Detach;
 use crate::quote::{check_word, push_word, shell_line};
 use crate::{Error, RemotePath};
 
@@ -102,6 +103,8 @@ pub struct ExecRequest {
     pub pty: bool,
     /// Which shell sets the scene.
     pub shell: ShellChoice,
+    /// Whether and how it outlives the connection that started it.
+    pub detach: Option<Detach>,
 }
 
 impl ExecRequest {
@@ -200,12 +203,12 @@ impl EnvValue {
 }
 
 /// Arguments: whether secrets come first on standard input, the directory, the number of variables, the variables, the
-/// program, its arguments. `read -r` takes one byte at a time from what cannot be rewound, in every `sh`, so the program
+/// program, its arguments. Without all of the secrets nothing is run. `read -r` takes one byte at a time from what cannot be rewound, in every `sh`, so the program
 /// finds its own input untouched. The variable that held the secrets is unset (a same-named exported one would pass
 /// them on) before the program sees the environment.
 const RUN: &str = r##"if [ "$1" = 1 ]; then
 unset orka_step_text orka_step_line; orka_step_text=
-while IFS= read -r orka_step_line && [ "$orka_step_line" != "orka-step: end" ]; do orka_step_text="$orka_step_text$orka_step_line
+while IFS= read -r orka_step_line || exit 125; [ "$orka_step_line" != "orka-step: end" ]; do orka_step_text="$orka_step_text$orka_step_line
 "; done
 eval "unset orka_step_text orka_step_line; $orka_step_text"
 fi

@@ -11,6 +11,7 @@ mod algorithms;
 mod auth;
 mod command;
 mod connection;
+mod detach;
 mod dial;
 mod error;
 mod exec;
@@ -18,20 +19,23 @@ mod hostkey;
 mod identity;
 mod quote;
 mod ready;
+mod running;
 mod session;
 mod short_scalar;
 mod stream;
 mod transfer;
 
 pub use auth::{AuthMethod, Credentials};
-pub use command::{Command, Exit, OutputChunk, Signal, Stream};
+pub use command::{Exit, OutputChunk, Signal, Stream};
 pub use connection::Connection;
+pub use detach::Detach;
 pub use error::Error;
 pub use exec::{EnvValue, ExecRequest, ShellChoice, Stdin, WRAPPER_FAILED};
 pub use hostkey::{Fingerprint, HostKey, HostKeyMemory, HostKeyPolicy, HostKeyTrust, KnownHosts};
 pub use identity::Identity;
 pub use quote::RemotePath;
 pub use ready::{Backoff, ConnectOptions, Jump, Keepalive, Target, Waiting, connect};
+pub use running::{Command, Event};
 #[cfg(feature = "fuzzing")]
 pub use transfer::fuzzing;
 pub use transfer::{

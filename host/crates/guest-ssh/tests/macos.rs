@@ -3,6 +3,8 @@
 // Each of the files brings the support code with it.
 #![allow(clippy::duplicate_mod, reason = "the same tests on another userland")]
 
+#[path = "detach.rs"]
+mod detach;
 #[path = "exec.rs"]
 mod exec;
 #[path = "transfer.rs"]

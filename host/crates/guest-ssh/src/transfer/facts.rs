@@ -89,14 +89,14 @@ impl Facts {
 
 /// Passes over what comes before [`BEGIN`].
 #[derive(Default)]
-pub(super) struct Beginning {
+pub(crate) struct Beginning {
     seen: Vec<u8>,
     begun: bool,
 }
 
 impl Beginning {
     /// What of `data` belongs to the script's own output.
-    pub(super) fn strip(&mut self, data: bytes::Bytes) -> bytes::Bytes {
+    pub(crate) fn strip(&mut self, data: bytes::Bytes) -> bytes::Bytes {
         if self.begun {
             return data;
         }
@@ -114,7 +114,7 @@ impl Beginning {
     }
 
     /// Whether the script was started at all; if not, another program stands in its place.
-    pub(super) fn begun(&self) -> bool {
+    pub(crate) fn begun(&self) -> bool {
         self.begun
     }
 }

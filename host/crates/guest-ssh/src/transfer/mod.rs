@@ -44,6 +44,7 @@ use std::time::Duration;
 
 pub(crate) use attempt::Memory;
 pub use digest::FileDigest;
+pub(crate) use facts::Beginning;
 pub use options::{Compare, Compress, TransferOptions};
 pub use select::Selection;
 pub use staging::sweep;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// What the network does.
@@ -22,6 +23,8 @@ pub struct Weather {
 pub struct Proxy {
     pub port: u16,
     pub connections: Arc<AtomicU64>,
+    /// Connections below the first number are cut, those below the second let nothing pass.
+    broken: watch::Sender<(u64, u64)>,
 }
 
 impl Proxy {
@@ -30,6 +33,8 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let connections = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&connections);
+        let broken = watch::Sender::new((0, 0));
+        let weather_news = broken.subscribe();
         tokio::spawn(async move {
             while let Ok((ours, _)) = listener.accept().await {
                 let number = counted.fetch_add(1, Ordering::SeqCst);
@@ -38,20 +43,42 @@ impl Proxy {
                 } else {
                     u64::MAX
                 };
+                let (mut cut, frozen) = (weather_news.clone(), weather_news.clone());
                 tokio::spawn(async move {
-                    let theirs = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                    // A server that is being started anew answers nobody.
+                    let Ok(theirs) = TcpStream::connect(("127.0.0.1", to)).await else {
+                        return;
+                    };
                     let (our_read, our_write) = ours.into_split();
                     let (their_read, their_write) = theirs.into_split();
                     let left = AtomicU64::new(left);
+                    let line = |number| (number, frozen.clone());
                     // Whichever ends first ends both.
                     tokio::select! {
-                        () = pass(our_read, their_write, weather.rate, &left) => {}
-                        () = pass(their_read, our_write, weather.rate, &left) => {}
+                        () = pass(our_read, their_write, weather.rate, &left, line(number)) => {}
+                        () = pass(their_read, our_write, weather.rate, &left, line(number)) => {}
+                        _ = cut.wait_for(|(cut, _)| number < *cut) => {}
                     }
                 });
             }
         });
-        Self { port, connections }
+        Self {
+            port,
+            connections,
+            broken,
+        }
+    }
+
+    /// Ends every connection of now.
+    pub fn cut(&self) {
+        let now = self.connections.load(Ordering::SeqCst);
+        self.broken.send_modify(|(cut, _)| *cut = now);
+    }
+
+    /// Lets nothing pass any more on the connections of now, and closes none.
+    pub fn freeze(&self) {
+        let now = self.connections.load(Ordering::SeqCst);
+        self.broken.send_modify(|(_, frozen)| *frozen = now);
     }
 }
 
@@ -60,10 +87,14 @@ async fn pass(
     mut to: tokio::net::tcp::OwnedWriteHalf,
     rate: Option<u64>,
     left: &AtomicU64,
+    (number, weather): (u64, watch::Receiver<(u64, u64)>),
 ) {
     let mut free = Instant::now();
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        if number < weather.borrow().1 {
+            return std::future::pending().await;
+        }
         let enough = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
             left.checked_sub(count as u64)
         });

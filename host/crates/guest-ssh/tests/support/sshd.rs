@@ -19,6 +19,8 @@ pub struct Sshd {
     dir: TempDir,
     /// What `PATH` leads to, where a test or the program's userland has its own.
     tools: Option<Tools>,
+    extra: String,
+    environment: String,
     pub port: u16,
 }
 
@@ -123,6 +125,8 @@ impl Sshd {
                     child,
                     dir,
                     tools: None,
+                    extra,
+                    environment: environment.to_owned(),
                     port,
                 };
             }
@@ -201,6 +205,23 @@ impl Sshd {
     pub fn stop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Ends the server and all sessions, and starts it anew: same port, same keys.
+    pub fn restart(&mut self) {
+        self.kill_sessions();
+        self.stop();
+        for _ in 0..100 {
+            if let Some(child) =
+                try_start(self.dir.path(), self.port, &self.extra, &self.environment)
+            {
+                self.child = child;
+                return;
+            }
+            // Its port is given back a moment after its sessions are gone.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("sshd did not start again");
     }
 
     /// The server's own process; those that serve sessions are its children.

@@ -1,0 +1,456 @@
+//! Follows a detached program to its end, over as many connections as it takes.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use super::frames::{FRAME_MAX, Frames, Position, Said};
+use super::{Job, scripts};
+use crate::Error;
+use crate::command::{self, Exit, OutputChunk, Signal, Stream, Tail};
+use crate::connection::Following;
+use crate::running::Event;
+use crate::transfer::Beginning;
+
+/// Bytes that a follower may send ahead of what was taken. More than a frame and what is not yet acknowledged.
+const WINDOW: u64 = 1024 * 1024;
+
+/// Bytes taken before they are acknowledged.
+const ACKNOWLEDGE_AT: u64 = WINDOW / 4;
+
+/// Bytes that wait for whoever reads them; only a VM that breaks its word comes to more than [`WINDOW`].
+const QUEUE_MAX: usize = (WINDOW + FRAME_MAX) as usize;
+
+/// How often the VM is told that somebody follows.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+
+/// How long a new connection is tried for after one was lost: a VM that is started anew has lost the program anyway.
+pub(super) const REACH_AGAIN_MAX: Duration = Duration::from_secs(120);
+
+/// Pauses between those tries, doubled from the first to the last.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(3);
+
+/// Followers in a row that may end without a word before the program is given up.
+const FRUITLESS_MAX: u32 = 4;
+
+/// Starts in all of a program whose start was never confirmed.
+const STARTS_MAX: usize = 5;
+
+/// Between SIGTERM and SIGKILL for a program that nobody wants any more, in tenths of a second.
+const GRACE_TENTHS: u64 = 10;
+
+/// How long removing what is left in the VM may take, a new connection included.
+const TIDY_MAX: Duration = Duration::from_secs(20);
+
+/// What is told to the holder of the command.
+#[derive(Debug)]
+pub(super) enum Told {
+    Event(Event),
+    /// Nothing follows.
+    Ending(Result<Exit, Error>),
+}
+
+/// How a follower ended.
+enum Followed {
+    Ended(Exit),
+    /// The program was never started.
+    Absent,
+    Lost(Error),
+    /// The follower ended and the connection did not.
+    Stopped(String),
+    Failed(Error),
+    /// Nobody reads any more.
+    Dropped,
+}
+
+pub(super) struct Driver {
+    job: Job,
+    /// Feeds the program's standard input.
+    feeding: Option<command::Command>,
+    tell: mpsc::Sender<Told>,
+    signals: mpsc::Receiver<Signal>,
+    waiting: VecDeque<Event>,
+    waiting_bytes: usize,
+    position: Position,
+    _following: Following,
+}
+
+impl Driver {
+    pub(super) fn new(
+        job: Job,
+        feeding: Option<command::Command>,
+        tell: mpsc::Sender<Told>,
+        signals: mpsc::Receiver<Signal>,
+    ) -> Self {
+        Self {
+            _following: job.sessions.follow(),
+            job,
+            feeding,
+            tell,
+            signals,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            position: Position::default(),
+        }
+    }
+
+    /// Follows the program to its end, removes what there is of it in the VM, and tells how it ended.
+    pub(super) async fn run(mut self, lost: Option<Error>) {
+        let mut closing = self.job.sessions.closing();
+        let ending = tokio::select! {
+            ending = self.follow_on(lost) => ending,
+            _ = closing.wait_for(|closing| *closing) => ControlFlow::Continue(Err(Error::Lost {
+                address: self.job.sessions.address(),
+                reason: "it was closed".to_owned(),
+            })),
+        };
+        let grace = match &ending {
+            ControlFlow::Continue(Ok(_)) => 0,
+            _ => GRACE_TENTHS,
+        };
+        self.feeding = None;
+        self.signals.close();
+        let Self {
+            job, tell, waiting, ..
+        } = &mut self;
+        let deliver = async {
+            for event in waiting.drain(..) {
+                if tell.send(Told::Event(event)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::join!(deliver, job.tidy_in_time(grace));
+        if let ControlFlow::Continue(ending) = ending {
+            // Nobody may want to know any more.
+            let _ = self.tell.send(Told::Ending(ending)).await;
+        }
+    }
+
+    /// Breaks if nobody reads any more.
+    async fn follow_on(&mut self, mut lost: Option<Error>) -> ControlFlow<(), Result<Exit, Error>> {
+        let mut fruitless = 0;
+        loop {
+            if let Some(problem) = lost.take() {
+                match self.reach_again(problem).await? {
+                    Ok(()) => {}
+                    Err(problem) => return ControlFlow::Continue(Err(problem)),
+                }
+            }
+            let before = self.position.clone();
+            let followed = self.follow().await;
+            if self.position != before {
+                fruitless = 0;
+            }
+            match followed {
+                Followed::Ended(exit) => return ControlFlow::Continue(Ok(exit)),
+                Followed::Failed(problem) => return ControlFlow::Continue(Err(problem)),
+                Followed::Dropped => return ControlFlow::Break(()),
+                Followed::Lost(problem) => lost = Some(problem),
+                Followed::Absent if !self.job.is_fed && self.job.void.len() + 1 < STARTS_MAX => {
+                    self.job.start_anew();
+                    match self.job.launch(None).await {
+                        Ok(_) => {}
+                        Err(problem @ Error::Lost { .. }) => lost = Some(problem),
+                        Err(problem) => return ControlFlow::Continue(Err(problem)),
+                    }
+                }
+                Followed::Absent => {
+                    return ControlFlow::Continue(Err(self.unfollowed("the VM never started it")));
+                }
+                Followed::Stopped(reason) => {
+                    fruitless += 1;
+                    if fruitless > FRUITLESS_MAX {
+                        return ControlFlow::Continue(Err(self.unfollowed(&reason)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn unfollowed(&self, reason: &str) -> Error {
+        Error::Detached {
+            address: self.job.sessions.address(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// Makes a new connection. Breaks if nobody reads any more.
+    async fn reach_again(&mut self, problem: Error) -> ControlFlow<(), Result<(), Error>> {
+        let reason = match problem {
+            Error::Lost { reason, .. } => reason,
+            other => other.to_string(),
+        };
+        tracing::debug!(reason, "a detached command lost its connection");
+        self.waiting.push_back(Event::Interrupted {
+            reason: reason.clone(),
+        });
+        let until = Instant::now() + REACH_AGAIN_MAX;
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let last = {
+                let renewing = self.job.sessions.renew();
+                tokio::pin!(renewing);
+                loop {
+                    tokio::select! {
+                        renewed = &mut renewing => break renewed,
+                        told = tell_next(&self.tell, &mut self.waiting, &mut self.waiting_bytes) => if !told {
+                            return ControlFlow::Break(());
+                        },
+                    }
+                }
+            };
+            let problem = match last {
+                Ok(()) => {
+                    self.waiting.push_back(Event::Resumed);
+                    return ControlFlow::Continue(Ok(()));
+                }
+                Err(problem) => problem,
+            };
+            let may_pass = problem.may_pass() || matches!(problem, Error::Lost { .. });
+            if !may_pass || Instant::now() >= until {
+                return ControlFlow::Continue(Err(Error::Lost {
+                    address: self.job.sessions.address(),
+                    reason: format!("{reason}; and no new one can be made: {problem}"),
+                }));
+            }
+            let pausing = sleep(pause);
+            tokio::pin!(pausing);
+            loop {
+                tokio::select! {
+                    () = &mut pausing => break,
+                    told = tell_next(&self.tell, &mut self.waiting, &mut self.waiting_bytes) => if !told {
+                        return ControlFlow::Break(());
+                    },
+                }
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Follows the program on one connection.
+    async fn follow(&mut self) -> Followed {
+        let start = scripts::follow(&self.job.name, &self.position, WINDOW);
+        let mut command = match self.job.begin(start).await {
+            Ok(command) => command,
+            Err(problem @ Error::Lost { .. }) => return Followed::Lost(problem),
+            Err(problem) if problem.may_pass() => return Followed::Lost(problem),
+            Err(problem) => return Followed::Failed(problem),
+        };
+        let mut words = Words::to(&command);
+        let mut frames = Frames::new(self.position.clone());
+        let mut reading = Reading::default();
+        let mut signs = interval(SIGN_OF_LIFE);
+        signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut acknowledged = 0;
+        let followed = loop {
+            tokio::select! {
+                chunk = command.next_output(), if self.waiting_bytes < QUEUE_MAX => {
+                    let Some(chunk) = chunk else {
+                        break self.ended(&mut command, &reading).await;
+                    };
+                    if let Some(followed) = self.take(chunk, &mut reading, &mut frames, &mut words) {
+                        break followed;
+                    }
+                }
+                told = tell_next(&self.tell, &mut self.waiting, &mut self.waiting_bytes) => {
+                    if !told {
+                        break Followed::Dropped;
+                    }
+                }
+                Some(signal) = self.signals.recv() => words.say(format!("signal {}\n", name_of(signal))),
+                _ = signs.tick() => words.say("live\n".to_owned()),
+                fed = fed(&mut self.feeding) => match fed {
+                    Ok(()) => self.feeding = None,
+                    // What the program has read was cut off, so what it does with that is not what was asked for.
+                    Err(problem) => break Followed::Failed(problem),
+                },
+            }
+            let taken = frames.arrived.saturating_sub(self.waiting_bytes as u64);
+            if taken >= acknowledged + ACKNOWLEDGE_AT {
+                acknowledged = taken;
+                words.say(format!("ack {taken}\n"));
+            }
+        };
+        self.position = frames.position();
+        if matches!(followed, Followed::Ended(_)) {
+            // It is over with this; its session is free for what comes next.
+            let _ = timeout(Duration::from_secs(1), command.wait()).await;
+        }
+        followed
+    }
+
+    /// Takes a piece of the follower's answer.
+    fn take(
+        &mut self,
+        chunk: OutputChunk,
+        reading: &mut Reading,
+        frames: &mut Frames,
+        words: &mut Words,
+    ) -> Option<Followed> {
+        if chunk.stream == Stream::Stderr {
+            reading.stderr.push(&chunk.data);
+            return None;
+        }
+        let data = reading.beginning.strip(chunk.data);
+        let mut followed = None;
+        let read = frames.push(data, |said| match said {
+            Said::Output(stream, data) => {
+                self.waiting_bytes += data.len();
+                self.waiting
+                    .push_back(Event::Output(OutputChunk { stream, data }));
+            }
+            Said::Fetched(file) => words.say(format!("rm {file}\n")),
+            Said::End(exit) => followed = Some(Ok(exit)),
+            Said::Absent => followed = Some(Err(None)),
+            Said::Gone => followed = Some(Err(Some(GONE.to_owned()))),
+            Said::Fault(why) => followed = Some(Err(Some(why))),
+        });
+        if let Err(problem) = read {
+            return Some(Followed::Failed(self.unfollowed(&problem)));
+        }
+        followed.map(|followed| match followed {
+            Ok(exit) => Followed::Ended(exit),
+            Err(None) => Followed::Absent,
+            Err(Some(why)) => Followed::Failed(self.unfollowed(&why)),
+        })
+    }
+
+    /// What follows from the end of an answer that did not say what it means.
+    async fn ended(&self, command: &mut command::Command, reading: &Reading) -> Followed {
+        match command.wait().await {
+            Ok(exit) => Followed::Stopped(format!(
+                "what follows it in the VM ended with {exit}: {}",
+                reading.stderr.text()
+            )),
+            Err(problem) => Followed::Lost(problem),
+        }
+    }
+}
+
+/// Why a program is given up.
+const GONE: &str = "nobody watches it in the VM any more, so how it ended is not known; the VM may have been started anew";
+
+/// What one follower has said beside its frames.
+#[derive(Default)]
+struct Reading {
+    beginning: Beginning,
+    stderr: Tail,
+}
+
+/// Tells the first event that waits, or waits until nobody reads any more. Says whether somebody does.
+async fn tell_next(
+    tell: &mpsc::Sender<Told>,
+    waiting: &mut VecDeque<Event>,
+    waiting_bytes: &mut usize,
+) -> bool {
+    if waiting.is_empty() {
+        tell.closed().await;
+        return false;
+    }
+    let Ok(room) = tell.reserve().await else {
+        return false;
+    };
+    if let Some(event) = waiting.pop_front() {
+        if let Event::Output(chunk) = &event {
+            *waiting_bytes = waiting_bytes.saturating_sub(chunk.data.len());
+        }
+        room.send(Told::Event(event));
+    }
+    true
+}
+
+/// Returns when the program's input has been handed over; never if it has none.
+async fn fed(feeding: &mut Option<command::Command>) -> Result<(), Error> {
+    match feeding {
+        Some(command) => command.wait().await.map(drop),
+        None => std::future::pending().await,
+    }
+}
+
+/// What is said to a follower: from a task of its own, so that saying never waits for reading.
+struct Words {
+    lines: mpsc::UnboundedSender<Bytes>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Words {
+    fn to(command: &command::Command) -> Self {
+        let (lines, mut queue) = mpsc::unbounded_channel::<Bytes>();
+        let writer = command.writer();
+        let task = tokio::spawn(async move {
+            while let Some(line) = queue.recv().await {
+                if writer.data_bytes(line).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Self { lines, task }
+    }
+
+    fn say(&mut self, line: String) {
+        // A follower that is gone is noticed by its silence.
+        let _ = self.lines.send(line.into());
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Job {
+    /// Ends the program and removes what there is of it; on a new connection if it must, and not for ever.
+    pub(super) async fn tidy_in_time(&self, tenths_of_grace: u64) {
+        let tidied = timeout(TIDY_MAX, async {
+            let mut pause = PAUSE_FIRST;
+            loop {
+                match self.tidy(tenths_of_grace).await {
+                    Err(problem) if problem.may_pass() || matches!(problem, Error::Lost { .. }) => {
+                    }
+                    other => return other,
+                }
+                if *self.sessions.closing().borrow() {
+                    return Ok(());
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+                // Whether it worked shows at the next try.
+                let _ = self.sessions.renew().await;
+            }
+        });
+        match tidied.await {
+            Ok(Ok(())) => {}
+            Ok(Err(problem)) => {
+                tracing::warn!(%problem, "a detached command was not removed from the VM")
+            }
+            Err(_) => tracing::warn!(
+                "a detached command was not removed from the VM in time; it ends there by itself"
+            ),
+        }
+    }
+
+    pub(super) async fn tidy_after_loss(&self) {
+        self.tidy_in_time(GRACE_TENTHS).await;
+    }
+}
+
+fn name_of(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Hup => "HUP",
+        Signal::Int => "INT",
+        Signal::Quit => "QUIT",
+        Signal::Kill => "KILL",
+        Signal::Term => "TERM",
+        Signal::Usr1 => "USR1",
+        Signal::Abrt => "ABRT",
+        Signal::Alrm => "ALRM",
+        Signal::Pipe => "PIPE",
+    }
+}

@@ -1,0 +1,37 @@
+# Ends a detached program and removes all traces of it. Arguments: the directory's name below the home directory, and tenths of
+# a second between SIGTERM and SIGKILL.
+printf 'orka-step: begin\n'
+case ${HOME-} in
+/*) dir=$HOME/$1 ;;
+*) dir=$PWD/$1 ;;
+esac
+[ -d "$dir" ] || exit 0
+if ! mkdir "$dir/started" && [ ! -e "$dir/void" ]; then
+    turns=0
+    until [ -s "$dir/pids" ] || [ "$turns" -ge 40 ]; do
+        pause 0.05
+        turns=$((turns + 1))
+    done
+    if read -r group watcher mode <"$dir/pids"; then
+        if [ ! -e "$dir/ended" ] && kill -0 "-$group"; then
+            ask TERM
+            turns=0
+            while [ ! -e "$dir/ended" ] && [ ! -s "$dir/status" ] && kill -0 "-$group" && [ "$turns" -lt "$2" ]; do
+                pause 0.1
+                turns=$((turns + 1))
+            done
+            kill -KILL "-$group"
+        fi
+        kill -KILL "-$watcher"
+    fi
+    if read -r earlier <"$dir/reader"; then
+        for process in $earlier; do
+            case $(ps -ww -o args= -p "$process") in *"$1"*) kill -KILL "$process" ;; esac
+        done
+    fi
+    # Whoever waits for the other end of a pipe gets one, and finds it closed.
+    for pipe in in out err order; do
+        [ ! -p "$dir/$pipe" ] || : <>"$dir/$pipe"
+    done
+fi 2>/dev/null
+rm -rf "$dir"

@@ -1,0 +1,143 @@
+//! A program that runs in the VM, as callers see it: on a channel of its own, or detached from any.
+
+use bytes::Bytes;
+
+use crate::Error;
+use crate::command::{self, Exit, OutputChunk, Signal};
+use crate::detach::Detached;
+
+/// A running command.
+///
+/// Its output waits until it is read: after about 4 MiB the program is held back, nothing is lost and nothing else
+/// grows. Dropping the command closes its channel, which ends its input and output; a program that ignores both goes on
+/// until the VM is gone, unless it was sent a [`Signal`]. A [detached](crate::ExecRequest::detach) one is sent SIGTERM and then
+/// SIGKILL when it is dropped.
+#[derive(Debug)]
+pub struct Command(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    OnChannel(Box<command::Command>),
+    Detached(Detached),
+}
+
+/// What a running command tells.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// It wrote something.
+    Output(OutputChunk),
+    /// The connection broke under a detached command. It runs on, and a new connection is being made.
+    Interrupted {
+        /// What is known about the end of the connection.
+        reason: String,
+    },
+    /// A detached command is followed again.
+    Resumed,
+}
+
+impl From<command::Command> for Command {
+    fn from(command: command::Command) -> Self {
+        Self(Kind::OnChannel(Box::new(command)))
+    }
+}
+
+impl From<Detached> for Command {
+    fn from(command: Detached) -> Self {
+        Self(Kind::Detached(command))
+    }
+}
+
+impl Command {
+    /// The next event in the order in which they happened, or [`None`] at the end. Afterwards [`Self::wait`] has the exit.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn next_event(&mut self) -> Option<Event> {
+        match &mut self.0 {
+            Kind::OnChannel(command) => command.next_output().await.map(Event::Output),
+            Kind::Detached(command) => command.next_event().await,
+        }
+    }
+
+    /// The next output in the order it arrived, or [`None`] at its end. Afterwards [`Self::wait`] has the exit.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn next_output(&mut self) -> Option<OutputChunk> {
+        loop {
+            if let Event::Output(chunk) = self.next_event().await? {
+                return Some(chunk);
+            }
+        }
+    }
+
+    /// Waits for the program's end. Output that was not read before is read and dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lost`] if the connection ended first and, for a detached command, no new one could be made: the program
+    /// may still run, and may have done anything. [`Error::Detached`] if a detached one cannot be followed to its end.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again; the answer stays the same once known.
+    pub async fn wait(&mut self) -> Result<Exit, Error> {
+        match &mut self.0 {
+            Kind::OnChannel(command) => command.wait().await,
+            Kind::Detached(command) => command.wait().await,
+        }
+    }
+
+    /// Sends a signal to the program and its process group. Delivery is not confirmed, and servers may ignore it: OpenSSH
+    /// does before 7.9, for logins as root and for forced commands. One for a detached command does not depend on the server;
+    /// where the connection is broken it is sent on the next.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lost`] if there is no connection to send it on.
+    pub async fn signal(&self, signal: Signal) -> Result<(), Error> {
+        match &self.0 {
+            Kind::OnChannel(command) => command.signal(signal).await,
+            Kind::Detached(command) => {
+                command.signal(signal);
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends input; only of use with [`Stdin::Open`](crate::Stdin::Open). Returns when it is on its way, so a program that does
+    /// not read holds the caller back: read output meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lost`] if the connection is gone.
+    pub async fn write_input(&self, bytes: impl Into<Bytes>) -> Result<(), Error> {
+        match &self.0 {
+            Kind::OnChannel(command) => command.write_input(bytes).await,
+            Kind::Detached(_) => Ok(()),
+        }
+    }
+
+    /// Ends the input; only of use with [`Stdin::Open`](crate::Stdin::Open).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lost`] if the connection is gone.
+    pub async fn close_input(&self) -> Result<(), Error> {
+        match &self.0 {
+            Kind::OnChannel(command) => command.close_input().await,
+            Kind::Detached(_) => Ok(()),
+        }
+    }
+
+    /// Whether output ended because the program had exited while another process still held it open.
+    #[must_use]
+    pub fn output_left_open(&self) -> bool {
+        match &self.0 {
+            Kind::OnChannel(command) => command.output_left_open(),
+            Kind::Detached(_) => false,
+        }
+    }
+}
