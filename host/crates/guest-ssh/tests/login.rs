@@ -12,6 +12,7 @@ use guest_ssh::{
 };
 use support::scripted::{Script, Scripted, password};
 use support::sshd::{Sshd, keygen};
+use support::two_steps;
 use support::{options, run_out};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -447,5 +448,54 @@ async fn a_frozen_peer_is_noticed_while_reading_and_while_writing() {
             matches!(outcome, Err(Error::Lost { .. })),
             "{is_writing}: {outcome:?}"
         );
+    }
+}
+
+/// As with `AuthenticationMethods publickey,password` and `publickey,keyboard-interactive`.
+#[tokio::test]
+async fn a_key_and_then_a_password_log_in_where_both_are_asked_for() {
+    use russh::MethodKind;
+    let keys = tempfile::tempdir().unwrap();
+    let path = keygen(&keys.path().join("id"), &["-t", "ed25519"]);
+    let identity = Identity::parse(&std::fs::read_to_string(path).unwrap().into(), None).unwrap();
+    let key = AuthMethod::PrivateKey(identity);
+    let word = |text: &str| AuthMethod::Password(text.to_owned().into());
+    let right = || word(two_steps::PASSWORD);
+    for (second, name) in [
+        (MethodKind::Password, "password"),
+        (MethodKind::KeyboardInteractive, "keyboard-interactive"),
+    ] {
+        let target = two_steps::start(second).await;
+        let login = async |methods: Vec<AuthMethod>| {
+            let credentials = Credentials {
+                username: "admin".to_owned(),
+                methods,
+            };
+            let policy = HostKeyPolicy::FirstUse;
+            guest_ssh::connect(&target, &credentials, &policy, &options(), |_| ()).await
+        };
+        // In whatever order they are given, and with a wrong one beside the right one.
+        for methods in [
+            vec![key.clone(), right()],
+            vec![right(), key.clone()],
+            vec![word("wrong"), key.clone(), right()],
+        ] {
+            let outcome = login(methods).await;
+            assert!(outcome.is_ok(), "{name}: {outcome:?}");
+        }
+        for (methods, said) in [
+            (vec![key.clone()], "(accepted, and not enough)"),
+            (vec![key.clone(), word("wrong")], name),
+            (vec![right()], "not password"),
+        ] {
+            let outcome = login(methods).await;
+            let Err(Error::AuthenticationDeclined { tried, .. }) = outcome else {
+                panic!("{name}: {outcome:?}")
+            };
+            assert!(
+                tried.iter().any(|entry| entry.contains(said)),
+                "{name}: {tried:?}"
+            );
+        }
     }
 }

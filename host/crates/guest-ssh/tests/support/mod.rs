@@ -12,6 +12,7 @@ pub mod proxy;
 pub mod scripted;
 pub mod sshd;
 pub mod trees;
+pub mod two_steps;
 pub mod userland;
 
 use std::time::Duration;
