@@ -187,6 +187,22 @@ impl Sim {
         guests.filter(|guest| guest.cut()).count()
     }
 
+    /// Lets nothing pass any more on the connections of now, and closes none; later ones are served. Gives the number of VMs;
+    /// real `sshd` guests are left alone and not counted.
+    pub fn stall_ssh(&self) -> usize {
+        let inner = self.cluster.lock();
+        let guests = inner.vms.iter().filter_map(|vm| vm.guest.as_ref());
+        guests.filter(|guest| guest.stall()).count()
+    }
+
+    /// Ends the SSH servers of all VMs with their sessions and starts them anew; what was started in the VMs goes on. Gives
+    /// the number of VMs; only real `sshd` guests can do that, others are left alone and not counted.
+    pub fn restart_ssh(&self) -> usize {
+        let inner = self.cluster.lock();
+        let guests = inner.vms.iter().filter_map(|vm| vm.guest.as_ref());
+        guests.filter(|guest| guest.restart()).count()
+    }
+
     /// Closes the API's port and every connection to it for this long: connections are refused, as while a service is
     /// started anew. What was being worked on goes on.
     pub fn refuse_connections_for(&self, length: std::time::Duration) {

@@ -106,6 +106,11 @@ impl EmbeddedGuest {
         self.link.freeze();
     }
 
+    /// See [`Link::stall`].
+    pub(crate) fn stall(&self) {
+        self.link.stall();
+    }
+
     /// See [`Link::cut`].
     pub(crate) fn cut(&self) {
         self.link.cut();

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -65,6 +65,9 @@ impl Doorkeeper {
 #[derive(Debug)]
 pub(super) struct Link {
     is_frozen: AtomicBool,
+    /// Connections served so far, and how many of them have died without a word.
+    served: AtomicU64,
+    stalled: AtomicU64,
     power: CancellationToken,
     whole: Mutex<CancellationToken>,
 }
@@ -73,6 +76,8 @@ impl Link {
     pub(super) fn new(power: &CancellationToken) -> Self {
         Self {
             is_frozen: AtomicBool::new(false),
+            served: AtomicU64::new(0),
+            stalled: AtomicU64::new(0),
             power: power.clone(),
             whole: Mutex::new(power.child_token()),
         }
@@ -85,6 +90,17 @@ impl Link {
 
     pub(super) fn is_frozen(&self) -> bool {
         self.is_frozen.load(Ordering::Relaxed)
+    }
+
+    /// From now on nothing passes on the connections of now; later ones are served.
+    pub(super) fn stall(&self) {
+        let served = self.served.load(Ordering::Relaxed);
+        self.stalled.store(served, Ordering::Relaxed);
+    }
+
+    /// Whether nothing passes on this connection, counted from 0.
+    fn is_dead(&self, number: u64) -> bool {
+        self.is_frozen() || number < self.stalled.load(Ordering::Relaxed)
     }
 
     /// Ends every connection of now; later ones are served.
@@ -105,6 +121,7 @@ impl Link {
 pub(super) struct GuestStream {
     stream: Arc<TcpStream>,
     link: Arc<Link>,
+    number: u64,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
@@ -112,6 +129,7 @@ impl GuestStream {
     pub(super) fn new(stream: Arc<TcpStream>, link: Arc<Link>, cut: CancellationToken) -> Self {
         Self {
             stream,
+            number: link.served.fetch_add(1, Ordering::Relaxed),
             link,
             cut: Box::pin(cut.cancelled_owned()),
         }
@@ -141,7 +159,7 @@ impl AsyncRead for GuestStream {
         self.poll_cut(cx)?;
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
-            if self.link.is_frozen() {
+            if self.link.is_dead(self.number) {
                 // Nothing thaws it, so nothing needs to wake it but the cut.
                 return Poll::Pending;
             }
@@ -164,7 +182,7 @@ impl AsyncWrite for GuestStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.poll_cut(cx)?;
-        if self.link.is_frozen() {
+        if self.link.is_dead(self.number) {
             return Poll::Pending;
         }
         loop {

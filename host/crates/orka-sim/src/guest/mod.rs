@@ -90,6 +90,24 @@ impl Guest {
         true
     }
 
+    /// Whether its connections could be stalled: an embedded one's alone.
+    pub(crate) fn stall(&self) -> bool {
+        let Self::Embedded(guest) = self else {
+            return false;
+        };
+        guest.stall();
+        true
+    }
+
+    /// Whether its server could be told to start anew: a real `sshd` alone.
+    pub(crate) fn restart(&self) -> bool {
+        let Self::Sshd(guest) = self else {
+            return false;
+        };
+        guest.restart();
+        true
+    }
+
     /// Whether its connections could be ended: an embedded one's alone.
     pub(crate) fn cut(&self) -> bool {
         let Self::Embedded(guest) = self else {

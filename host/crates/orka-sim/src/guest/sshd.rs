@@ -8,11 +8,13 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 use tokio::net::TcpSocket;
 use tokio::process::{Child, Command};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -79,6 +81,7 @@ impl SshdSite {
 #[derive(Debug)]
 pub(crate) struct SshdGuest {
     power: CancellationToken,
+    restart: Arc<Notify>,
     keeper: Option<JoinHandle<()>>,
     site: PathBuf,
 }
@@ -102,12 +105,26 @@ impl SshdGuest {
             .await
             .map_err(GuestError::Sshd)?;
         let power = CancellationToken::new();
-        let keeper = tokio::spawn(keep(program, site.clone(), order, power.clone()));
+        let restart = Arc::new(Notify::new());
+        let keeping = keep(
+            program,
+            site.clone(),
+            order,
+            power.clone(),
+            Arc::clone(&restart),
+        );
+        let keeper = tokio::spawn(keeping);
         Ok(Self {
             power,
+            restart,
             keeper: Some(keeper),
             site,
         })
+    }
+
+    /// Ends the server and its sessions and starts it anew, in the background.
+    pub(crate) fn restart(&self) {
+        self.restart.notify_one();
     }
 
     pub(crate) async fn stop(mut self) {
@@ -229,7 +246,13 @@ fn shell_quote(text: &str) -> String {
 }
 
 /// Boots the guest after its delay, and keeps it until the power goes.
-async fn keep(program: PathBuf, site: PathBuf, order: GuestOrder, power: CancellationToken) {
+async fn keep(
+    program: PathBuf,
+    site: PathBuf,
+    order: GuestOrder,
+    power: CancellationToken,
+    restart: Arc<Notify>,
+) {
     let boots = async {
         if order.fault.never_boots {
             std::future::pending::<()>().await;
@@ -248,9 +271,21 @@ async fn keep(program: PathBuf, site: PathBuf, order: GuestOrder, power: Cancell
         Ok(child) => child,
         Err(error) => return tracing::error!(vm = order.vm, %error, "cannot start sshd"),
     };
-    tokio::select! {
-        () = power.cancelled() => {}
-        status = child.wait() => tracing::error!(vm = order.vm, ?status, "sshd ended by itself"),
+    loop {
+        tokio::select! {
+            () = power.cancelled() => break,
+            status = child.wait() => {
+                tracing::error!(vm = order.vm, ?status, "sshd ended by itself");
+                break;
+            }
+            () = restart.notified() => {
+                end_servers(&mut child).await;
+                match start_sshd(&program, &site) {
+                    Ok(started) => child = started,
+                    Err(error) => return tracing::error!(vm = order.vm, %error, "cannot start sshd again"),
+                }
+            }
+        }
     }
     end_all(&mut child).await;
 }
@@ -268,6 +303,23 @@ fn start_sshd(program: &Path, site: &Path) -> io::Result<Child> {
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
+}
+
+/// Kills the server and those of its children that serve sessions; what they started goes on.
+async fn end_servers(child: &mut Child) {
+    let Some(server) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) else {
+        return;
+    };
+    let serves = |process: &Pid| {
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", process.as_raw_nonzero()));
+        name.is_ok_and(|name| name.starts_with("sshd"))
+    };
+    let mut servers: Vec<Pid> = descendants(server).into_iter().filter(serves).collect();
+    servers.push(server);
+    for process in servers {
+        let _ = rustix::process::kill_process(process, Signal::KILL);
+    }
+    let _ = child.wait().await;
 }
 
 /// Kills the server, its sessions and everything they started.
