@@ -1,6 +1,6 @@
 //! From bytes that a VM sends to lines that are safe to show: whole lines, secrets masked, terminal control harmless.
 
-use crate::mask::Masker;
+use crate::mask::{LineSoFar, Masker, StreamMasker};
 
 /// A line longer than this is shown in pieces, so that memory stays bounded whatever a VM sends. With very long secrets,
 /// it is twice the longest one: so each piece is looked through a few times at most, and most of it can be shown.
@@ -11,12 +11,20 @@ pub struct LineAssembler {
     masker: Masker,
     partial: Vec<u8>,
     after_carriage_return: bool,
+    /// Lines that an encoder may have broken a secret into, as far as that is not settled.
+    encoded: StreamMasker,
+    /// What is settled of them, without the end of its last line.
+    settled: Vec<u8>,
+    is_encoded: bool,
 }
 
 impl LineAssembler {
     /// Nothing received yet.
     pub fn new(masker: Masker) -> Self {
         Self {
+            encoded: StreamMasker::new(masker.clone()),
+            settled: Vec::new(),
+            is_encoded: false,
             masker,
             partial: Vec::new(),
             after_carriage_return: false,
@@ -33,7 +41,7 @@ impl LineAssembler {
             self.after_carriage_return = *byte == b'\r';
             match byte {
                 b'\n' if second_half_of_crlf => {}
-                b'\n' | b'\r' => lines.push(self.take()),
+                b'\n' | b'\r' => self.end_line(&mut lines),
                 _ => self.partial.push(*byte),
             }
             if self.partial.len() >= length_max {
@@ -44,8 +52,46 @@ impl LineAssembler {
     }
 
     /// Gives what is left at the end of the stream.
-    pub fn finish(&mut self) -> Option<String> {
-        (!self.partial.is_empty()).then(|| self.take())
+    pub fn finish(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if !self.partial.is_empty() {
+            self.end_encoded(&mut lines);
+        } else if self.is_encoded {
+            self.end_encoded(&mut lines);
+            // There is no line after the last line's end.
+            lines.pop();
+        }
+        lines
+    }
+
+    /// A line is complete. One as long as an encoder's lines may hold a part of a secret that goes on in the next.
+    fn end_line(&mut self, lines: &mut Vec<String>) {
+        if !LineSoFar::default().is_full_with(&self.partial) {
+            if self.is_encoded {
+                self.end_encoded(lines);
+            } else {
+                lines.push(self.take());
+            }
+            return;
+        }
+        self.is_encoded = true;
+        self.partial.push(b'\n');
+        let settled = self.encoded.push(&std::mem::take(&mut self.partial));
+        self.settled.extend_from_slice(&settled);
+        while let Some(end) = self.settled.iter().position(|&byte| byte == b'\n') {
+            lines.push(printable(&self.settled[..end]));
+            self.settled.drain(..=end);
+        }
+    }
+
+    /// The last of an encoder's lines is complete, and an ordinary one.
+    fn end_encoded(&mut self, lines: &mut Vec<String>) {
+        let last = std::mem::take(&mut self.partial);
+        let mut text = std::mem::take(&mut self.settled);
+        text.extend(self.encoded.push(&last));
+        text.extend(self.encoded.finish());
+        self.is_encoded = false;
+        lines.extend(text.split(|&byte| byte == b'\n').map(printable));
     }
 
     fn take(&mut self) -> String {
@@ -55,13 +101,16 @@ impl LineAssembler {
 
     /// Takes most of an over-long line; what may be the beginning of a secret stays.
     fn take_piece(&mut self) -> String {
-        let (piece, taken) = self.masker.mask_settled(&self.partial);
+        let (piece, taken) = self
+            .masker
+            .mask_settled(&self.partial, LineSoFar::default());
         self.partial.drain(..taken);
         printable(&piece)
     }
 }
 
-/// `bytes` as text for a terminal or a log: colours stay, every other control sequence is made visible.
+/// `bytes` as text for a terminal or a log: colours stay, every other control sequence is made visible, and so is what has no
+/// looks of its own and could make a line look like another.
 ///
 /// Bytes that are not UTF-8 become U+FFFD.
 pub fn printable(bytes: &[u8]) -> String {
@@ -82,11 +131,36 @@ pub fn printable(bytes: &[u8]) -> String {
             '\u{7f}' => shown.push('\u{2421}'),
             // C1 controls: some terminals obey them like escape sequences.
             '\u{80}'..='\u{9f}' => shown.push('\u{fffd}'),
+            _ if is_disguise(first) => shown.extend(first.escape_unicode()),
             _ => shown.push(first),
         }
         rest = &rest[first.len_utf8()..];
     }
     shown
+}
+
+/// Characters that reorder or hide their neighbours: bidirectional control (Unicode Standard Annex 9; "Trojan Source",
+/// CVE-2021-42574), invisible operators, separators that some viewers take for a line's end, tags, and fillers without width.
+/// Joiners stay: scripts and emoji need them.
+fn is_disguise(character: char) -> bool {
+    matches!(
+        character,
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180e}'
+            | '\u{200b}'
+            | '\u{200e}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e007f}'
+    )
 }
 
 /// A leading "select graphic rendition" sequence (ECMA-48, 8.3.117), the only kind that changes nothing but looks.
@@ -169,6 +243,93 @@ mod tests {
             "{:?}",
             began.elapsed()
         );
+    }
+
+    #[test]
+    fn what_has_no_looks_of_its_own_cannot_disguise_a_line() {
+        for character in [
+            '\u{202a}',
+            '\u{202e}',
+            '\u{2066}',
+            '\u{2069}',
+            '\u{200e}',
+            '\u{200f}',
+            '\u{61c}',
+            '\u{200b}',
+            '\u{feff}',
+            '\u{2028}',
+            '\u{e0041}',
+            '\u{ad}',
+            '\u{3164}',
+        ] {
+            let shown = printable(format!("ok{character}ko").as_bytes());
+            assert_eq!(shown, format!("ok{}ko", character.escape_unicode()));
+            assert!(shown.is_ascii());
+        }
+        let kept = "über 日本語 עברית العربية 👩\u{200d}💻 क\u{94d}\u{200c}ष é";
+        assert_eq!(printable(kept.as_bytes()), kept);
+    }
+
+    #[test]
+    fn a_secret_that_base64_broke_into_lines_is_hidden_line_by_line() {
+        use base64::Engine as _;
+        use base64::engine::general_purpose::STANDARD;
+        let masker = Masker::default();
+        masker.add("correct horse battery staple");
+        for before in 0..60 {
+            let text = format!(
+                "{}correct horse battery staple, and more",
+                "x".repeat(before)
+            );
+            let encoded = STANDARD.encode(text);
+            let wrapped: Vec<&str> = (encoded.as_bytes().chunks(64))
+                .map(|line| std::str::from_utf8(line).unwrap())
+                .collect();
+            let printed = format!("before\n{}\nafter\n", wrapped.join("\n"));
+            for size in [1, 10, 1000] {
+                let chunks: Vec<&[u8]> = printed.as_bytes().chunks(size).collect();
+                let lines = all_lines(&masker, &chunks);
+                assert_eq!(lines.len(), wrapped.len() + 2, "{lines:?}");
+                assert_eq!(
+                    (lines[0].as_str(), lines[lines.len() - 1].as_str()),
+                    ("before", "after")
+                );
+                let shown = lines.concat();
+                for part in [
+                    "IGhvcnNlIGJhdHRl",
+                    "aG9yc2UgYmF0",
+                    "b3JzZSBiYXR0",
+                    "cnNlIGJhdHRl",
+                ] {
+                    assert!(!shown.contains(part), "{before}: {lines:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_line_of_an_encoder_is_not_lost() {
+        let masker = Masker::default();
+        masker.add("correct horse battery staple");
+        let full = format!("{}Y29ycm", "x".repeat(58));
+        for (printed, expected) in [
+            (format!("{full}\n"), vec![full.clone()]),
+            (
+                format!("{full}\n\nend"),
+                vec![full.clone(), String::new(), "end".to_owned()],
+            ),
+            (format!("{full}\nend"), vec![full.clone(), "end".to_owned()]),
+            (
+                format!("{full}\n{full}\nend\n"),
+                vec![full.clone(), full.clone(), "end".to_owned()],
+            ),
+        ] {
+            assert_eq!(
+                all_lines(&masker, &[printed.as_bytes()]),
+                expected,
+                "{printed}"
+            );
+        }
     }
 
     #[test]

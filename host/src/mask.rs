@@ -1,10 +1,16 @@
 //! Keeps secrets out of everything that is shown or written.
 
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+
+mod wrapped;
+
+pub use wrapped::LineSoFar;
+use wrapped::{Joined, join};
 
 /// Shorter values would turn ordinary text into asterisks and hide nothing that is worth hiding.
 const MASKED_LENGTH_MIN: usize = 4;
@@ -46,7 +52,7 @@ impl Needles {
     }
 
     /// The first place in `range` from which on `bytes` may be the beginning of a form that is not complete yet.
-    fn open(&self, bytes: &[u8], range: std::ops::Range<usize>) -> Option<usize> {
+    fn open(&self, bytes: &[u8], range: Range<usize>) -> Option<usize> {
         let first = range
             .start
             .max((bytes.len() + 1).saturating_sub(self.longest));
@@ -57,11 +63,22 @@ impl Needles {
                 .any(|form| form.len() > tail.len() && form.starts_with(tail))
         })
     }
+
+    /// The same over the line breaks of an encoder.
+    fn open_joined(&self, joined: &Joined, range: &Range<usize>) -> Option<usize> {
+        if !joined.reaches_end {
+            return None;
+        }
+        let from = joined.places.partition_point(|&place| place < range.start);
+        let to = joined.places.partition_point(|&place| place < range.end);
+        self.open(&joined.text, from..to)
+            .map(|place| joined.places[place])
+    }
 }
 
 impl Masker {
-    /// Hides `secret` from now on: as it is, line by line, as base64 also within a longer text, percent-encoded and
-    /// escaped for JSON.
+    /// Hides `secret` from now on: as it is, line by line, as base64 of both alphabets, also within a longer text and
+    /// over several lines, percent-encoded and escaped for JSON.
     pub fn add(&self, secret: &str) {
         let trimmed = secret.trim();
         if trimmed.len() < MASKED_LENGTH_MIN {
@@ -98,42 +115,57 @@ impl Masker {
 
     /// `bytes` with every secret replaced.
     pub fn mask_bytes(&self, bytes: &[u8]) -> Vec<u8> {
+        self.mask_rest(bytes, LineSoFar::default())
+    }
+
+    /// The end of a text of whose line `before` was given before, with every secret replaced.
+    fn mask_rest(&self, bytes: &[u8], before: LineSoFar) -> Vec<u8> {
         let needles = self.needles();
         let Some(automaton) = &needles.automaton else {
             return all_or_nothing(&needles, bytes);
         };
+        let found = Found::in_text(automaton, bytes, &join(bytes, before));
         let mut masked = Vec::with_capacity(bytes.len());
         let mut at = 0;
-        for found in automaton.find_iter(bytes) {
-            masked.extend_from_slice(&bytes[at..found.start()]);
-            masked.extend_from_slice(MASK.as_bytes());
-            at = found.end();
+        for place in &found {
+            masked.extend_from_slice(&bytes[at..place.range.start]);
+            place.mask(bytes, &mut masked);
+            at = place.range.end;
         }
         masked.extend_from_slice(&bytes[at..]);
         masked
     }
 
-    /// The beginning of a text that goes on, with every secret replaced, and how many of `bytes` it stands for.
+    /// The beginning of a text that goes on, with every secret replaced, and how many of `bytes` it stands for. `before` is
+    /// what was given before of the line with which `bytes` begin.
     ///
-    /// What is left, shorter than [`Masker::longest`], may be the beginning of a secret: it must be given again in front
-    /// of what follows, or to [`Masker::mask_bytes`] if nothing does.
-    pub fn mask_settled(&self, bytes: &[u8]) -> (Vec<u8>, usize) {
+    /// What is left, hardly longer than [`Masker::longest`], may be the beginning of a secret: it must be given again in
+    /// front of what follows, or to [`Masker::mask_bytes`] if nothing does.
+    pub fn mask_settled(&self, bytes: &[u8], before: LineSoFar) -> (Vec<u8>, usize) {
         let needles = self.needles();
         let Some(automaton) = &needles.automaton else {
             return (all_or_nothing(&needles, bytes), bytes.len());
         };
+        let joined = join(bytes, before);
+        let open = |range: Range<usize>| {
+            let plain = needles.open(bytes, range.clone());
+            let wrapped = joined
+                .iter()
+                .filter_map(|joined| needles.open_joined(joined, &range));
+            plain.into_iter().chain(wrapped).min()
+        };
         let mut masked = Vec::with_capacity(bytes.len());
         let mut at = 0;
-        for found in automaton.find_iter(bytes) {
-            if let Some(open) = needles.open(bytes, at..found.start() + 1) {
+        for place in Found::in_text(automaton, bytes, &joined) {
+            if let Some(open) = open(at..place.range.start + 1) {
                 masked.extend_from_slice(&bytes[at..open]);
                 return (masked, open);
             }
-            masked.extend_from_slice(&bytes[at..found.start()]);
-            masked.extend_from_slice(MASK.as_bytes());
-            at = found.end();
+            masked.extend_from_slice(&bytes[at..place.range.start]);
+            place.mask(bytes, &mut masked);
+            at = place.range.end;
         }
-        let open = needles.open(bytes, at..bytes.len()).unwrap_or(bytes.len());
+        let open = open(at..bytes.len()).unwrap_or(bytes.len());
         masked.extend_from_slice(&bytes[at..open]);
         (masked, open)
     }
@@ -152,6 +184,7 @@ impl Masker {
 pub struct StreamMasker {
     masker: Masker,
     open: Vec<u8>,
+    before: LineSoFar,
 }
 
 impl StreamMasker {
@@ -160,20 +193,81 @@ impl StreamMasker {
         Self {
             masker,
             open: Vec::new(),
+            before: LineSoFar::default(),
         }
     }
 
     /// Takes bytes and gives what is settled: all but what may be the beginning of a secret.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.open.extend_from_slice(bytes);
-        let (masked, taken) = self.masker.mask_settled(&self.open);
+        let (masked, taken) = self.masker.mask_settled(&self.open, self.before);
+        self.before.take(&self.open[..taken]);
         self.open.drain(..taken);
         masked
     }
 
     /// Gives what is left at the end of the stream.
     pub fn finish(&mut self) -> Vec<u8> {
-        self.masker.mask_bytes(&std::mem::take(&mut self.open))
+        let before = std::mem::take(&mut self.before);
+        self.masker
+            .mask_rest(&std::mem::take(&mut self.open), before)
+    }
+}
+
+/// A place where a secret stands.
+struct Found {
+    range: Range<usize>,
+    /// An encoder broke it into lines, which stay lines.
+    is_wrapped: bool,
+}
+
+impl Found {
+    /// All of them, in order and apart from each other.
+    fn in_text(automaton: &AhoCorasick, bytes: &[u8], joined: &[Joined]) -> Vec<Self> {
+        let mut found: Vec<Self> = automaton
+            .find_iter(bytes)
+            .map(|found| Self {
+                range: found.range(),
+                is_wrapped: false,
+            })
+            .collect();
+        let plain = found.len();
+        for joined in joined {
+            let wrapped = automaton.find_iter(&joined.text).map(|found| Self {
+                range: joined.places[found.start()]..joined.places[found.end() - 1] + 1,
+                is_wrapped: true,
+            });
+            // What stands within a line was found already.
+            found.extend(wrapped.filter(|place| bytes[place.range.clone()].contains(&b'\n')));
+        }
+        if found.len() == plain {
+            return found;
+        }
+        found.sort_by_key(|place| place.range.start);
+        let mut apart: Vec<Self> = Vec::with_capacity(found.len());
+        for place in found {
+            match apart.last_mut() {
+                Some(last) if place.range.start < last.range.end => {
+                    last.range.end = last.range.end.max(place.range.end);
+                    last.is_wrapped |= place.is_wrapped;
+                }
+                _ => apart.push(place),
+            }
+        }
+        apart
+    }
+
+    fn mask(&self, bytes: &[u8], masked: &mut Vec<u8>) {
+        masked.extend_from_slice(MASK.as_bytes());
+        if self.is_wrapped {
+            let breaks = bytes[self.range.clone()]
+                .iter()
+                .filter(|&&byte| byte == b'\n');
+            for _ in breaks {
+                masked.push(b'\n');
+                masked.extend_from_slice(MASK.as_bytes());
+            }
+        }
     }
 }
 
@@ -186,7 +280,7 @@ fn all_or_nothing(needles: &Needles, bytes: &[u8]) -> Vec<u8> {
     }
 }
 
-/// What base64 makes of `secret`, alone and after one or two bytes more than a multiple of three, as in `user:secret`.
+/// What base64 makes of `secret` in both alphabets, alone and after one or two bytes more than a multiple of three, as in `user:secret`.
 ///
 /// Characters that also depend on what stands before are left out, and those that depend on what follows are so in a
 /// second form. Padding is in none of them.
@@ -196,9 +290,13 @@ fn base64_forms(secret: &str) -> impl Iterator<Item = String> {
         bytes.extend_from_slice(secret.as_bytes());
         // One byte reaches into the second character, two into the third.
         let foreign = if before == 0 { 0 } else { before + 1 };
-        let alone = STANDARD_NO_PAD.encode(&bytes)[foreign..].to_owned();
-        let whole = alone.len() - usize::from(bytes.len() % 3 != 0);
-        [alone[..whole].to_owned(), alone]
+        [&STANDARD_NO_PAD, &URL_SAFE_NO_PAD]
+            .into_iter()
+            .flat_map(move |alphabet| {
+                let alone = alphabet.encode(&bytes)[foreign..].to_owned();
+                let whole = alone.len() - usize::from(bytes.len() % 3 != 0);
+                [alone[..whole].to_owned(), alone]
+            })
     })
 }
 
@@ -276,7 +374,7 @@ mod tests {
         masker.add("hunter2");
         masker.add("hunter2-and-more");
         let settled = |text: &str| {
-            let (masked, taken) = masker.mask_settled(text.as_bytes());
+            let (masked, taken) = masker.mask_settled(text.as_bytes(), LineSoFar::default());
             (String::from_utf8(masked).unwrap(), text[taken..].to_owned())
         };
         let pair = |masked: &str, rest: &str| (masked.to_owned(), rest.to_owned());
@@ -304,6 +402,96 @@ mod tests {
                 .collect();
             masked.extend(stream.finish());
             assert_eq!(masked, whole, "pieces of {size}");
+        }
+    }
+
+    /// `text` as `base64` and `openssl base64` print it.
+    fn wrapped(encoded: &str, width: usize) -> String {
+        let lines = encoded.as_bytes().chunks(width);
+        lines
+            .map(|line| format!("{}\n", std::str::from_utf8(line).unwrap()))
+            .collect()
+    }
+
+    /// Wherever a secret stands in a text that is encoded and wrapped, and wherever the stream is cut: the encoding of no
+    /// four bytes of it in a row is shown.
+    #[test]
+    fn base64_over_several_lines_shows_no_secret() {
+        use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+        let masker = Masker::default();
+        let secret = "correct ho?se ~b>ttery 7 ÿÿÿ";
+        masker.add(secret);
+        let long: String = (0..30)
+            .map(|number| format!("{number} of a long secret; "))
+            .collect();
+        masker.add(&long);
+        for secret in [secret, &long] {
+            for width in [64, 76] {
+                for before in (0..width).step_by(if secret.len() > 99 { 7 } else { 1 }) {
+                    let text = format!("{}{secret} and what follows", "x".repeat(before));
+                    for encoded in [
+                        STANDARD.encode(&text),
+                        URL_SAFE.encode(&text),
+                        STANDARD_NO_PAD.encode(&text),
+                    ] {
+                        let lines = wrapped(&encoded, width);
+                        let whole = masker.mask(&lines);
+                        let shown: String = whole.split_whitespace().collect();
+                        for place in
+                            (before..before + secret.len() - 6).filter(|place| place % 3 == 0)
+                        {
+                            let piece = &encoded[place / 3 * 4..place / 3 * 4 + 8];
+                            let is_own = place > before && place + 6 < before + secret.len();
+                            assert!(
+                                !is_own || !shown.contains(piece),
+                                "{width} {before}: {piece} in {whole}"
+                            );
+                        }
+                        assert_eq!(
+                            whole.lines().count(),
+                            lines.lines().count(),
+                            "lines stay lines"
+                        );
+                        assert!(
+                            whole.ends_with(&lines[lines.len() - 9..]),
+                            "what follows is shown: {whole}"
+                        );
+                        let sizes: &[usize] = if secret.len() > 99 {
+                            &[65, 400]
+                        } else {
+                            &[1, 7, 64, 65, 100]
+                        };
+                        for &size in sizes {
+                            let mut stream = StreamMasker::new(masker.clone());
+                            let mut masked: Vec<u8> = (lines.as_bytes().chunks(size))
+                                .flat_map(|part| stream.push(part))
+                                .collect();
+                            masked.extend(stream.finish());
+                            assert_eq!(
+                                String::from_utf8(masked).unwrap(),
+                                whole,
+                                "pieces of {size}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lines_that_only_look_encoded_stay_and_wait_for_nothing() {
+        let masker = Masker::default();
+        masker.add("correct horse 7");
+        let mut stream = StreamMasker::new(masker);
+        for text in [
+            "x".repeat(64),
+            "y".repeat(76),
+            "Y2".repeat(31),
+            "a b".to_owned(),
+        ] {
+            let line = format!("{text}\n");
+            assert_eq!(stream.push(line.as_bytes()), line.as_bytes());
         }
     }
 

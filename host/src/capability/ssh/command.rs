@@ -274,7 +274,7 @@ async fn drain(run: &RunContext, mut running: Running, shared: &Shared, output: 
         }
     };
     for stream in [OutputStream::Stdout, OutputStream::Stderr] {
-        if let Some(line) = lines.of(stream).finish() {
+        for line in lines.of(stream).finish() {
             run.console.output(&line).await;
         }
         let rest = pieces.of(stream).finish();
