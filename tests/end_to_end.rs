@@ -21,6 +21,7 @@ mod reap_pods;
 mod recipes;
 mod scripts;
 mod secrets;
+mod ssh_ways;
 mod stopping;
 mod tekton;
 mod transfers;
