@@ -5,6 +5,7 @@ mod bad_input;
 mod capacity_and_network;
 mod cli;
 mod demo;
+mod detached;
 mod grants;
 mod guests;
 mod keeping;

@@ -234,6 +234,8 @@ pub struct Exec {
     pub login_shell: bool,
     /// Whether to ask for a pseudo-terminal.
     pub pty: bool,
+    /// Whether it outlives the connection.
+    pub detach: bool,
 }
 
 /// Which stream.
@@ -250,6 +252,10 @@ pub enum OutputStream {
 pub enum Event {
     /// It wrote something.
     Output(OutputStream, Bytes),
+    /// The connection broke under a detached program, which runs on; a new one is being made.
+    Interrupted(String),
+    /// A detached program is followed again.
+    Resumed,
     /// It ended. No further event follows.
     Exit(Exit),
     /// The connection broke; whether it still runs is unknown. No further event follows.

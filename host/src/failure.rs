@@ -50,6 +50,8 @@ pub enum Class {
     Ssh,
     /// The workspace or a transfer failed.
     Files,
+    /// A program printed nothing for longer than it may.
+    Silence,
     /// The run's own deadline.
     Deadline,
     /// SIGINT or SIGTERM.

@@ -29,7 +29,7 @@ pub const EXIT_NO_CAPACITY: u8 = 215;
 pub const EXIT_SSH: u8 = 216;
 /// The workspace or a transfer failed.
 pub const EXIT_FILES: u8 = 217;
-/// The run's own deadline.
+/// The run's own deadline, or a program that printed nothing for too long.
 pub const EXIT_TIMED_OUT: u8 = 218;
 /// The run was otherwise fine, but something it made may still exist.
 pub const EXIT_LEFTOVERS: u8 = 219;
@@ -53,7 +53,7 @@ pub enum Outcome {
     Denied,
     /// No node had room.
     NoCapacity,
-    /// The run's own deadline passed.
+    /// The run's own deadline passed, or a program printed nothing for too long.
     TimedOut,
     /// SIGINT or SIGTERM.
     Cancelled,
@@ -112,6 +112,7 @@ pub fn of_class(class: Class) -> (Outcome, u8) {
         Class::NoCapacity => (Outcome::NoCapacity, EXIT_NO_CAPACITY),
         Class::Ssh => (Outcome::InfraFailed, EXIT_SSH),
         Class::Files => (Outcome::InfraFailed, EXIT_FILES),
+        Class::Silence => (Outcome::TimedOut, EXIT_TIMED_OUT),
         Class::Deadline => (Outcome::TimedOut, EXIT_TIMED_OUT),
         Class::Cancelled => (Outcome::Cancelled, EXIT_TERMINATED),
         Class::Internal => (Outcome::InfraFailed, EXIT_INTERNAL),

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cap_std::fs::Dir;
 use guest_ssh::{
-    AuthMethod, ConnectOptions, Connection, Credentials, EnvValue, Error, ExecRequest,
+    AuthMethod, ConnectOptions, Connection, Credentials, Detach, EnvValue, Error, ExecRequest,
     Exit as RemoteExit, HostKeyMemory, HostKeyTrust, Identity, Limits, RemotePath, Selection,
     ShellChoice, Signal, Stdin, Stream, Target, TransferOptions, TransferProgress, TransferSummary,
     Waiting,
@@ -127,7 +127,11 @@ impl Guests for SshGuests {
             .jump
             .as_ref()
             .map(|jump| jump.target.to_string());
-        Ok(Arc::new(SshGuest { connection, jump }))
+        Ok(Arc::new(SshGuest {
+            connection,
+            jump,
+            detach: Detach::beyond(self.config.keepalive),
+        }))
     }
 
     fn username(&self) -> Option<&str> {
@@ -144,6 +148,8 @@ struct SshGuest {
     connection: Connection,
     /// The host that the connection goes through.
     jump: Option<String>,
+    /// How detached programs outlive the connection.
+    detach: Detach,
 }
 
 #[async_trait]
@@ -198,6 +204,7 @@ impl Guest for SshGuest {
             } else {
                 ShellChoice::Direct
             },
+            detach: exec.detach.then_some(self.detach),
         };
         let command = self.connection.exec(request).await.map_err(failure)?;
         let (events, receiver) = mpsc::channel(EVENTS_QUEUED);
@@ -296,12 +303,12 @@ async fn pump(
             }
             // The run is over: dropping the command closes its channel.
             () = events.closed(), if waiting.is_empty() => return,
-            output = command.next_output(), if waiting.is_empty() || ahead > 0 => {
-                let Some(chunk) = output else { break };
+            event = command.next_event(), if waiting.is_empty() || ahead > 0 => {
+                let Some(event) = event else { break };
                 if !waiting.is_empty() {
                     ahead -= 1;
                 }
-                waiting.push_back(Event::Output(of(chunk.stream), chunk.data));
+                waiting.push_back(event_of(event));
             }
         }
     }
@@ -328,6 +335,14 @@ fn unread() -> Failure {
         "ssh.unread",
         "no further signal can be sent before some of the program's output is read",
     )
+}
+
+fn event_of(event: guest_ssh::Event) -> Event {
+    match event {
+        guest_ssh::Event::Output(chunk) => Event::Output(of(chunk.stream), chunk.data),
+        guest_ssh::Event::Interrupted { reason } => Event::Interrupted(reason),
+        guest_ssh::Event::Resumed => Event::Resumed,
+    }
 }
 
 fn of(stream: Stream) -> OutputStream {
@@ -473,6 +488,7 @@ fn failure(error: Error) -> Failure {
         | Error::PassphraseNeeded
         | Error::WrongPassphrase => (Kind::Invalid, Class::Config, "ssh.key"),
         Error::Lost { .. } => (Kind::Unavailable, Class::Ssh, "ssh.lost"),
+        Error::Detached { .. } => (Kind::Unavailable, Class::Ssh, "ssh.detached"),
         Error::ExecRefused { .. } => (Kind::Unavailable, Class::Ssh, "ssh.exec-refused"),
         Error::RemoteToolMissing { .. } => (Kind::Other, Class::Files, "files.remote-tool"),
         Error::RemoteFailed { .. } => (Kind::Other, Class::Files, "files.remote"),

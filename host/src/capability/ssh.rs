@@ -1,6 +1,7 @@
 //! `ssh`: work inside the run's VMs.
 
 mod command;
+mod silence;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -12,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::Resource;
 
 pub use command::Command;
+use silence::Silence;
 
 use super::cluster::Vm;
 use super::secrets::Secret;
@@ -160,6 +162,7 @@ impl HostState {
             input,
             login_shell: matches!(options.shell, Shell::Login),
             pty: options.pty,
+            detach: options.detach,
         };
         Ok((exec, file))
     }
@@ -181,10 +184,12 @@ impl HostConnection for HostState {
         let run = self.run.clone();
         let slots = self.limiter.commands();
         let output = options.output;
+        let silence_ms = options.silence_timeout_ms;
         let (mut exec, file) = self.exec_request(program, arguments, options)?;
         let command = run
             .call("ssh.exec", async {
                 run.grants.require(Capability::SshExec)?;
+                let silence = Silence::after(silence_ms)?;
                 let slot = slots
                     .try_acquire_owned()
                     .map_err(|_| too_many("commands", COMMANDS_MAX))?;
@@ -194,7 +199,7 @@ impl HostConnection for HostState {
                     exec.input = Input::File(workspace::blocking(&run, open).await?);
                 }
                 let running = guest.exec(exec).await?;
-                Ok(Command::new(&run, guest, running, output, slot))
+                Ok(Command::new(&run, guest, running, (output, silence), slot))
             })
             .await?;
         self.keep(command)

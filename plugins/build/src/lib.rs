@@ -4,6 +4,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod duration;
 mod metadata;
 mod script;
 mod settings;
@@ -234,14 +235,17 @@ fn run_script(settings: &Settings, connection: &Connection) -> Result<Exit, Erro
         stdin: Stdin::Empty,
         shell: settings.shell,
         ..ExecOptions::default()
-    };
+    }
+    .detached(settings.detach)
+    .silence_timeout(settings.silence_timeout);
     let command = connection.exec(SCRIPT_FROM_WORKSPACE, &[], &options)?;
     loop {
         match command.wait(None) {
             Ok(Some(exit)) => return Ok(exit),
             Ok(None) => {}
             Err(error) => {
-                if error.is_final() {
+                // What a silent script has written may say what it waited for.
+                if error.is_final() || error.code() == ssh::COMMAND_SILENT {
                     save_evidence(settings, connection, &command);
                 }
                 return Err(error);
@@ -250,7 +254,8 @@ fn run_script(settings: &Settings, connection: &Connection) -> Result<Exit, Erro
     }
 }
 
-/// Copies back what there is when the run is stopped under the script, in the little time that the host gives for it.
+/// Copies back what there is when the script was stopped: with the run, in the little time that the host gives for it, or
+/// because it was silent.
 fn save_evidence(settings: &Settings, connection: &Connection, command: &Command) {
     if !settings.wants_back(false) || !workspace::available() {
         return;

@@ -1,9 +1,12 @@
 //! What the parameters mean.
 
+use std::time::Duration;
+
 use orka_plugin_sdk::cluster::{DeployOptions, VmSpec};
 use orka_plugin_sdk::ssh::{Shell, TransferOptions};
 use orka_plugin_sdk::{Error, params};
 
+use crate::duration::duration_ms;
 use crate::{metadata, script};
 
 /// The default of `vcpu-count` in the Task, kept also where it cannot be meant.
@@ -34,6 +37,10 @@ pub(crate) struct Settings {
     pub(crate) deploy_attempts: u32,
     /// What starts it.
     pub(crate) shell: Shell,
+    /// Whether it outlives a lost connection.
+    pub(crate) detach: bool,
+    /// How long it may print nothing.
+    pub(crate) silence_timeout: Option<Duration>,
     base_image: String,
     cpu_count: u32,
     vcpu_count: u32,
@@ -71,6 +78,13 @@ impl Settings {
             } else {
                 Shell::Plain
             },
+            detach: params::flag("detach")?,
+            silence_timeout: duration_ms(
+                "silence-timeout",
+                params::non_empty_text("silence-timeout")?.as_deref(),
+            )?
+            .filter(|limit| *limit > 0)
+            .map(Duration::from_millis),
             verbose: params::flag("verbose")?,
             deploy_attempts: count("deploy-attempts")?,
             base_image: params::required_text("base-image")?,
@@ -230,25 +244,6 @@ fn memory_mib(text: Option<&str>) -> Result<Option<u32>, Error> {
     }
 }
 
-fn duration_ms(name: &str, text: Option<&str>) -> Result<Option<u64>, Error> {
-    let Some(text) = text else { return Ok(None) };
-    let wrong = || Error::parameter(name, format!("is not a duration such as `10m`: `{text}`"));
-    let unit_at = text.len().checked_sub(1).ok_or_else(wrong)?;
-    let (number, unit) = text.split_at_checked(unit_at).ok_or_else(wrong)?;
-    let factor = match unit {
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(wrong()),
-    };
-    number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(factor))
-        .map(Some)
-        .ok_or_else(wrong)
-}
-
 /// Bytes, as Kubernetes writes them; a `B` after the unit is accepted.
 fn size(name: &str, text: Option<&str>) -> Result<Option<u64>, Error> {
     let Some(text) = text else { return Ok(None) };
@@ -326,21 +321,6 @@ mod tests {
         assert_eq!(memory_mib(Some("7.5")).unwrap(), Some(7680));
         assert_eq!(memory_mib(Some("0")).unwrap(), None);
         assert!(memory_mib(Some("lots")).is_err());
-    }
-
-    #[test]
-    fn durations_have_a_unit() {
-        assert_eq!(
-            duration_ms("capacity-wait", Some("90s")).unwrap(),
-            Some(90_000)
-        );
-        assert_eq!(
-            duration_ms("capacity-wait", Some("2h")).unwrap(),
-            Some(7_200_000)
-        );
-        assert!(duration_ms("capacity-wait", Some("5")).is_err());
-        assert!(duration_ms("capacity-wait", Some("5ä")).is_err());
-        assert!(duration_ms("capacity-wait", Some("99999999999999999999h")).is_err());
     }
 
     #[test]

@@ -605,3 +605,120 @@ fn a_vm_that_is_kept_stays_and_the_outcome_is_the_scripts() {
         report.log_text()
     );
 }
+
+#[test]
+fn a_lost_connection_ends_a_script_unless_it_is_detached() {
+    let reply = || {
+        ExecReply::exit(0)
+            .stdout("first half\n")
+            .loses_connection_for(Duration::from_secs(90))
+            .stdout("second half\n")
+    };
+    let report = run(scenario().on_exec(SCRIPT, reply()));
+    assert_eq!(
+        (report.code(), report.exit_code),
+        ("ssh.lost", 216),
+        "{}",
+        report.log_text()
+    );
+
+    // The link is down for longer than the script may be silent, which says nothing about the script.
+    let detached = scenario()
+        .param("detach", "true")
+        .param("silence-timeout", "60s")
+        .on_exec(SCRIPT, reply());
+    let report = run(detached);
+    assert_eq!(
+        (report.outcome, report.exit_code),
+        (Outcome::Succeeded, 0),
+        "{}",
+        report.log_text()
+    );
+    assert!(
+        report.calls.contains(&format!("exec-detached {SCRIPT}")),
+        "{:?}",
+        report.calls
+    );
+    let place = |text: &str| {
+        report
+            .log
+            .iter()
+            .position(|line| line.contains(text))
+            .unwrap()
+    };
+    assert!(place("first half") < place("was lost"));
+    assert!(place("was lost") < place("is back"));
+    assert!(place("is back") < place("second half"));
+}
+
+#[test]
+fn a_script_that_prints_nothing_for_too_long_is_stopped_politely_and_told_apart() {
+    for detach in ["false", "true"] {
+        let hung = scenario()
+            .param("detach", detach)
+            .param("silence-timeout", "10m")
+            .param("artifacts", "*.log")
+            .param("artifacts-when", "always")
+            .on_exec(
+                SCRIPT,
+                ExecReply::never_ends()
+                    .stdout("one\n")
+                    .silent_for(Duration::from_secs(599))
+                    .stdout("two\n"),
+            );
+        let report = run(hung);
+        let log = report.log_text();
+        assert_eq!(
+            (report.outcome, report.exit_code),
+            (Outcome::TimedOut, 218),
+            "{log}"
+        );
+        assert_eq!(report.code(), "command.silent", "{log}");
+        assert!(
+            report.message().contains("10 min 00 s")
+                && report.message().contains("`silence-timeout`"),
+            "{}",
+            report.message()
+        );
+        let signals: Vec<_> = report
+            .calls
+            .iter()
+            .filter(|call| call.starts_with("signal"))
+            .collect();
+        assert_eq!(signals, ["signal TERM", "signal KILL"]);
+        // What it left is evidence.
+        assert!(
+            report.calls.contains(&"download workspace/orka".to_owned()),
+            "{:?}",
+            report.calls
+        );
+        assert!(report.exit.is_none() && !report.results.contains_key("exit-status"));
+        // Deploy, boot, the last line, the limit, and the time to stop.
+        let expected = 5 + 20 + 599 + 600 + 10 + 3;
+        assert_eq!(
+            report.elapsed.as_secs().abs_diff(expected),
+            0,
+            "{:?}",
+            report.elapsed
+        );
+    }
+}
+
+#[test]
+fn a_script_that_prints_in_time_is_never_stopped() {
+    let mut reply = ExecReply::exit(0);
+    for _ in 0..50 {
+        reply = reply
+            .stdout("working\n")
+            .silent_for(Duration::from_secs(59));
+    }
+    let report = run(scenario()
+        .param("silence-timeout", "1m")
+        .on_exec(SCRIPT, reply));
+    assert_eq!(report.exit_code, 0, "{}", report.log_text());
+    let quiet = ExecReply::exit(0).silent_for(Duration::from_secs(3000));
+    let report = run(scenario()
+        .param("silence-timeout", "0s")
+        .on_exec(SCRIPT, quiet));
+    assert_eq!(report.exit_code, 0, "{}", report.log_text());
+}

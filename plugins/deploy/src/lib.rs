@@ -6,10 +6,14 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 // What a script is and how metadata is written are the same as in `build`, to the letter.
+#[path = "../../build/src/duration.rs"]
+mod duration;
 #[path = "../../build/src/metadata.rs"]
 mod metadata;
 #[path = "../../build/src/script.rs"]
 mod script;
+
+use std::time::Duration;
 
 use orka_plugin_sdk::cluster::{self, DeployOptions, Session, VmConfig};
 use orka_plugin_sdk::console::{self, Ending, Level};
@@ -39,6 +43,7 @@ impl Plugin for Deploy {
         // All that can be wrong with parameters is found before anything exists.
         let script = script::from_params()?;
         let options = deploy_options()?;
+        let exec_options = exec_options()?;
         let copy_build = params::flag("copy-build")?;
         let delete_vm = params::flag("delete-vm")?;
         let session = phase("sign in", cluster::sign_in)?;
@@ -52,7 +57,9 @@ impl Plugin for Deploy {
             ssh::connect(&vm, &ssh::ConnectOptions::default())
         })?;
         phase("copy in", || copy_in(&connection, &script))?;
-        let exit = phase_with("run script", ending_of, || run_script(&connection))?;
+        let exit = phase_with("run script", ending_of, || {
+            run_script(&connection, &exec_options)
+        })?;
         if copy_build && exit.success() && workspace::available() {
             phase("copy back", || {
                 connection.download(REMOTE_WORKSPACE, "", &TransferOptions::default())
@@ -144,12 +151,22 @@ fn copy_in(connection: &Connection, script: &[u8]) -> Result<(), Error> {
     connection.write_file(REMOTE_SCRIPT, script, SCRIPT_MODE)
 }
 
-fn run_script(connection: &Connection) -> Result<Exit, Error> {
+fn exec_options() -> Result<ExecOptions<'static>, Error> {
+    let silence = params::non_empty_text("silence-timeout")?;
+    let silence = duration::duration_ms("silence-timeout", silence.as_deref())?
+        .filter(|limit| *limit > 0)
+        .map(Duration::from_millis);
     let options = ExecOptions {
         cwd: Some(REMOTE_WORKSPACE.to_owned()),
         ..ExecOptions::default()
     };
-    ssh::run(connection, SCRIPT_FROM_WORKSPACE, &[], &options)
+    Ok(options
+        .detached(params::flag("detach")?)
+        .silence_timeout(silence))
+}
+
+fn run_script(connection: &Connection, options: &ExecOptions<'_>) -> Result<Exit, Error> {
+    ssh::run(connection, SCRIPT_FROM_WORKSPACE, &[], options)
 }
 
 fn ending_of(exit: &Exit) -> Ending {

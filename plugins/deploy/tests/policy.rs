@@ -95,3 +95,24 @@ fn a_vm_config_of_another_run_is_refused() {
     assert_eq!(report.code(), "handoff.vm-config", "{}", report.log_text());
     assert!(!report.calls.iter().any(|call| call == "deploy"));
 }
+
+#[test]
+fn a_detached_script_outlives_its_connection_and_a_silent_one_is_stopped() {
+    use std::time::Duration;
+    let reply = ExecReply::exit(0).loses_connection_for(Duration::from_secs(30));
+    let report = run(Scenario::new()
+        .param("detach", "true")
+        .on_exec(SCRIPT, reply));
+    assert_eq!(report.exit_code, 0, "{}", report.log_text());
+    let reply = ExecReply::never_ends();
+    let report = run(Scenario::new()
+        .param("silence-timeout", "5m")
+        .on_exec(SCRIPT, reply));
+    assert_eq!(
+        (report.outcome, report.code()),
+        (Outcome::TimedOut, "command.silent"),
+        "{}",
+        report.log_text()
+    );
+    assert!(report.left_on_the_cluster.is_empty());
+}

@@ -1,5 +1,7 @@
 //! Work inside a VM over SSH.
 
+use std::time::Duration;
+
 pub use crate::bindings::orka::plugin::ssh::*;
 
 #[allow(
@@ -28,9 +30,32 @@ impl Default for ExecOptions<'_> {
             shell: Shell::Plain,
             pty: false,
             output: Output::Log,
+            detach: false,
+            silence_timeout_ms: None,
         }
     }
 }
+
+impl ExecOptions<'_> {
+    /// The program outlives its connection: one that is lost is made again, and its output goes on where it broke off.
+    #[must_use]
+    pub fn detached(mut self, detached: bool) -> Self {
+        self.detach = detached;
+        self
+    }
+
+    /// Stops the program when it has printed nothing for so long; `command.wait` then fails with [`COMMAND_SILENT`].
+    #[must_use]
+    pub fn silence_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.silence_timeout_ms = limit
+            .into()
+            .map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        self
+    }
+}
+
+/// The code of the error that tells of a program stopped because it printed nothing for too long.
+pub const COMMAND_SILENT: &str = "command.silent";
 
 #[allow(
     clippy::derivable_impls,

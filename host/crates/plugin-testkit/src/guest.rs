@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::scenario::{End, ExecReply, Faults, Scenario};
+use crate::scenario::{Act, End, ExecReply, Faults, Scenario};
 
 /// A VM's SSH answers after so long if nothing else is said in production, too.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -139,12 +139,13 @@ impl ScriptedGuest {
     }
 }
 
-struct Deaf;
+/// Notes signals; no program heeds them.
+struct Deaf(Arc<Shared>);
 
 #[async_trait]
 impl Control for Deaf {
-    async fn signal(&self, _name: &str) -> Result<(), Failure> {
-        Ok(())
+    async fn signal(&self, name: &str) -> Result<(), Failure> {
+        self.0.called("signal", name)
     }
 }
 
@@ -159,7 +160,8 @@ impl Guest for ScriptedGuest {
             .chain(exec.arguments.clone())
             .collect::<Vec<_>>()
             .join(" ");
-        self.0.called("exec", &line)?;
+        let call = if exec.detach { "exec-detached" } else { "exec" };
+        self.0.called(call, &line)?;
         let Some(reply) = self.reply(&exec.program) else {
             let message = format!("the scenario expects no program `{}`", exec.program);
             return Err(Failure::new(
@@ -172,17 +174,8 @@ impl Guest for ScriptedGuest {
         let (events, receiver) = mpsc::channel(8);
         let shared = Arc::clone(&self.0);
         tokio::spawn(async move {
-            for (is_stdout, data) in reply.output {
-                let stream = if is_stdout {
-                    OutputStream::Stdout
-                } else {
-                    OutputStream::Stderr
-                };
-                if events
-                    .send(Event::Output(stream, data.into()))
-                    .await
-                    .is_err()
-                {
+            for act in reply.acts {
+                if !play(act, exec.detach, &events).await {
                     return;
                 }
             }
@@ -190,12 +183,7 @@ impl Guest for ScriptedGuest {
             shared.state().files.extend(reply.writes);
             let ending = match reply.end {
                 End::Exit(exit) => Event::Exit(exit),
-                End::Lost => Event::Lost(Failure::new(
-                    Kind::Unavailable,
-                    Class::Ssh,
-                    "ssh.lost",
-                    "the connection to 10.0.0.1:8822 was lost",
-                )),
+                End::Lost => Event::Lost(lost()),
                 End::Never => return events.closed().await,
             };
             // The run may be over already.
@@ -203,7 +191,7 @@ impl Guest for ScriptedGuest {
         });
         Ok(Running {
             events: receiver,
-            control: Arc::new(Deaf),
+            control: Arc::new(Deaf(Arc::clone(&self.0))),
         })
     }
 
@@ -316,6 +304,41 @@ impl Guest for ScriptedGuest {
     }
 
     async fn close(&self) {}
+}
+
+/// Does one thing of a program. Says whether the program goes on.
+async fn play(act: Act, is_detached: bool, events: &mpsc::Sender<Event>) -> bool {
+    let event = match act {
+        Act::Stdout(data) => Event::Output(OutputStream::Stdout, data.into()),
+        Act::Stderr(data) => Event::Output(OutputStream::Stderr, data.into()),
+        Act::Pause(duration) => {
+            sleep(duration).await;
+            return true;
+        }
+        Act::LoseConnection(duration) if is_detached => {
+            let lost = Event::Interrupted("the scenario cut it".to_owned());
+            if events.send(lost).await.is_err() {
+                return false;
+            }
+            sleep(duration).await;
+            Event::Resumed
+        }
+        Act::LoseConnection(_) => {
+            // The run may be over already.
+            let _ = events.send(Event::Lost(lost())).await;
+            return false;
+        }
+    };
+    events.send(event).await.is_ok()
+}
+
+fn lost() -> Failure {
+    Failure::new(
+        Kind::Unavailable,
+        Class::Ssh,
+        "ssh.lost",
+        "the connection to 10.0.0.1:8822 was lost",
+    )
 }
 
 fn selection(choice: &Choice) -> Result<Selection, Failure> {

@@ -13,10 +13,19 @@ use secrecy::SecretString;
 /// How a program that the plugin runs behaves.
 #[derive(Clone, Debug)]
 pub struct ExecReply {
-    pub(crate) output: Vec<(bool, Vec<u8>)>,
+    pub(crate) acts: Vec<Act>,
     pub(crate) after: Duration,
     pub(crate) end: End,
     pub(crate) writes: Vec<(String, Vec<u8>)>,
+}
+
+/// What a program does before its end.
+#[derive(Clone, Debug)]
+pub(crate) enum Act {
+    Stdout(Vec<u8>),
+    Stderr(Vec<u8>),
+    Pause(Duration),
+    LoseConnection(Duration),
 }
 
 #[derive(Clone, Debug)]
@@ -30,7 +39,7 @@ impl ExecReply {
     /// Ends at once with this status.
     pub fn exit(status: u32) -> Self {
         Self {
-            output: Vec::new(),
+            acts: Vec::new(),
             after: Duration::ZERO,
             end: End::Exit(Exit::Status(status)),
             writes: Vec::new(),
@@ -68,14 +77,28 @@ impl ExecReply {
     /// Writes to standard output first.
     #[must_use]
     pub fn stdout(mut self, text: impl Into<Vec<u8>>) -> Self {
-        self.output.push((true, text.into()));
+        self.acts.push(Act::Stdout(text.into()));
         self
     }
 
     /// Writes to standard error first.
     #[must_use]
     pub fn stderr(mut self, text: impl Into<Vec<u8>>) -> Self {
-        self.output.push((false, text.into()));
+        self.acts.push(Act::Stderr(text.into()));
+        self
+    }
+
+    /// Then prints nothing for so long.
+    #[must_use]
+    pub fn silent_for(mut self, duration: Duration) -> Self {
+        self.acts.push(Act::Pause(duration));
+        self
+    }
+
+    /// Then the connection is lost, and could be made again after so long. A program that is not detached goes with it.
+    #[must_use]
+    pub fn loses_connection_for(mut self, duration: Duration) -> Self {
+        self.acts.push(Act::LoseConnection(duration));
         self
     }
 

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use wasmtime::component::Resource;
 
 use super::super::wait::Waitable;
+use super::silence::{Silence, Step};
 use crate::backend::{Control, Event, Guest, OutputStream, Running};
 use crate::bindings::orka::plugin::ssh::{HostCommand, Output, OutputChunk, Stream};
 use crate::bindings::orka::plugin::types::Exit;
@@ -44,7 +45,7 @@ impl Command {
         run: &Arc<RunContext>,
         guest: Arc<dyn Guest>,
         running: Running,
-        output: Output,
+        (output, silence): (Output, Silence),
         slot: OwnedSemaphorePermit,
     ) -> Self {
         let shared = Arc::<Shared>::default();
@@ -59,7 +60,7 @@ impl Command {
         };
         let work_run = Arc::clone(run);
         run.spawn(async move {
-            drain(&work_run, running, &shared, output).await;
+            drain(&work_run, running, &shared, output, silence).await;
             // Until here, so that a program can be asked to stop also when the plugin's handles are gone.
             drop(guest);
             // Nobody waiting any more is fine.
@@ -237,7 +238,13 @@ impl<T> Streams<T> {
 }
 
 /// Takes a program's output as it comes, until it ends, and notes how it ended.
-async fn drain(run: &RunContext, mut running: Running, shared: &Shared, output: Output) {
+async fn drain(
+    run: &RunContext,
+    mut running: Running,
+    shared: &Shared,
+    output: Output,
+    mut silence: Silence,
+) {
     let masker = run.console.masker();
     let mut lines = Streams {
         stdout: LineAssembler::new(masker.clone()),
@@ -248,19 +255,53 @@ async fn drain(run: &RunContext, mut running: Running, shared: &Shared, output: 
         stderr: StreamMasker::new(masker.clone()),
     };
     let ending = loop {
-        match running.events.recv().await {
-            Some(Event::Output(stream, data)) => match output {
-                Output::Discard => {}
-                Output::Log => {
-                    for line in lines.of(stream).push(&data) {
-                        run.console.output(&line).await;
+        let event = tokio::select! {
+            biased;
+            event = running.events.recv() => event,
+            step = silence.passes() => {
+                match step {
+                    Step::Ask(signal) => {
+                        if signal == "TERM" {
+                            run.console.warn(&format!("{}; it is asked to stop", silence.message()));
+                        }
+                        let control = Arc::clone(&running.control);
+                        run.spawn(async move {
+                            if let Err(failure) = control.signal(signal).await {
+                                tracing::debug!(error = %failure, signal, "a silent program could not be signalled");
+                            }
+                        });
+                    }
+                    Step::GiveUp => break Err(silence.failure()),
+                }
+                continue;
+            }
+        };
+        match event {
+            Some(Event::Output(stream, data)) => {
+                match output {
+                    Output::Discard => {}
+                    Output::Log => {
+                        for line in lines.of(stream).push(&data) {
+                            run.console.output(&line).await;
+                        }
+                    }
+                    Output::Capture => {
+                        let data = pieces.of(stream).push(&data);
+                        shared.capture(stream, &data).await;
                     }
                 }
-                Output::Capture => {
-                    let data = pieces.of(stream).push(&data);
-                    shared.capture(stream, &data).await;
-                }
-            },
+                silence.broken();
+            }
+            Some(Event::Interrupted(reason)) => {
+                silence.suspend();
+                run.console.warn(&format!(
+                    "the connection to the VM was lost ({reason}); the program runs on, and a new connection is made"
+                ));
+            }
+            Some(Event::Resumed) => {
+                silence.broken();
+                run.console.info("the connection to the VM is back, and nothing of the program's output was lost");
+            }
             Some(Event::Exit(exit)) => break Ok(exit),
             Some(Event::Lost(failure)) => break Err(failure),
             None => {
@@ -280,6 +321,12 @@ async fn drain(run: &RunContext, mut running: Running, shared: &Shared, output: 
         let rest = pieces.of(stream).finish();
         shared.capture(stream, &rest).await;
     }
+    // How a program ends that was stopped says nothing about the build.
+    let ending = if silence.is_over() {
+        Err(silence.failure())
+    } else {
+        ending
+    };
     shared.end(ending);
 }
 
