@@ -1,6 +1,7 @@
 //! The built program against a simulated cluster, by topic.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod authors;
 mod bad_input;
 mod capacity_and_network;
 mod cli;

@@ -12,6 +12,28 @@ mod help;
 
 use help::{AFTER_HELP, DOCTOR_HELP, REAP_HELP, TASK_HELP};
 
+#[cfg(feature = "authoring")]
+const TEST_HELP: &str = "\
+A scenario file, with one scenario:
+  scenarios:
+    - name: a failing script is the build's failure
+      params: { base-image: sonoma.orkasi, script: make ipa }
+      programs:
+        - run: ../build-script
+          stderr: no such scheme
+          after: 12m
+          exit: 65
+      expect: { outcome: build-failed, exit-code: 65 }
+
+`plugins/TESTING.md` in the source tree describes every member.
+
+Examples:
+  orka-step plugin test                      the project in this directory
+  orka-step plugin test --plugin build scenarios/ --sweep --junit results.xml
+
+Exit code: 0 if every scenario passed, 1 if one did not, 211 if a scenario file is wrong, 212 if the plugin cannot be
+loaded.";
+
 /// Builds on macOS VMs of a MacStadium Orka cluster, as a Tekton step.
 ///
 /// A sandboxed Wasm plugin holds the build policy; this program owns the Orka API, SSH, the workspace, secrets and
@@ -176,6 +198,16 @@ pub struct RunArgs {
         help_heading = "Files"
     )]
     pub report: Option<PathBuf>,
+
+    /// Record what the plugin asks for and gets, secrets left out, as YAML: for reading, and for `plugin test --replay`.
+    #[arg(
+        long,
+        env = "ORKA_RECORD",
+        hide_env_values = true,
+        value_name = "FILE",
+        help_heading = "Files"
+    )]
+    pub record: Option<PathBuf>,
 
     /// The run's own deadline, such as `50m`. Keep it below the TaskRun's timeout: at its end VMs are deleted in order.
     #[arg(long, env = "ORKA_TIMEOUT", hide_env_values = true, value_name = "DURATION", default_value = "55m", value_parser = duration, help_heading = "Run")]
@@ -411,6 +443,116 @@ pub enum PluginCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Play scenario files against a plugin, with no Mac, cluster or network.
+    ///
+    /// The plugin's own `.wasm` runs in the production host on a scripted cluster, a virtual clock and reproducible random
+    /// numbers. A run must end as its scenario says, run no program that the scenario does not expect, leave nothing on
+    /// the cluster and show no secret.
+    #[cfg(feature = "authoring")]
+    #[command(after_help = TEST_HELP)]
+    Test(PluginTestArgs),
+    /// Make the project of a new plugin, which builds and passes its tests as it is.
+    ///
+    /// The project holds everything it needs: the contract in `wit/`, scenarios, and for Rust the SDK.
+    #[cfg(feature = "authoring")]
+    New(PluginNewArgs),
+    /// Build a plugin's project to a component that carries its manifest.
+    ///
+    /// In Rust with cargo, in TypeScript with the tools that the project's package.json pins, in Python with
+    /// componentize-py. What is missing is named with the command that installs it. The result is checked against the
+    /// contract.
+    #[cfg(feature = "authoring")]
+    Build(PluginBuildArgs),
+}
+
+/// `orka-step plugin new`.
+#[cfg(feature = "authoring")]
+#[derive(Args, Clone, Debug)]
+pub struct PluginNewArgs {
+    /// The plugin's name: lower-case letters, digits and `-`.
+    pub name: String,
+
+    /// The language.
+    #[arg(long, value_name = "LANGUAGE")]
+    pub lang: LanguageName,
+
+    /// Where the project goes; a directory of the plugin's name, if not given.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// A language that plugins are written in.
+#[cfg(feature = "authoring")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LanguageName {
+    /// Small, fast, and tested in the same language.
+    Rust,
+    /// On QuickJS; 2 MB.
+    Typescript,
+    /// With CPython inside; 19 MB.
+    Python,
+}
+
+/// `orka-step plugin build`.
+#[cfg(feature = "authoring")]
+#[derive(Args, Clone, Debug)]
+pub struct PluginBuildArgs {
+    /// The project; this directory, if not given.
+    #[arg(value_name = "DIR")]
+    pub project: Option<PathBuf>,
+
+    /// Where the component goes; `dist/<name>.wasm` in the project, if not given.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// `orka-step plugin test`.
+#[cfg(feature = "authoring")]
+#[derive(Args, Clone, Debug)]
+pub struct PluginTestArgs {
+    /// Scenario files, directories of them, or the directory of a project, whose scenarios are in `scenarios/` and whose
+    /// plugin in `dist/`. Without any, the project in this directory.
+    #[arg(value_name = "PATH")]
+    pub scenarios: Vec<PathBuf>,
+
+    /// The plugin: a bundled name or the path of a `.wasm` file.
+    #[arg(long, value_name = "REF")]
+    pub plugin: Option<String>,
+
+    /// A directory with plugins to find by name.
+    #[arg(
+        long,
+        env = "ORKA_PLUGIN_DIR",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
+    pub plugin_dir: Option<PathBuf>,
+
+    /// Play only scenarios whose names contain this.
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+
+    /// Play each scenario again for every host call it makes: with the call refused, with its answer lost, with a trap
+    /// after it, and with a SIGTERM at it. Nothing may be left and no secret shown.
+    #[arg(long)]
+    pub sweep: bool,
+
+    /// Play a session that `orka-step run --record` wrote; may be repeated. Calls are matched by what they ask for; one that
+    /// was not recorded, or recorded and not made, fails the test.
+    #[arg(long = "replay", value_name = "FILE")]
+    pub replays: Vec<PathBuf>,
+
+    /// Write the results as JUnit XML.
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+
+    /// Play again whenever the plugin or a scenario file changes.
+    #[arg(long)]
+    pub watch: bool,
+
+    /// Only list the scenarios.
+    #[arg(long)]
+    pub list: bool,
 }
 
 /// `orka-step migrate`.

@@ -83,6 +83,8 @@ pub struct Config {
     pub results: Option<PathBuf>,
     /// Where the report goes, if anywhere.
     pub report: Option<PathBuf>,
+    /// Where the recorded session goes.
+    pub record: Option<PathBuf>,
     /// The run's own deadline, from its start.
     pub timeout: Duration,
     /// Names.
@@ -161,6 +163,7 @@ impl Config {
         let workspace = problems.take(args.workspace.as_deref().map(open_workspace).transpose());
         let results = problems.take(results_directory(args.results.as_deref()));
         let report = problems.take(report_file(args.report.as_deref()));
+        let record = problems.take(record_file(args.record.as_deref()));
         let identity = problems.take(Identity::new(
             &args.vm_prefix,
             given(&args.run_uid).or_else(|| given(&args.task_uid)),
@@ -189,13 +192,14 @@ impl Config {
             Some(workspace),
             Some(results),
             Some(report),
+            Some(record),
             Some(identity),
             Some(limits),
             Some(secrets),
             Some(params),
         ) = (
-            plugin, script, grants, orka, ssh, workspace, results, report, identity, limits,
-            secrets, params,
+            plugin, script, grants, orka, ssh, workspace, results, report, record, identity,
+            limits, secrets, params,
         )
         else {
             return Err(problems.0);
@@ -216,6 +220,7 @@ impl Config {
             workspace,
             results,
             report,
+            record,
             timeout: args.timeout,
             identity,
             owner,
@@ -223,6 +228,27 @@ impl Config {
             secrets,
             masker,
         })
+    }
+}
+
+#[cfg(all(feature = "authoring", feature = "demo"))]
+/// Cluster and guests alone, with nothing of a run around them.
+///
+/// # Errors
+///
+/// The first problem found.
+pub(crate) fn backends(
+    orka: &OrkaArgs,
+    ssh: &crate::cli::SshArgs,
+    environment: &Environment,
+    masker: &Masker,
+) -> Result<(ClientConfig, SshConfig), Failure> {
+    let mut problems = Problems::default();
+    let orka = resolve_orka(orka, environment, masker, &mut problems);
+    let ssh = problems.take(ssh::resolve(ssh, environment, masker));
+    match (orka, ssh) {
+        (Some(orka), Some(ssh)) => Ok((orka, ssh)),
+        _ => Err(problems.into_failures().remove(0)),
     }
 }
 
@@ -559,6 +585,22 @@ fn grants(file: Option<&Path>, text: Option<&str>) -> Result<Option<GrantsFile>,
         (None, Some(text)) => GrantsFile::parse(text, "the Task's parameter `grants`").map(Some),
         (None, None) => Ok(None),
     }
+}
+
+fn record_file(given: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
+    let Some(path) = given else { return Ok(None) };
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    if path.is_dir() || !parent.is_dir() {
+        return Err(Failure::config(format!(
+            "the session cannot be written to `{}`",
+            path.display()
+        ))
+        .with_hint("`--record` needs a file name in an existing directory"));
+    }
+    Ok(Some(path.to_owned()))
 }
 
 fn params<'a>(

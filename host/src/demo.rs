@@ -34,6 +34,33 @@ pub async fn demo(args: DemoArgs, console: Console, stop: Stop) -> u8 {
     }
 }
 
+/// How a simulated cluster is reached.
+pub(crate) fn orka_args(url: String, credentials: Option<PathBuf>) -> OrkaArgs {
+    OrkaArgs {
+        orka_api: Some(url),
+        orka_version: OrkaVersion::Auto,
+        orka_namespace: orka_client::DEFAULT_NAMESPACE.to_owned(),
+        orka_credentials: credentials.into_iter().collect(),
+        orka_ca: None,
+        node_addresses: Vec::new(),
+        orka_metadata_member: "customMetadata".to_owned(),
+        deploy_timeout: std::time::Duration::from_secs(600),
+    }
+}
+
+/// How its VMs are.
+pub(crate) fn ssh_args(credentials: Option<PathBuf>) -> SshArgs {
+    SshArgs {
+        ssh_credentials: credentials,
+        ssh_key: false,
+        ssh_host_keys: Vec::new(),
+        ssh_keepalive: std::time::Duration::from_secs(60),
+        ssh_jump: None,
+        ssh_jump_credentials: None,
+        ssh_timeout: std::time::Duration::from_secs(60),
+    }
+}
+
 /// Everything the demo needs besides the program itself.
 struct Stage {
     sim: Sim,
@@ -138,28 +165,12 @@ impl Stage {
             secrets: None,
             limits: Vec::new(),
             task: None,
-            orka: OrkaArgs {
-                orka_api: Some(self.sim.url()),
-                orka_version: OrkaVersion::Auto,
-                orka_namespace: orka_client::DEFAULT_NAMESPACE.to_owned(),
-                orka_credentials: vec![self.scratch.path().join("orka")],
-                orka_ca: None,
-                node_addresses: Vec::new(),
-                orka_metadata_member: "customMetadata".to_owned(),
-                deploy_timeout: std::time::Duration::from_secs(600),
-            },
-            ssh: SshArgs {
-                ssh_credentials: Some(self.scratch.path().join("ssh")),
-                ssh_key: false,
-                ssh_host_keys: Vec::new(),
-                ssh_keepalive: std::time::Duration::from_secs(60),
-                ssh_jump: None,
-                ssh_jump_credentials: None,
-                ssh_timeout: std::time::Duration::from_secs(60),
-            },
+            orka: orka_args(self.sim.url(), Some(self.scratch.path().join("orka"))),
+            ssh: ssh_args(Some(self.scratch.path().join("ssh"))),
             workspace: Some(self.workspace.clone()),
             results: None,
             report: None,
+            record: None,
             timeout: std::time::Duration::from_secs(600),
             run_uid: None,
             task_uid: None,
@@ -178,6 +189,10 @@ impl Stage {
         if args.workspace.is_none() {
             params.insert("script-file", "build.sh".to_owned());
             params.insert("artifacts", "dist/**".to_owned());
+        }
+        if !manifest.parameters.contains_key("script-file") && args.workspace.is_none() {
+            // A policy that takes its script as text alone.
+            params.insert("script", "sh build.sh".to_owned());
         }
         let typed: Vec<&str> = args.params.iter().map(|(name, _)| name.as_str()).collect();
         if typed.contains(&"script") {

@@ -6,6 +6,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod artifacts;
+#[cfg(feature = "authoring")]
+pub mod authoring;
 pub mod backend;
 pub mod bindings;
 pub mod capability;
@@ -22,6 +24,7 @@ pub mod grants;
 pub mod host_folder;
 pub mod identity;
 pub mod inspect;
+pub mod interference;
 pub mod journal;
 pub mod ledger;
 pub mod limits;
@@ -37,6 +40,9 @@ pub mod reap;
 pub mod report;
 pub mod results;
 pub mod run;
+#[cfg(feature = "authoring")]
+pub mod scenario;
+pub mod session;
 pub mod state;
 pub mod stop;
 pub mod task_file;

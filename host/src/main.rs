@@ -78,12 +78,12 @@ async fn finish_log(console: &Console, stop: &Stop) {
 /// What a signal does to a command, for the log; none for one that a signal just ends.
 fn when_stopped(command: &Command) -> Option<&'static str> {
     match command {
-        Command::Run(_) => Some("VMs are deleted first"),
+        Command::Run(_) | Command::Task(_) => Some("VMs are deleted first"),
         #[cfg(feature = "demo")]
         Command::Demo(_) => Some("VMs are deleted first"),
         Command::Doctor(_) => Some("checks that were not made are left out; nothing was deployed"),
         Command::Reap(_) => Some("deletions under way are finished, no other begins"),
-        Command::Plugin(_) => None,
+        Command::Plugin(_) | Command::Migrate(_) => None,
     }
 }
 
@@ -117,6 +117,24 @@ async fn dispatch(cli: Cli, console: Console, stop: Stop) -> u8 {
                 plugin_dir,
                 json,
             } => inspect_command(&plugin, plugin_dir, json, &console).await,
+            #[cfg(feature = "authoring")]
+            PluginCommand::New(args) => orka_step::authoring::new(&args, &console),
+            #[cfg(feature = "authoring")]
+            PluginCommand::Build(args) => {
+                tokio::task::block_in_place(|| orka_step::authoring::build(&args, &console))
+            }
+            #[cfg(feature = "authoring")]
+            PluginCommand::Test(args) => {
+                // Each scenario has a runtime of its own, with a clock of its own.
+                let played = tokio::task::spawn_blocking({
+                    let console = console.clone();
+                    move || orka_step::scenario::suite::test(&args, &console)
+                });
+                tokio::select! {
+                    code = played => code.unwrap_or(EXIT_INTERNAL),
+                    () = stop.stopped() => stop.signal().map_or(EXIT_INTERNAL, StopSignal::exit_code),
+                }
+            }
         },
         #[cfg(feature = "demo")]
         Command::Demo(args) => orka_step::demo::demo(args, console, stop).await,

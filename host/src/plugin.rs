@@ -85,6 +85,11 @@ impl PluginRef {
         })
     }
 
+    /// The file, where there is one.
+    pub fn file(&self) -> Option<PathBuf> {
+        self.locate().ok().map(|(path, _)| path)
+    }
+
     fn locate(&self) -> Result<(PathBuf, bool), Failure> {
         match self {
             Self::Path(path) => Ok((path.clone(), false)),

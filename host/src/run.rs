@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use crate::artifacts;
@@ -22,6 +23,7 @@ use crate::plugin::Plugin;
 use crate::predecessors;
 use crate::report;
 use crate::results::Results;
+use crate::session::Recorder;
 use crate::state::{RunContext, RunParts, Stop};
 use crate::teardown::{self, Settlement};
 use crate::trap;
@@ -56,20 +58,49 @@ pub struct Finished {
 
 /// Runs the job that `config` describes against the real cluster.
 pub async fn run(config: Config, console: Console, stop: Stop) -> Finished {
-    let (compiled, plugin, parts) = match prepare(config, console, stop) {
+    let record = config.record.clone();
+    let (compiled, plugin, mut parts, params) = match prepare(config, console, stop) {
         Ok(prepared) => prepared,
         Err(failures) => return Finished::not_started(failures),
     };
+    let recorder = record.is_some().then(|| {
+        let workspace = parts.workspace.as_ref().map(|workspace| &workspace.dir);
+        Recorder::new(parts.console.masker().clone(), params, workspace)
+    });
+    if let Some(recorder) = &recorder {
+        (parts.cluster, parts.guests) = recorder.around(parts.cluster, parts.guests);
+    }
     let run = RunContext::new(parts);
+    if let Some(recorder) = &recorder {
+        run.record(Arc::clone(recorder));
+    }
     run.console.info(&format!(
         "plugin `{}` {} ({})",
         plugin.manifest.name, plugin.manifest.version, plugin.digest
     ));
     let conclusion = execute(&compiled, run.clone()).await;
-    Finished {
+    let finished = Finished {
         conclusion,
         run: Some(run),
         plugin_digest: Some(plugin.digest),
+    };
+    if let (Some(recorder), Some(path)) = (&recorder, &record) {
+        save_session(recorder, path, &finished);
+    }
+    finished
+}
+
+/// Failing to is told and changes nothing else.
+fn save_session(recorder: &Recorder, path: &Path, finished: &Finished) {
+    let Some(run) = &finished.run else { return };
+    let saved = recorder
+        .session(finished)
+        .map_or(Ok(()), |session| session.save(path));
+    match saved {
+        Ok(()) => run
+            .console
+            .info(&format!("session recorded: {}", path.display())),
+        Err(failure) => report::print_failure(&run.console, &failure),
     }
 }
 
@@ -78,10 +109,11 @@ fn prepare(
     config: Config,
     console: Console,
     stop: Stop,
-) -> Result<(Compiled, Plugin, RunParts), Vec<Failure>> {
+) -> Result<(Compiled, Plugin, RunParts, BTreeMap<String, String>), Vec<Failure>> {
     let plugin = Plugin::load(&config.plugin).map_err(|failure| vec![failure])?;
     tell_left_out(&plugin.manifest, &config, &console);
-    let params = parameters(&plugin.manifest, &config)?;
+    let given = given_parameters(&plugin.manifest, &config);
+    let params = check_parameters(&plugin.manifest, &given, &config.plugin.to_string())?;
     let one = |failure| vec![failure];
     let grants = Grants::intersect(
         config.grants.as_ref(),
@@ -122,7 +154,7 @@ fn prepare(
         stop,
         random: Box::new(rand::rngs::StdRng::from_os_rng()),
     };
-    Ok((compiled, plugin, parts))
+    Ok((compiled, plugin, parts, given))
 }
 
 /// Names the parameters of a Task that the plugin does not have.
@@ -139,15 +171,6 @@ fn tell_left_out(manifest: &Manifest, config: &Config, console: &Console) {
             left_out.join(", ")
         ));
     }
-}
-
-/// Flags over environment, then checked against the manifest.
-fn parameters(
-    manifest: &Manifest,
-    config: &Config,
-) -> Result<BTreeMap<String, ParameterValue>, Vec<Failure>> {
-    let given = given_parameters(manifest, config);
-    check_parameters(manifest, &given, &config.plugin.to_string())
 }
 
 /// Parameters as they were given: flags over a Task's file over environment.

@@ -22,10 +22,12 @@ use crate::console::Console;
 use crate::failure::{Class, Failure};
 use crate::grants::Grants;
 use crate::identity::Identity;
+use crate::interference::Interference;
 use crate::journal::Journal;
 use crate::ledger::Ledger;
 use crate::limits::{Breach, Limiter, Limits};
 use crate::results::Results;
+use crate::session::Recorder;
 use crate::stop::{Grace, POLITE_STOP, Programs};
 
 pub use crate::stop::Stop;
@@ -170,6 +172,10 @@ pub struct RunContext {
     issued: Mutex<HashMap<String, Issued>>,
     /// Work that goes on beside the guest: deployments, output of commands.
     tasks: Mutex<JoinSet<()>>,
+    /// What a test does to host calls.
+    interference: OnceLock<Arc<Interference>>,
+    /// Who takes notes of the run.
+    recorder: OnceLock<Arc<Recorder>>,
 }
 
 /// The parts of a [`RunContext`] that a caller decides.
@@ -213,6 +219,11 @@ pub struct RunParts {
 impl RunContext {
     /// A run that begins now.
     pub fn new(parts: RunParts) -> Arc<Self> {
+        Self::began_at(parts, jiff::Timestamp::now())
+    }
+
+    /// As [`RunContext::new`], where the calendar says something else.
+    pub fn began_at(parts: RunParts, started_at: jiff::Timestamp) -> Arc<Self> {
         let started = Instant::now();
         let results = if parts.grants.may_fetch() {
             parts.results.with_artifacts()
@@ -235,7 +246,7 @@ impl RunContext {
             owner: parts.owner,
             limits: parts.limits,
             started,
-            started_at: jiff::Timestamp::now(),
+            started_at,
             deadline: started
                 .checked_add(parts.timeout)
                 .unwrap_or(started + TIMEOUT_MAX),
@@ -255,7 +266,26 @@ impl RunContext {
             is_told: AtomicBool::new(false),
             issued: Mutex::default(),
             tasks: Mutex::default(),
+            interference: OnceLock::new(),
+            recorder: OnceLock::new(),
         })
+    }
+
+    /// Lets a recorder know what the plugin reads from the workspace. The first one stays.
+    pub fn record(&self, recorder: Arc<Recorder>) {
+        let _ = self.recorder.set(recorder);
+    }
+
+    /// Notes a file of the workspace that the plugin read, where somebody takes notes.
+    pub fn note_read(&self, path: &str, contents: &[u8]) {
+        if let Some(recorder) = self.recorder.get() {
+            recorder.note_read(path, contents);
+        }
+    }
+
+    /// Lets a test note this run's host calls and strike at one. The first one stays.
+    pub fn interfere(&self, interference: Arc<Interference>) {
+        let _ = self.interference.set(interference);
     }
 
     /// Keeps a host key for the report.
@@ -320,10 +350,13 @@ impl RunContext {
         function: &'static str,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, CallError> {
-        self.count_call(function)?;
+        let number = self.count_call(function)?;
         let began = Instant::now();
         self.cpu.pause();
-        let result = work.await;
+        let result = match self.struck(number, function) {
+            Some(failure) => Err(failure),
+            None => self.kept(number, work.await),
+        };
         self.cpu.resume();
         self.note_told(result.as_ref().err());
         let error = result
@@ -345,8 +378,11 @@ impl RunContext {
         function: &'static str,
         work: impl FnOnce() -> Result<T, Failure>,
     ) -> Result<T, CallError> {
-        self.count_call(function)?;
-        let result = work();
+        let number = self.count_call(function)?;
+        let result = match self.struck(number, function) {
+            Some(failure) => Err(failure),
+            None => self.kept(number, work()),
+        };
         self.note_told(result.as_ref().err());
         self.journal.end(
             function,
@@ -430,13 +466,29 @@ impl RunContext {
         }
     }
 
-    fn count_call(&self, function: &'static str) -> Result<(), CallError> {
-        if self.journal.begin(function) > self.limits.host_calls {
+    fn count_call(&self, function: &'static str) -> Result<u64, CallError> {
+        let number = self.journal.begin(function);
+        if number > self.limits.host_calls {
             return Err(CallError::Trap(
                 BreachError(Breach::HostCalls(self.limits.host_calls)).into(),
             ));
         }
-        Ok(())
+        Ok(number)
+    }
+
+    /// What a test lets a call fail with before it does its work.
+    fn struck(&self, number: u64, function: &'static str) -> Option<Failure> {
+        self.interference
+            .get()?
+            .begins(number, function, &self.stop)
+    }
+
+    /// What a call came to, unless a test lets it fail all the same.
+    fn kept<T>(&self, number: u64, result: Result<T, Failure>) -> Result<T, Failure> {
+        match self.interference.get().and_then(|it| it.ends(number)) {
+            Some(failure) => result.and(Err(failure)),
+            None => result,
+        }
     }
 
     /// Notes how a program ended that the guest waited for: the last one's exit is what is known of the script.

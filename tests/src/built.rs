@@ -13,7 +13,7 @@ pub fn program() -> PathBuf {
 }
 
 /// Cargo's target directory: the one above this test that holds the plugins.
-fn target_directory() -> PathBuf {
+pub fn target_directory() -> PathBuf {
     let own = own_executable();
     let found = own
         .ancestors()

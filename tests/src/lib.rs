@@ -16,7 +16,7 @@ mod schema;
 mod step;
 mod tekton;
 
-pub use built::{bundled, guest, program};
+pub use built::{bundled, guest, program, target_directory};
 pub use cluster::Cluster;
 pub use kubernetes::{Kubernetes, Refusal};
 pub use names::{hash, name, uid};

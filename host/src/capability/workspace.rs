@@ -33,10 +33,14 @@ impl Host for HostState {
     }
 
     async fn read(&mut self, path: String) -> Result<Vec<u8>, CallError> {
-        self.on_disk("workspace.read", Capability::WorkspaceRead, move |dir| {
-            read(dir, &inside(&path)?)
-        })
-        .await
+        let asked = path.clone();
+        let contents = self
+            .on_disk("workspace.read", Capability::WorkspaceRead, move |dir| {
+                read(dir, &inside(&asked)?)
+            })
+            .await?;
+        self.run.note_read(&path, &contents);
+        Ok(contents)
     }
 
     async fn write(&mut self, path: String, contents: Vec<u8>) -> Result<(), CallError> {

@@ -7,6 +7,7 @@
 // This is a program for a terminal: its output is what it is for.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod authors;
 mod bench;
 mod build;
 mod demo;
@@ -62,8 +63,8 @@ enum Command {
     },
     /// Build every plugin and test guest to a component
     ///
-    /// A plugin is a workspace member under `plugins/` or `tests/guests/` with a `plugin.toml` beside its Cargo.toml.
-    /// The components go to `plugins/` and `guests/` in cargo's target directory, where the host and the tests find
+    /// A plugin is a workspace member under `plugins/`, `plugins/examples/` or `tests/guests/` with a `plugin.toml` beside its Cargo.toml.
+    /// The components go to `plugins/`, `examples/` and `guests/` in cargo's target directory, where the host and the tests find
     /// them. A file is written only when its bytes change.
     #[command(after_help = "Examples:\n  cargo xtask plugins\n  cargo xtask plugins build spin")]
     Plugins {

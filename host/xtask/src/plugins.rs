@@ -59,7 +59,7 @@ fn selected<'a>(plugins: Vec<Plugin<'a>>, names: &[String]) -> Result<Vec<Plugin
                 None => format!("there are {}", known().collect::<Vec<_>>().join(", ")),
             };
             bail!(
-                "no plugin `{name}` with a `plugin.toml` under `plugins` or `tests/guests`; {hint}"
+                "no plugin `{name}` with a `plugin.toml` under `plugins`, `plugins/examples` or `tests/guests`; {hint}"
             );
         }
     }

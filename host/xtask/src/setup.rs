@@ -5,7 +5,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, anyhow};
 
 use crate::wasm_toolchain::{Choice, TARGET, WasmToolchain, rustup};
-use crate::{packages, process};
+use crate::workspace::Workspace;
+use crate::{authors, packages, process};
 
 /// What of Debian builds plugins. The compiler packages for web browsers' builds are the ones kept current in stable
 /// releases; `lld` is the version of that compiler's LLVM, and links Wasm.
@@ -17,6 +18,7 @@ pub(crate) fn check() -> Result<ExitCode> {
     if WasmToolchain::find(Choice::from_environment()?).is_none() {
         missing.push(format!("`{TARGET}`: plugins are compiled for it"));
     }
+    missing.extend(authors::missing(&Workspace::load()?));
     let programs = packages::missing().into_iter();
     missing.extend(programs.map(|needed| format!("`{}`: {}", needed.program, needed.reason)));
     if missing.is_empty() {
@@ -31,7 +33,9 @@ pub(crate) fn check() -> Result<ExitCode> {
 /// Sets up everything that any command needs.
 pub(crate) fn everything() -> Result<()> {
     wasm_toolchain()?;
-    programs()
+    programs()?;
+    authors::install(&Workspace::load()?);
+    Ok(())
 }
 
 /// Sets up the programs that tests and measurements drive.

@@ -97,6 +97,7 @@ impl Workspace {
         let place = directory.parent()?.strip_prefix(&self.root).ok()?;
         let output = match place.to_str()? {
             "plugins" => "plugins",
+            "plugins/examples" => "examples",
             "tests/guests" => "guests",
             _ => return None,
         };

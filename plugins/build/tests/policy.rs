@@ -722,3 +722,28 @@ fn a_script_that_prints_in_time_is_never_stopped() {
         .on_exec(SCRIPT, quiet));
     assert_eq!(report.exit_code, 0, "{}", report.log_text());
 }
+
+#[test]
+fn every_scenario_file_passes_and_leaves_nothing_wherever_it_is_ended() {
+    let scenarios = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/build.yaml");
+    let runs = BUILD.passes(&scenarios);
+    assert!(runs > 200, "only {runs} runs");
+}
+
+#[test]
+fn the_examples_of_the_page_about_tests_pass() {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../TESTING.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let examples: Vec<&str> = page
+        .split("```yaml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert!(examples.len() >= 2);
+    let scratch = tempfile::tempdir().unwrap();
+    for example in examples {
+        let file = scratch.path().join("example.yaml");
+        std::fs::write(&file, example).unwrap();
+        BUILD.passes(&file);
+    }
+}

@@ -4,14 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::backend::{Cluster, Deploy, Listed, Remains, Removal, StoredConfig};
+use crate::bindings::orka::plugin::cluster::{Facts, Generation, Node, SignOut, VmInfo, VmSpec};
+use crate::failure::{Class, Failure, Kind};
 use async_trait::async_trait;
-use orka_step::backend::{Cluster, Deploy, Listed, Remains, Removal, StoredConfig};
-use orka_step::bindings::orka::plugin::cluster::{
-    Facts, Generation, Node, SignOut, VmInfo, VmSpec,
-};
-use orka_step::failure::{Class, Failure, Kind};
 
-use crate::scenario::{Faults, Scenario};
+use super::model::{Faults, Scenario};
 
 #[derive(Debug, Default)]
 struct State {
@@ -26,7 +24,9 @@ pub(crate) struct ScriptedCluster {
     calls: Arc<Mutex<Vec<String>>>,
     state: Arc<Mutex<State>>,
     orka3: bool,
-    lost: Option<(u16, Duration)>,
+    lost: BTreeMap<u16, Duration>,
+    images: Vec<String>,
+    on_offer: Vec<Node>,
     deploy_time: Duration,
 }
 
@@ -39,7 +39,9 @@ impl ScriptedCluster {
         Self {
             calls,
             state: Arc::new(Mutex::new(state)),
-            lost: scenario.lost_deploy,
+            lost: scenario.lost_deploys.clone(),
+            images: scenario.images.clone(),
+            on_offer: scenario.nodes.clone(),
             orka3: scenario.orka3,
             deploy_time: scenario.deploy_time,
         }
@@ -121,19 +123,12 @@ impl Cluster for ScriptedCluster {
 
     async fn images(&self) -> Result<Vec<String>, Failure> {
         self.called("images")?;
-        Ok(vec!["sonoma.orkasi".to_owned(), "monterey.img".to_owned()])
+        Ok(self.images.clone())
     }
 
     async fn nodes(&self) -> Result<Vec<Node>, Failure> {
         self.called("nodes")?;
-        let node = |name: &str| Node {
-            name: name.to_owned(),
-            ready: true,
-            cpu_available: Some(12),
-            cpu_total: Some(12),
-            tags: Vec::new(),
-        };
-        Ok(vec![node("mini-1"), node("mini-2")])
+        Ok(self.on_offer.clone())
     }
 
     async fn create_config(&self, name: &str, spec: &VmSpec) -> Result<(), Failure> {
@@ -171,10 +166,8 @@ impl Cluster for ScriptedCluster {
             state.nodes.push(deploy.options.node.clone());
             (format!("{:013x}", state.deployed), state.deployed)
         };
-        if let Some((occurrence, appears_after)) = self.lost
-            && occurrence == number
-        {
-            return Err(self.lose(deploy.name.clone(), id, appears_after));
+        if let Some(appears_after) = self.lost.get(&number) {
+            return Err(self.lose(deploy.name.clone(), id, *appears_after));
         }
         self.state().vms.insert((deploy.name.clone(), id.clone()));
         // The VM exists before its deployment is answered, as on a real cluster.

@@ -5,21 +5,21 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::backend::ssh::transfer_failure;
+use crate::backend::{
+    Choice, Control, Copied, Event, Exec, FileDigest, Guest, Guests, Login, OutputStream, Running,
+};
+use crate::bindings::orka::plugin::cluster::VmInfo;
+use crate::console::Console;
+use crate::failure::{Class, Failure, Kind};
 use async_trait::async_trait;
 use cap_std::fs::Dir;
 use guest_ssh::Selection;
-use orka_step::backend::ssh::transfer_failure;
-use orka_step::backend::{
-    Choice, Control, Copied, Event, Exec, FileDigest, Guest, Guests, Login, OutputStream, Running,
-};
-use orka_step::bindings::orka::plugin::cluster::VmInfo;
-use orka_step::console::Console;
-use orka_step::failure::{Class, Failure, Kind};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::scenario::{Act, End, ExecReply, Faults, Scenario};
+use super::model::{Act, End, ExecReply, Expected, Faults, Scenario, Times};
 
 /// A VM's SSH answers after so long if nothing else is said in production, too.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -27,8 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(600);
 #[derive(Default)]
 struct State {
     files: BTreeMap<String, Vec<u8>>,
-    execs: Vec<(String, ExecReply)>,
+    execs: Vec<(Expected, u32)>,
     unexpected: Vec<String>,
+    environment: Vec<(String, String)>,
     faults: Faults,
 }
 
@@ -65,7 +66,7 @@ pub(crate) struct ScriptedGuests {
 impl ScriptedGuests {
     pub(crate) fn new(scenario: &Scenario, calls: Arc<Mutex<Vec<String>>>) -> Self {
         let state = State {
-            execs: scenario.execs.clone(),
+            execs: scenario.execs.iter().cloned().map(|it| (it, 0)).collect(),
             faults: Faults::new(&scenario.failures),
             ..State::default()
         };
@@ -78,8 +79,29 @@ impl ScriptedGuests {
         }
     }
 
+    /// Programs that ran and were not expected, as they were called.
     pub(crate) fn unexpected(&self) -> Vec<String> {
         self.shared.state().unexpected.clone()
+    }
+
+    /// Programs that were expected and did not run, or not often enough.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let state = self.shared.state();
+        let missing = state
+            .execs
+            .iter()
+            .filter_map(|(expected, served)| match expected.times {
+                Times::Exactly(times) if times > *served => Some((expected, times - served)),
+                _ => None,
+            });
+        missing
+            .flat_map(|(expected, times)| (0..times).map(|_| expected.line()))
+            .collect()
+    }
+
+    /// Plain environment variables that programs got.
+    pub(crate) fn environment(&self) -> Vec<(String, String)> {
+        self.shared.state().environment.clone()
     }
 
     pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
@@ -122,20 +144,28 @@ impl Guests for ScriptedGuests {
 struct ScriptedGuest(Arc<Shared>);
 
 impl ScriptedGuest {
-    /// The reply to a program: the first expectation of its name, which is used up unless it is the last one.
-    fn reply(&self, program: &str) -> Option<ExecReply> {
+    /// The reply to a program: the first expectation that fits and is not used up.
+    fn reply(&self, program: &str, arguments: &[String], line: &str) -> Option<ExecReply> {
         let mut state = self.0.state();
-        let mut fitting =
-            (0..state.execs.len()).filter(|position| state.execs[*position].0 == program);
-        let (first, another) = (fitting.next(), fitting.next());
-        match (first, another) {
-            (Some(first), Some(_)) => Some(state.execs.remove(first).1),
-            (Some(first), None) => Some(state.execs[first].1.clone()),
-            (None, _) => {
-                state.unexpected.push(program.to_owned());
-                None
-            }
-        }
+        let fitting: Vec<usize> = (0..state.execs.len())
+            .filter(|position| state.execs[*position].0.fits(program, arguments))
+            .collect();
+        let open = |(rank, position): (usize, &usize)| {
+            let (expected, served) = &state.execs[*position];
+            let is_open = match expected.times {
+                Times::Exactly(times) => *served < times,
+                Times::Any => true,
+                Times::LastServesAll => *served == 0 || rank + 1 == fitting.len(),
+            };
+            is_open.then_some(*position)
+        };
+        let Some(position) = fitting.iter().enumerate().find_map(open) else {
+            state.unexpected.push(line.to_owned());
+            return None;
+        };
+        let (expected, served) = &mut state.execs[position];
+        *served += 1;
+        Some(expected.reply.clone())
     }
 }
 
@@ -162,8 +192,9 @@ impl Guest for ScriptedGuest {
             .join(" ");
         let call = if exec.detach { "exec-detached" } else { "exec" };
         self.0.called(call, &line)?;
-        let Some(reply) = self.reply(&exec.program) else {
-            let message = format!("the scenario expects no program `{}`", exec.program);
+        self.0.state().environment.extend(exec.env.clone());
+        let Some(reply) = self.reply(&exec.program, &exec.arguments, &line) else {
+            let message = format!("the scenario does not expect the program `{line}`");
             return Err(Failure::new(
                 Kind::Other,
                 Class::Internal,

@@ -1,14 +1,17 @@
 //! What a test's cluster and VMs do.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use orka_step::bindings::orka::plugin::types::{Exit, ExitSignal};
-use orka_step::failure::Failure;
-use orka_step::grants::GrantsFile;
-use orka_step::limits::Limits;
-use orka_step::outcome::StopSignal;
 use secrecy::SecretString;
+
+use crate::bindings::orka::plugin::cluster::Node;
+use crate::bindings::orka::plugin::types::{Exit, ExitSignal};
+use crate::failure::Failure;
+use crate::grants::GrantsFile;
+use crate::limits::Limits;
+use crate::outcome::StopSignal;
 
 /// How a program that the plugin runs behaves.
 #[derive(Clone, Debug)]
@@ -117,24 +120,112 @@ impl ExecReply {
     }
 }
 
+/// A text in which `*` stands for any text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern(pub(crate) String);
+
+impl Pattern {
+    /// Reads a pattern; every text is one.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Whether `text` is one of those that the pattern stands for.
+    pub fn matches(&self, text: &str) -> bool {
+        let mut parts = self.0.split('*');
+        let first = parts.next().unwrap_or_default();
+        let Some(mut rest) = text.strip_prefix(first) else {
+            return false;
+        };
+        let mut parts: Vec<&str> = parts.collect();
+        let Some(last) = parts.pop() else {
+            return rest.is_empty();
+        };
+        for part in parts {
+            match rest.find(part) {
+                Some(at) => rest = &rest[at + part.len()..],
+                None => return false,
+            }
+        }
+        rest.ends_with(last)
+    }
+}
+
+/// How many calls an expectation serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Times {
+    /// So many, and all of them must come.
+    Exactly(u32),
+    /// Any number, none included.
+    Any,
+    /// One; or, for the last expectation of a program, all further calls. None need come.
+    LastServesAll,
+}
+
+/// A program that a plugin is expected to run.
+#[derive(Clone, Debug)]
+pub(crate) struct Expected {
+    pub(crate) program: Pattern,
+    /// None takes any arguments.
+    pub(crate) arguments: Option<Vec<Pattern>>,
+    pub(crate) times: Times,
+    pub(crate) reply: ExecReply,
+}
+
+impl Expected {
+    pub(crate) fn fits(&self, program: &str, arguments: &[String]) -> bool {
+        let fits = |wanted: &Vec<Pattern>| {
+            wanted.len() == arguments.len()
+                && wanted
+                    .iter()
+                    .zip(arguments)
+                    .all(|(pattern, argument)| pattern.matches(argument))
+        };
+        self.program.matches(program) && self.arguments.as_ref().is_none_or(fits)
+    }
+
+    /// As a line for people.
+    pub(crate) fn line(&self) -> String {
+        let arguments = match &self.arguments {
+            None => "…".to_owned(),
+            Some(arguments) => arguments
+                .iter()
+                .map(|argument| argument.0.as_str())
+                .collect::<Vec<_>>()
+                .join(" "),
+        };
+        format!("{} {arguments}", self.program.0)
+            .trim_end()
+            .to_owned()
+    }
+}
+
 /// A test's set-up: parameters, the workspace, and how cluster and VMs behave.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Scenario {
     pub(crate) params: BTreeMap<String, String>,
     pub(crate) script: Option<Vec<u8>>,
     pub(crate) workspace: Option<BTreeMap<String, Vec<u8>>>,
     pub(crate) secrets: BTreeMap<String, SecretString>,
-    pub(crate) grants: Option<GrantsFile>,
+    pub(crate) grants: Option<Arc<GrantsFile>>,
     pub(crate) limits: Limits,
     pub(crate) timeout: Duration,
     pub(crate) stop: Option<(Duration, StopSignal)>,
     pub(crate) orka3: bool,
     pub(crate) deploy_time: Duration,
     pub(crate) boot_time: Duration,
-    pub(crate) execs: Vec<(String, ExecReply)>,
+    pub(crate) images: Vec<String>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) execs: Vec<Expected>,
     pub(crate) failures: Vec<(String, usize, Failure)>,
-    pub(crate) lost_deploy: Option<(u16, Duration)>,
+    pub(crate) lost_deploys: BTreeMap<u16, Duration>,
+    pub(crate) seed: u64,
+    pub(crate) began: jiff::Timestamp,
+    pub(crate) show_debug: bool,
 }
+
+/// When runs begin on the virtual calendar, if nothing else is said: 2026-01-01T00:00:00Z.
+const BEGAN_SECONDS: i64 = 1_767_225_600;
 
 impl Default for Scenario {
     fn default() -> Self {
@@ -157,9 +248,14 @@ impl Scenario {
             orka3: false,
             deploy_time: Duration::from_secs(5),
             boot_time: Duration::from_secs(20),
+            images: vec!["sonoma.orkasi".to_owned(), "monterey.img".to_owned()],
+            nodes: vec![node("mini-1"), node("mini-2")],
             execs: Vec::new(),
             failures: Vec::new(),
-            lost_deploy: None,
+            lost_deploys: BTreeMap::new(),
+            seed: 0,
+            began: jiff::Timestamp::from_second(BEGAN_SECONDS).unwrap_or_default(),
+            show_debug: false,
         }
     }
 
@@ -204,7 +300,7 @@ impl Scenario {
     /// Grants what this file grants, instead of all that the plugin asks for.
     #[must_use]
     pub fn grants(mut self, file: GrantsFile) -> Self {
-        self.grants = Some(file);
+        self.grants = Some(Arc::new(file));
         self
     }
 
@@ -247,23 +343,64 @@ impl Scenario {
     /// name serves all further calls.
     #[must_use]
     pub fn on_exec(mut self, program: &str, reply: ExecReply) -> Self {
-        self.execs.push((program.to_owned(), reply));
+        self.execs.push(Expected {
+            program: Pattern::new(program),
+            arguments: None,
+            times: Times::LastServesAll,
+            reply,
+        });
+        self
+    }
+
+    /// Expects a program with exactly these arguments, in which `*` stands for any text; so many times, no more and no less.
+    #[must_use]
+    pub fn on_exec_with(
+        mut self,
+        program: &str,
+        arguments: &[&str],
+        times: u32,
+        reply: ExecReply,
+    ) -> Self {
+        self.execs.push(Expected {
+            program: Pattern::new(program),
+            arguments: Some(arguments.iter().copied().map(Pattern::new).collect()),
+            times: Times::Exactly(times),
+            reply,
+        });
+        self
+    }
+
+    /// Changes what the plugin's random numbers are made from; they are the same in every run of one seed.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
         self
     }
 
     /// Lets the answer to a deployment be lost, the first being 1; its VM appears so long after the request.
     #[must_use]
     pub fn deploy_reply_lost(mut self, occurrence: u16, appears_after: Duration) -> Self {
-        self.lost_deploy = Some((occurrence, appears_after));
+        self.lost_deploys.insert(occurrence, appears_after);
         self
     }
 
-    /// Lets a call fail, by its name in [`Report::calls`](crate::Report::calls) without arguments; `occurrence` counts
+    /// Lets a call fail, by its name in [`Report::calls`](super::Report::calls) without arguments; `occurrence` counts
     /// from 1, and 0 means every time.
     #[must_use]
     pub fn fails(mut self, call: &str, occurrence: usize, failure: Failure) -> Self {
         self.failures.push((call.to_owned(), occurrence, failure));
         self
+    }
+}
+
+/// A node with room.
+pub(crate) fn node(name: &str) -> Node {
+    Node {
+        name: name.to_owned(),
+        ready: true,
+        cpu_available: Some(12),
+        cpu_total: Some(12),
+        tags: Vec::new(),
     }
 }
 
@@ -291,5 +428,42 @@ impl Faults {
             .iter()
             .find(|(name, occurrence, _)| name == call && (*occurrence == 0 || occurrence == seen));
         rule.map_or(Ok(()), |(_, _, failure)| Err(failure.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        for (pattern, fits, does_not) in [
+            ("make", "make", "make ipa"),
+            ("*", "anything", "\u{0}never"),
+            ("-scheme*", "-scheme App", "scheme"),
+            ("*.ipa", "a.ipa", "a.ipa.txt"),
+            ("a*b*c", "a-b-b-c", "a-c-b"),
+            ("a*a", "aa", "a"),
+        ] {
+            assert!(Pattern::new(pattern).matches(fits), "{pattern} {fits}");
+            if pattern != "*" {
+                assert!(
+                    !Pattern::new(pattern).matches(does_not),
+                    "{pattern} {does_not}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn arguments_fit_one_by_one() {
+        let scenario = Scenario::new().on_exec_with("make", &["-j*", "ipa"], 1, ExecReply::exit(0));
+        let expected = &scenario.execs[0];
+        let fits = |arguments: &[&str]| {
+            let arguments: Vec<String> = arguments.iter().map(|it| (*it).to_owned()).collect();
+            expected.fits("make", &arguments)
+        };
+        assert!(fits(&["-j8", "ipa"]));
+        assert!(!fits(&["-j8"]) && !fits(&["-j8", "dmg"]) && !fits(&["-j8", "ipa", "x"]));
     }
 }

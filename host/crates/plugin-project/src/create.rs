@@ -1,0 +1,133 @@
+//! A new project.
+
+use std::path::{Path, PathBuf};
+
+use plugin_manifest::Manifest;
+
+use crate::{Error, Language, MANIFEST, PYTHON, RUST, SCENARIOS, SDK, TYPESCRIPT, WIT};
+
+/// What the examples are called, and a project made from one is not.
+const EXAMPLE: &str = "whole-job";
+
+/// What belongs to an example in the repository and not to a project.
+const ONLY_IN_THE_REPOSITORY: [&str; 2] = ["Cargo.toml", "tests/policy.rs"];
+
+const IGNORED: &str = "/dist/\n/target/\n/node_modules/\n/.venv/\n__pycache__/\n";
+
+/// Makes a project named `name` in the new directory `directory` and gives its files, by path within it.
+///
+/// # Errors
+///
+/// A name that a manifest cannot have, a directory that is there and not empty, or a file that cannot be written.
+pub fn create(directory: &Path, name: &str, language: Language) -> Result<Vec<PathBuf>, Error> {
+    let files = files(name, language);
+    let manifest = files.iter().find(|(path, _)| path == MANIFEST);
+    let checked = manifest.map_or(Ok(()), |(_, text)| Manifest::parse_toml(text).map(drop));
+    checked.map_err(|source| Error::Manifest {
+        path: directory.join(MANIFEST),
+        source,
+    })?;
+    let is_taken = std::fs::read_dir(directory)
+        .map_or(directory.exists(), |mut entries| entries.next().is_some());
+    if is_taken {
+        return Err(Error::Exists(directory.to_owned()));
+    }
+    for (path, text) in &files {
+        let path = directory.join(path);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(Error::file("make", parent))?;
+        }
+        std::fs::write(&path, text).map_err(Error::file("write", &path))?;
+    }
+    Ok(files.into_iter().map(|(path, _)| path.into()).collect())
+}
+
+fn files(name: &str, language: Language) -> Vec<(String, String)> {
+    let (example, more): (_, &[(&str, &str)]) = match language {
+        Language::Rust => (
+            RUST,
+            &[
+                ("Cargo.toml", include_str!("templates/Cargo.toml.txt")),
+                (
+                    "tests/scenarios.rs",
+                    include_str!("templates/scenarios.rs.txt"),
+                ),
+            ],
+        ),
+        Language::TypeScript => (TYPESCRIPT, &[]),
+        Language::Python => (PYTHON, &[]),
+    };
+    let own = example
+        .iter()
+        .filter(|(path, _)| language != Language::Rust || !ONLY_IN_THE_REPOSITORY.contains(path))
+        .chain(more)
+        .map(|(path, text)| ((*path).to_owned(), text.replace(EXAMPLE, name)));
+    let mut files: Vec<(String, String)> = own.collect();
+    let below = |directory: &str, tree: &[(&str, &str)]| -> Vec<(String, String)> {
+        tree.iter()
+            .map(|(path, text)| (format!("{directory}/{path}"), (*text).to_owned()))
+            .collect()
+    };
+    files.extend(below("scenarios", SCENARIOS));
+    let contract: Vec<(&str, &str)> = WIT
+        .iter()
+        .copied()
+        .filter(|(path, _)| path.ends_with(".wit"))
+        .collect();
+    files.extend(below("wit", &contract));
+    if language == Language::Rust {
+        files.extend(below("vendor/orka-plugin-sdk/src", SDK));
+        files.push((
+            "vendor/orka-plugin-sdk/Cargo.toml".to_owned(),
+            include_str!("templates/sdk.Cargo.toml.txt").to_owned(),
+        ));
+    }
+    files.push((".gitignore".to_owned(), IGNORED.to_owned()));
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_has_its_own_name_the_contract_and_scenarios() {
+        for language in [Language::Rust, Language::TypeScript, Language::Python] {
+            let scratch = tempfile::tempdir().unwrap();
+            let project = scratch.path().join("ios-build");
+            let files = create(&project, "ios-build", language).unwrap();
+            assert_eq!(Language::of(&project), Some(language));
+            let has = |path: &str| files.contains(&PathBuf::from(path));
+            assert!(
+                has("README.md") && has("plugin.toml") && has("wit/plugin.wit"),
+                "{files:?}"
+            );
+            assert!(has("scenarios/policy.yaml"));
+            assert!(!has("tests/policy.rs"));
+            for file in &files {
+                let text = std::fs::read_to_string(project.join(file)).unwrap();
+                assert!(!text.contains(EXAMPLE), "{}", file.display());
+            }
+            let again = create(&project, "ios-build", language).unwrap_err();
+            assert!(matches!(again, Error::Exists(_)), "{again}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_a_manifest_cannot_have_is_refused_before_anything_is_written() {
+        let scratch = tempfile::tempdir().unwrap();
+        let project = scratch.path().join("x");
+        let error = create(&project, "Not A Name", Language::Python).unwrap_err();
+        assert!(matches!(error, Error::Manifest { .. }), "{error}");
+        assert!(!project.exists());
+    }
+
+    #[test]
+    fn the_sdk_finds_the_contract_where_a_project_has_it() {
+        let bindings = SDK.iter().find(|(path, _)| *path == "lib.rs").unwrap().1;
+        assert!(
+            bindings.contains("path: \"../../wit\""),
+            "`vendor/orka-plugin-sdk` and `wit` of a project lie as this says"
+        );
+    }
+}

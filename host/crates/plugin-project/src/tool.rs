@@ -1,0 +1,54 @@
+//! The tools of other languages.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::Error;
+
+/// Finds a program as the shell would.
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|directory| directory.join(name))
+        .find(|path| path.is_file())
+}
+
+/// Runs a tool to its end. What it says goes to standard error.
+pub(crate) fn run(command: &mut Command) -> Result<(), Error> {
+    // Standard output is for what `orka-step` itself is asked to print.
+    command.stdin(Stdio::null()).stdout(std::io::stderr());
+    let status = command
+        .status()
+        .map_err(Error::file("run", Path::new(command.get_program())))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::ToolFailed {
+        command: shown(command),
+        status,
+    })
+}
+
+/// Runs a tool to its end and gives what it printed.
+pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>, Error> {
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(Error::file("run", Path::new(command.get_program())))?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    Err(Error::ToolFailed {
+        command: shown(command),
+        status: output.status,
+    })
+}
+
+fn shown(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let name = program.file_name().unwrap_or(program.as_os_str());
+    let words = std::iter::once(name).chain(command.get_args().take(2));
+    let words: Vec<_> = words.map(OsStr::to_string_lossy).collect();
+    format!("`{} …`", words.join(" "))
+}

@@ -1,0 +1,107 @@
+//! `orka-step plugin new` and `plugin build`: what an author does before there is a plugin.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use plugin_project::{Error, Language};
+
+use crate::cli::{LanguageName, PluginBuildArgs, PluginNewArgs};
+use crate::console::{Console, bytes, seconds};
+use crate::engine::{self, Compiled};
+use crate::failure::Failure;
+use crate::outcome;
+use crate::plugin::Plugin;
+use crate::report;
+
+/// Larger components take seconds to compile, which the first test or run does anyway.
+const LINKED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Makes a project and says what to do with it; gives the exit code.
+pub fn new(args: &PluginNewArgs, console: &Console) -> u8 {
+    concluded(console, create(args, console))
+}
+
+/// Builds a project; gives the exit code.
+pub fn build(args: &PluginBuildArgs, console: &Console) -> u8 {
+    concluded(console, component(args, console))
+}
+
+fn concluded(console: &Console, result: Result<(), Failure>) -> u8 {
+    match result {
+        Ok(()) => 0,
+        Err(failure) => {
+            report::print_failure(console, &failure);
+            outcome::of_class(failure.class).1
+        }
+    }
+}
+
+fn create(args: &PluginNewArgs, console: &Console) -> Result<(), Failure> {
+    let directory = args
+        .dir
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(&args.name));
+    let language = match args.lang {
+        LanguageName::Rust => Language::Rust,
+        LanguageName::Typescript => Language::TypeScript,
+        LanguageName::Python => Language::Python,
+    };
+    let files = plugin_project::create(&directory, &args.name, language).map_err(failure)?;
+    let shown = directory.display();
+    console.info(&format!("made `{shown}` with {} files; next:", files.len()));
+    let install = match language {
+        Language::Rust => None,
+        Language::TypeScript => Some("npm install"),
+        Language::Python => {
+            Some("python3 -m venv .venv && .venv/bin/pip install -r requirements.txt")
+        }
+    };
+    let steps = [
+        Some(format!("cd {shown}")),
+        install.map(str::to_owned),
+        Some("orka-step plugin build".to_owned()),
+        Some("orka-step plugin test --sweep".to_owned()),
+        Some(format!("orka-step demo --plugin dist/{}.wasm", args.name)),
+    ];
+    for step in steps.into_iter().flatten() {
+        console.data(&format!("  {step}"));
+    }
+    Ok(())
+}
+
+fn component(args: &PluginBuildArgs, console: &Console) -> Result<(), Failure> {
+    let began = Instant::now();
+    let directory = args.project.as_deref().unwrap_or(Path::new("."));
+    let built = plugin_project::build(directory, args.output.as_deref()).map_err(failure)?;
+    let shown = built.path.display().to_string();
+    let plugin = Plugin::check(built.bytes, &shown)?;
+    if plugin.bytes.len() <= LINKED_BYTES_MAX {
+        // Also what only a linker sees, such as a function whose type is another.
+        Compiled::new(&engine::engine()?, &plugin)?;
+    }
+    console.data(&format!(
+        "{shown}  {}  {}  ({})",
+        bytes(plugin.bytes.len() as u64),
+        plugin.digest,
+        seconds(began.elapsed())
+    ));
+    Ok(())
+}
+
+fn failure(error: Error) -> Failure {
+    let hint = error.hint();
+    let failure = match &error {
+        Error::Component(_) | Error::NoLibrary => {
+            Failure::plugin_rejected("plugin.build", error.to_string())
+        }
+        _ => Failure::config(error.to_string()),
+    };
+    let failure = match std::error::Error::source(&error) {
+        Some(_) => failure.with_source(error),
+        None => failure,
+    };
+    match hint {
+        Some(hint) => failure.with_hint(hint),
+        None => failure,
+    }
+}

@@ -1,0 +1,605 @@
+//! Scenario files: YAML, with every member checked. `plugins/TESTING.md` is the format for people.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::SecretString;
+use serde::Deserialize;
+use yaml_serde::Value;
+
+use super::check::Expectations;
+use super::model::{ExecReply, Expected, Pattern, Scenario, Times, node};
+use crate::bindings::orka::plugin::cluster::Node;
+use crate::failure::{Class, Failure, Kind};
+use crate::grants::GrantsFile;
+use crate::limits::Limits;
+use crate::outcome::StopSignal;
+
+/// A scenario as a file has it: what is given, and what must come of it.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Its name, which is unique in its file.
+    pub name: String,
+    /// What it stands on.
+    pub backend: Backend,
+    /// What is given.
+    pub scenario: Scenario,
+    /// What must come of it.
+    pub expect: Expectations,
+}
+
+/// What a case's plugin runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// Scripted backends on a virtual clock.
+    #[default]
+    Scripted,
+    /// The simulated cluster, whose VMs are directories of this machine with real SSH and real programs, in real time.
+    Simulator,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Document {
+    #[serde(default)]
+    defaults: Value,
+    scenarios: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Entry {
+    name: String,
+    #[serde(default, rename = "about")]
+    _about: Option<String>,
+    #[serde(default)]
+    backend: Backend,
+    #[serde(default)]
+    params: BTreeMap<String, Scalar>,
+    script: Option<String>,
+    #[serde(default)]
+    workspace: Workspace,
+    #[serde(default)]
+    secrets: BTreeMap<String, String>,
+    grants: Option<Grants>,
+    #[serde(default)]
+    limits: BTreeMap<String, u32>,
+    timeout: Option<Span>,
+    stop: Option<Stop>,
+    #[serde(default)]
+    seed: u64,
+    began: Option<jiff::Timestamp>,
+    #[serde(default)]
+    cluster: Cluster,
+    #[serde(default)]
+    programs: Vec<Program>,
+    #[serde(default)]
+    failures: Vec<Fault>,
+    #[serde(default)]
+    expect: Expectations,
+}
+
+/// A parameter's value as it is convenient to write.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Scalar {
+    Boolean(bool),
+    Integer(i64),
+    Text(String),
+    List(Vec<String>),
+}
+
+impl Scalar {
+    /// As it is given on the command line: a list has one item a line.
+    fn text(&self) -> String {
+        match self {
+            Self::Boolean(value) => value.to_string(),
+            Self::Integer(value) => value.to_string(),
+            Self::Text(value) => value.clone(),
+            Self::List(items) => items.join("\n"),
+        }
+    }
+}
+
+/// The workspace's files; `false` is none at all.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Workspace {
+    Present(bool),
+    Files(BTreeMap<String, Contents>),
+}
+
+impl Default for Workspace {
+    fn default() -> Self {
+        Self::Present(true)
+    }
+}
+
+/// A file's contents: text, or bytes as base64.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Contents {
+    Text(String),
+    Bytes(Base64),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Base64 {
+    base64: String,
+}
+
+impl Contents {
+    pub(super) fn bytes(&self) -> Result<Vec<u8>, String> {
+        match self {
+            Self::Text(text) => Ok(text.clone().into_bytes()),
+            Self::Bytes(Base64 { base64 }) => STANDARD
+                .decode(base64.trim())
+                .map_err(|error| format!("not base64: {error}")),
+        }
+    }
+}
+
+/// A grant for this plugin, as an entry of the operator's file has it.
+#[derive(Deserialize)]
+struct Grants {
+    #[serde(flatten)]
+    members: BTreeMap<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Stop {
+    after: Span,
+    #[serde(default)]
+    signal: StopName,
+}
+
+#[derive(Default, Deserialize)]
+enum StopName {
+    #[default]
+    #[serde(rename = "TERM")]
+    Terminate,
+    #[serde(rename = "INT")]
+    Interrupt,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Cluster {
+    orka: Option<u8>,
+    deploy_time: Option<Span>,
+    boot_time: Option<Span>,
+    images: Option<Vec<String>>,
+    nodes: Option<Vec<NodeEntry>>,
+    #[serde(default)]
+    lost_deploys: Vec<LostDeploy>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct NodeEntry {
+    name: String,
+    ready: Option<bool>,
+    cpu_available: Option<u32>,
+    cpu_total: Option<u32>,
+    #[serde(default)]
+    tags: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct LostDeploy {
+    number: u16,
+    appears_after: Span,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Program {
+    run: String,
+    arguments: Option<Vec<String>>,
+    times: Option<TimesEntry>,
+    exit: Option<u32>,
+    signal: Option<String>,
+    ends: Option<Ends>,
+    #[serde(default)]
+    stdout: Option<Contents>,
+    #[serde(default)]
+    stderr: Option<Contents>,
+    after: Option<Span>,
+    #[serde(default)]
+    writes: BTreeMap<String, Contents>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TimesEntry {
+    Number(u32),
+    Word(TimesWord),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum TimesWord {
+    Any,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Ends {
+    Lost,
+    Never,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Fault {
+    call: String,
+    number: Option<usize>,
+    kind: KindName,
+    code: Option<String>,
+    message: Option<String>,
+    hint: Option<String>,
+    #[serde(default)]
+    retryable: bool,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum KindName {
+    Invalid,
+    Denied,
+    NotFound,
+    Conflict,
+    NoCapacity,
+    Unauthenticated,
+    Unavailable,
+    TimedOut,
+    Other,
+}
+
+/// A duration such as `90s` or `1h 30m`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span(pub(super) Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map(Span).map_err(|_| {
+            serde::de::Error::custom(format!(
+                "`{text}` is not a duration such as `90s`, `10m` or `1h 30m`"
+            ))
+        })
+    }
+}
+
+/// Calls that can be made to fail, as they are named in `calls`.
+const CALLS: [&str; 18] = [
+    "sign-in",
+    "images",
+    "nodes",
+    "create-config",
+    "deploy",
+    "exists",
+    "config",
+    "instances",
+    "delete",
+    "purge",
+    "look",
+    "sign-out",
+    "list",
+    "connect",
+    "exec",
+    "write-file",
+    "upload",
+    "download",
+];
+
+/// Reads a file of scenarios.
+///
+/// # Errors
+///
+/// A file that cannot be read or is wrong, with the scenario and the member.
+pub fn load(path: &Path) -> Result<Vec<Case>, Failure> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::config(format!("cannot read the scenario file `{shown}`")).with_source(error)
+    })?;
+    parse(&text).map_err(|problem| {
+        Failure::config(format!("the scenario file `{shown}` is wrong: {problem}"))
+            .with_hint("`orka-step plugin test --help` tells where the format is described")
+    })
+}
+
+/// Reads the text of a file of scenarios.
+///
+/// # Errors
+///
+/// What is wrong, with the scenario and the member.
+pub fn parse(text: &str) -> Result<Vec<Case>, String> {
+    let document: Document = yaml_serde::from_str(text).map_err(|error| error.to_string())?;
+    let mut cases: Vec<Case> = Vec::new();
+    for (position, entry) in document.scenarios.into_iter().enumerate() {
+        let name = entry.get("name").and_then(Value::as_str).map_or_else(
+            || format!("number {}", position + 1),
+            |name| format!("`{name}`"),
+        );
+        let merged = merge(document.defaults.clone(), entry);
+        let case = yaml_serde::from_value::<Entry>(merged)
+            .map_err(|error| error.to_string())
+            .and_then(case)
+            .map_err(|problem| format!("scenario {name}: {problem}"))?;
+        if cases.iter().any(|other| other.name == case.name) {
+            return Err(format!("there are two scenarios named {name}"));
+        }
+        cases.push(case);
+    }
+    if cases.is_empty() {
+        return Err("it has no scenarios".to_owned());
+    }
+    Ok(cases)
+}
+
+/// `over` laid over `under`: maps member by member, everything else as a whole.
+fn merge(under: Value, over: Value) -> Value {
+    match (under, over) {
+        (Value::Mapping(mut under), Value::Mapping(over)) => {
+            for (name, value) in over {
+                let below = under.remove(&name).unwrap_or(Value::Null);
+                under.insert(name, merge(below, value));
+            }
+            Value::Mapping(under)
+        }
+        (_, over) => over,
+    }
+}
+
+fn case(entry: Entry) -> Result<Case, String> {
+    let mut scenario = Scenario {
+        params: entry
+            .params
+            .iter()
+            .map(|(name, value)| (name.clone(), value.text()))
+            .collect(),
+        script: entry.script.map(String::into_bytes),
+        workspace: match entry.workspace {
+            Workspace::Present(false) => None,
+            Workspace::Present(true) => Some(BTreeMap::new()),
+            Workspace::Files(files) => Some(contents("workspace", &files)?),
+        },
+        secrets: entry
+            .secrets
+            .into_iter()
+            .map(|(name, value)| (name, SecretString::from(value)))
+            .collect(),
+        grants: entry.grants.map(grants).transpose()?.map(Arc::new),
+        limits: limits(&entry.limits)?,
+        seed: entry.seed,
+        stop: entry.stop.map(|stop| {
+            let signal = match stop.signal {
+                StopName::Terminate => StopSignal::Terminate,
+                StopName::Interrupt => StopSignal::Interrupt,
+            };
+            (stop.after.0, signal)
+        }),
+        ..Scenario::new()
+    };
+    if let Some(timeout) = entry.timeout {
+        scenario.timeout = timeout.0;
+    }
+    if let Some(began) = entry.began {
+        scenario.began = began;
+    }
+    set_cluster(&mut scenario, entry.cluster)?;
+    for program in entry.programs {
+        scenario.execs.push(expected(program)?);
+    }
+    for fault in entry.failures {
+        scenario.failures.push(failure(fault)?);
+    }
+    if entry.backend == Backend::Simulator {
+        refuse_what_only_a_script_can(&scenario)?;
+    }
+    entry.expect.check_itself()?;
+    Ok(Case {
+        name: entry.name,
+        backend: entry.backend,
+        scenario,
+        expect: entry.expect,
+    })
+}
+
+fn refuse_what_only_a_script_can(scenario: &Scenario) -> Result<(), String> {
+    let only = [
+        ("programs", !scenario.execs.is_empty()),
+        ("failures", !scenario.failures.is_empty()),
+        ("cluster.lost-deploys", !scenario.lost_deploys.is_empty()),
+    ];
+    match only.iter().find(|(_, is_given)| *is_given) {
+        None => Ok(()),
+        Some((member, _)) => Err(format!(
+            "`{member}` is for scripted backends; on the simulator real programs run"
+        )),
+    }
+}
+
+fn set_cluster(scenario: &mut Scenario, cluster: Cluster) -> Result<(), String> {
+    scenario.orka3 = match cluster.orka {
+        None | Some(2) => false,
+        Some(3) => true,
+        Some(other) => return Err(format!("`cluster.orka` is {other}, expected 2 or 3")),
+    };
+    if let Some(time) = cluster.deploy_time {
+        scenario.deploy_time = time.0;
+    }
+    if let Some(time) = cluster.boot_time {
+        scenario.boot_time = time.0;
+    }
+    if let Some(images) = cluster.images {
+        scenario.images = images;
+    }
+    if let Some(nodes) = cluster.nodes {
+        scenario.nodes = nodes.into_iter().map(of_entry).collect();
+    }
+    for lost in cluster.lost_deploys {
+        if lost.number == 0 {
+            return Err("`cluster.lost-deploys`: deployments are counted from 1".to_owned());
+        }
+        scenario
+            .lost_deploys
+            .insert(lost.number, lost.appears_after.0);
+    }
+    Ok(())
+}
+
+fn of_entry(entry: NodeEntry) -> Node {
+    let usual = node(&entry.name);
+    Node {
+        ready: entry.ready.unwrap_or(usual.ready),
+        cpu_available: entry.cpu_available.or(usual.cpu_available),
+        cpu_total: entry.cpu_total.or(usual.cpu_total),
+        tags: entry.tags,
+        name: entry.name,
+    }
+}
+
+fn expected(program: Program) -> Result<Expected, String> {
+    let named = |problem: String| format!("program `{}`: {problem}", program.run);
+    let mut reply = match (program.exit, &program.signal, program.ends) {
+        (Some(status), None, None) => ExecReply::exit(status),
+        (None, Some(signal), None) => ExecReply::signal(signal.trim_start_matches("SIG")),
+        (None, None, Some(Ends::Lost)) => ExecReply::lost(),
+        (None, None, Some(Ends::Never)) => ExecReply::never_ends(),
+        (None, None, None) => ExecReply::exit(0),
+        _ => return Err(named("give one of `exit`, `signal` and `ends`".to_owned())),
+    };
+    if let Some(stdout) = &program.stdout {
+        reply = reply.stdout(stdout.bytes().map_err(named)?);
+    }
+    if let Some(stderr) = &program.stderr {
+        reply = reply.stderr(stderr.bytes().map_err(named)?);
+    }
+    if let Some(after) = program.after {
+        reply = reply.after(after.0);
+    }
+    for (path, contents) in &program.writes {
+        reply = reply.writes(path, contents.bytes().map_err(named)?);
+    }
+    Ok(Expected {
+        program: Pattern::new(program.run.clone()),
+        arguments: program
+            .arguments
+            .map(|arguments| arguments.into_iter().map(Pattern::new).collect()),
+        times: match program.times {
+            None => Times::Exactly(1),
+            Some(TimesEntry::Number(number)) => Times::Exactly(number),
+            Some(TimesEntry::Word(TimesWord::Any)) => Times::Any,
+        },
+        reply,
+    })
+}
+
+fn failure(fault: Fault) -> Result<(String, usize, Failure), String> {
+    let known = || CALLS.iter().copied();
+    if !known().any(|call| call == fault.call) {
+        let nearest = plugin_manifest::nearest(&fault.call, known());
+        let hint = nearest.map_or_else(
+            || format!("there are {}", known().collect::<Vec<_>>().join(", ")),
+            |nearest| format!("did you mean `{nearest}`?"),
+        );
+        return Err(format!("`failures` names no call `{}`; {hint}", fault.call));
+    }
+    let class = match fault.call.as_str() {
+        "connect" | "exec" => Class::Ssh,
+        "write-file" | "upload" | "download" => Class::Files,
+        _ => Class::Orka,
+    };
+    let (kind, class, code) = match fault.kind {
+        KindName::Invalid => (Kind::Invalid, Class::Config, "orka.invalid"),
+        KindName::Denied => (Kind::Denied, class, "orka.forbidden"),
+        KindName::NotFound => (Kind::NotFound, class, "orka.not-found"),
+        KindName::Conflict => (Kind::Conflict, class, "orka.conflict"),
+        KindName::NoCapacity => (Kind::NoCapacity, Class::NoCapacity, "orka.no-capacity"),
+        KindName::Unauthenticated => (Kind::Unauthenticated, class, "orka.login-declined"),
+        KindName::Unavailable if class == Class::Orka => {
+            (Kind::Unavailable, class, "orka.server-error")
+        }
+        KindName::Unavailable => (Kind::Unavailable, Class::Ssh, "ssh.lost"),
+        KindName::TimedOut if class == Class::Orka => (Kind::TimedOut, class, "orka.timed-out"),
+        KindName::TimedOut => (Kind::TimedOut, Class::Ssh, "ssh.refused"),
+        KindName::Other => (Kind::Other, class, "test.failure"),
+    };
+    let message = fault
+        .message
+        .unwrap_or_else(|| format!("`{}` fails as the scenario says", fault.call));
+    let code = fault.code.unwrap_or_else(|| code.to_owned());
+    let mut failure = Failure::new(kind, class, code, message).retryable(fault.retryable);
+    failure.hint = fault.hint;
+    // No number means every time, which 0 stands for.
+    Ok((fault.call, fault.number.unwrap_or(0), failure))
+}
+
+fn limits(entries: &BTreeMap<String, u32>) -> Result<Limits, String> {
+    let changes: Vec<(String, String)> = entries
+        .iter()
+        .map(|(name, value)| (name.clone(), value.to_string()))
+        .collect();
+    Limits::default().with(&changes).map_err(said)
+}
+
+/// The operator's file with this one entry.
+fn grants(entry: Grants) -> Result<GrantsFile, String> {
+    let mut entry: yaml_serde::Mapping = entry
+        .members
+        .into_iter()
+        .map(|(name, value)| (Value::from(name), value))
+        .collect();
+    if !entry.contains_key("plugin") {
+        entry.insert("plugin".into(), "*".into());
+    }
+    let file =
+        yaml_serde::Mapping::from_iter([("grant".into(), vec![Value::Mapping(entry)].into())]);
+    yaml_serde::from_value(Value::Mapping(file)).map_err(|error| format!("`grants`: {error}"))
+}
+
+fn contents(
+    member: &str,
+    files: &BTreeMap<String, Contents>,
+) -> Result<BTreeMap<String, Vec<u8>>, String> {
+    files
+        .iter()
+        .map(|(path, contents)| {
+            let bytes = contents
+                .bytes()
+                .map_err(|problem| format!("`{member}.{path}`: {problem}"))?;
+            Ok((path.clone(), bytes))
+        })
+        .collect()
+}
+
+fn said(failure: Failure) -> String {
+    match &failure.hint {
+        Some(hint) => format!("{failure}; {hint}"),
+        None => failure.to_string(),
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Scripted => "scripted",
+            Self::Simulator => "simulator",
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

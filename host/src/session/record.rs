@@ -1,0 +1,530 @@
+//! Records a session: backends that pass everything on and note it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cap_std::fs::Dir;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{
+    Blob, CopiedRecord, EndedRecord, Exchange, FORMAT, FactsRecord, FailureRecord, FileRecord,
+    Given, Names, NodeRecord, OutputRecord, PluginRecord, ProgramEnd, Session, StoppedRecord,
+    VmRecord, deploy_asked, download_asked, each_text, exec_asked, login_asked, spec_asked,
+    upload_asked, write_asked,
+};
+use crate::backend::{
+    Choice, Cluster, Copied, Deploy, Event, Exec, Guest, Guests, JumpHostKey, Listed, Login,
+    OutputStream, Remains, Removal, Running, StoredConfig,
+};
+use crate::bindings::orka::plugin::cluster::{Facts, Node, SignOut, VmInfo, VmSpec};
+use crate::bindings::orka::plugin::types::Exit;
+use crate::console::{Console, millis};
+use crate::failure::Failure;
+use crate::host_folder;
+use crate::mask::Masker;
+use crate::run::Finished;
+
+/// So much of what one program writes is kept, the beginning of it.
+const OUTPUT_KEPT: usize = 256 * 1024;
+/// So many files of a workspace are listed.
+const FILES_MAX: usize = 2000;
+/// Events on their way through the recorder.
+const EVENTS_QUEUED: usize = 64;
+
+/// What a recorded program wrote, before secrets are taken out.
+type Piece = (OutputStream, Vec<u8>);
+
+#[derive(Default)]
+struct State {
+    calls: Vec<Exchange>,
+    output: BTreeMap<usize, Vec<Piece>>,
+    names: Names,
+    read: BTreeMap<String, Vec<u8>>,
+}
+
+/// Takes notes of a run. Nothing that goes wrong here touches the run.
+pub struct Recorder {
+    masker: Masker,
+    state: Mutex<State>,
+    params: BTreeMap<String, String>,
+    workspace: Option<BTreeMap<String, u64>>,
+}
+
+impl Recorder {
+    /// Of a run with these parameters, as they were given, and this workspace as it is now.
+    pub fn new(
+        masker: Masker,
+        params: BTreeMap<String, String>,
+        workspace: Option<&Dir>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            masker,
+            state: Mutex::default(),
+            params,
+            workspace: workspace.map(sizes),
+        })
+    }
+
+    /// Backends that stand on these and note what passes.
+    pub fn around(
+        self: &Arc<Self>,
+        cluster: Arc<dyn Cluster>,
+        guests: Arc<dyn Guests>,
+    ) -> (Arc<dyn Cluster>, Arc<dyn Guests>) {
+        let recorder = Arc::clone(self);
+        let cluster = RecordedCluster {
+            inner: cluster,
+            recorder: Arc::clone(&recorder),
+        };
+        (
+            Arc::new(cluster),
+            Arc::new(RecordedGuests {
+                inner: guests,
+                recorder,
+            }),
+        )
+    }
+
+    /// Notes a file of the workspace that the plugin read, as it was the first time.
+    pub fn note_read(&self, path: &str, contents: &[u8]) {
+        self.state()
+            .read
+            .entry(path.to_owned())
+            .or_insert_with(|| contents.to_vec());
+    }
+
+    /// The whole of it; none for a run that never began.
+    pub fn session(&self, finished: &Finished) -> Option<Session> {
+        let run = finished.run.as_deref()?;
+        let mask = |text: &str| self.cleaned(text);
+        let given = Given {
+            params: self
+                .params
+                .iter()
+                .map(|(name, value)| (name.clone(), mask(value)))
+                .collect(),
+            script: run.script.as_deref().map(|script| self.blob(script)),
+            timeout_ms: millis(run.deadline.saturating_duration_since(run.started)),
+            secrets: run.secrets.keys().cloned().collect(),
+            stopped: run.stop.signal().map(|signal| StoppedRecord {
+                after_ms: run
+                    .stop
+                    .stopped_at()
+                    .map_or(0, |at| millis(at.saturating_duration_since(run.started))),
+                signal: signal.name().to_owned(),
+            }),
+            workspace: self.workspace.as_ref().map(|files| self.files(files)),
+        };
+        Some(Session {
+            session: FORMAT,
+            recorded_by: concat!("orka-step ", env!("CARGO_PKG_VERSION")).to_owned(),
+            began: run.started_at,
+            plugin: PluginRecord {
+                name: run.manifest.name.clone(),
+                version: run.manifest.version.to_string(),
+                digest: finished.plugin_digest.clone().unwrap_or_default(),
+            },
+            given,
+            calls: self.session_calls(),
+            ended: EndedRecord {
+                outcome: finished.conclusion.outcome.to_string(),
+                exit_code: finished.conclusion.exit_code,
+            },
+        })
+    }
+
+    fn files(&self, sizes: &BTreeMap<String, u64>) -> BTreeMap<String, FileRecord> {
+        let state = self.state();
+        let mut files: BTreeMap<String, FileRecord> = sizes
+            .iter()
+            .map(|(path, size)| (path.clone(), FileRecord::Size { size: *size }))
+            .collect();
+        for (path, contents) in &state.read {
+            files.insert(
+                path.clone(),
+                FileRecord::Contents(Blob::of(&self.masker.mask_bytes(contents))),
+            );
+        }
+        files
+    }
+
+    fn session_calls(&self) -> Vec<Exchange> {
+        let (calls, output) = {
+            let state = self.state();
+            (state.calls.clone(), state.output.clone())
+        };
+        calls
+            .into_iter()
+            .enumerate()
+            .map(|(position, call)| self.clean(call, output.get(&position)))
+            .collect()
+    }
+
+    /// With secrets and names taken out.
+    fn clean(&self, mut call: Exchange, output: Option<&Vec<Piece>>) -> Exchange {
+        self.clean_value(&mut call.asked);
+        self.clean_value(&mut call.answer);
+        let clean_failure = |failure: Option<FailureRecord>| {
+            let mut value = serde_json::to_value(failure?).ok()?;
+            self.clean_value(&mut value);
+            serde_json::from_value(value).ok()
+        };
+        call.failure = clean_failure(call.failure);
+        if let Some(end) = &mut call.program {
+            end.lost = clean_failure(end.lost.take());
+        }
+        call.output = output
+            .into_iter()
+            .flatten()
+            .map(|(stream, bytes)| OutputRecord {
+                stderr: *stream == OutputStream::Stderr,
+                text: self.blob(bytes),
+            })
+            .collect();
+        call
+    }
+
+    fn clean_value(&self, value: &mut Value) {
+        each_text(value, &|text| self.cleaned(text));
+    }
+
+    fn cleaned(&self, text: &str) -> String {
+        self.state().names.cleaned(&self.masker.mask(text))
+    }
+
+    fn blob(&self, bytes: &[u8]) -> Blob {
+        match Blob::of(&self.masker.mask_bytes(bytes)) {
+            Blob::Text(text) => Blob::Text(self.cleaned(&text)),
+            bytes @ Blob::Bytes { .. } => bytes,
+        }
+    }
+
+    /// Enters a call, gives its position, and keeps its place in the order in which calls began.
+    fn begins(&self, call: &str, asked: Value) -> (usize, Instant) {
+        let mut state = self.state();
+        state.calls.push(Exchange {
+            call: call.to_owned(),
+            asked,
+            ..Exchange::default()
+        });
+        (state.calls.len() - 1, Instant::now())
+    }
+
+    fn ends<T>(
+        &self,
+        (position, began): (usize, Instant),
+        result: &Result<T, Failure>,
+        answer: impl FnOnce(&T) -> Value,
+    ) {
+        let mut state = self.state();
+        let Some(call) = state.calls.get_mut(position) else {
+            return;
+        };
+        call.took_ms = millis(began.elapsed());
+        match result {
+            Ok(value) => call.answer = answer(value),
+            Err(failure) => call.failure = Some(FailureRecord::of(failure)),
+        }
+    }
+
+    fn names(&self, name: &str) {
+        self.state().names.add(name);
+    }
+
+    fn wrote(&self, position: usize, stream: OutputStream, bytes: &[u8]) {
+        let mut state = self.state();
+        let pieces = state.output.entry(position).or_default();
+        let kept: usize = pieces.iter().map(|(_, piece)| piece.len()).sum();
+        let fits = bytes.len().min(OUTPUT_KEPT.saturating_sub(kept));
+        match pieces.last_mut() {
+            Some((last, piece)) if *last == stream => piece.extend_from_slice(&bytes[..fits]),
+            _ if fits > 0 => pieces.push((stream, bytes[..fits].to_vec())),
+            _ => {}
+        }
+        if let Some(call) = state.calls.get_mut(position) {
+            call.output_left_out += (bytes.len() - fits) as u64;
+        }
+    }
+
+    fn program_ended(&self, position: usize, began: Instant, event: &Event) {
+        let after_ms = millis(began.elapsed());
+        let (status, signal, lost) = match event {
+            Event::Output(..) => return,
+            Event::Exit(Exit::Status(status)) => (Some(*status), None, None),
+            Event::Exit(Exit::Signal(signal)) => (None, Some(signal.name.clone()), None),
+            Event::Lost(failure) => (None, None, Some(FailureRecord::of(failure))),
+        };
+        if let Some(call) = self.state().calls.get_mut(position) {
+            call.program = Some(ProgramEnd {
+                after_ms,
+                status,
+                signal,
+                lost,
+            });
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The regular files of a workspace with their sizes, without the host's own folder.
+fn sizes(root: &Dir) -> BTreeMap<String, u64> {
+    let mut files = BTreeMap::new();
+    let mut directories = vec![String::new()];
+    while let Some(directory) = directories.pop() {
+        let place = if directory.is_empty() {
+            "."
+        } else {
+            &directory
+        };
+        for entry in root.read_dir(place).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if directory.is_empty() && name == host_folder::NAME {
+                continue;
+            }
+            let path = if directory.is_empty() {
+                name
+            } else {
+                format!("{directory}/{name}")
+            };
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => directories.push(path),
+                Ok(kind) if kind.is_file() && files.len() < FILES_MAX => {
+                    files.insert(path, entry.metadata().map_or(0, |metadata| metadata.len()));
+                }
+                _ => {}
+            }
+        }
+    }
+    files
+}
+
+struct RecordedCluster {
+    inner: Arc<dyn Cluster>,
+    recorder: Arc<Recorder>,
+}
+
+#[async_trait]
+impl Cluster for RecordedCluster {
+    async fn sign_in(&self) -> Result<Facts, Failure> {
+        let call = self.recorder.begins("sign-in", Value::Null);
+        let result = self.inner.sign_in().await;
+        self.recorder
+            .ends(call, &result, |facts| json!(FactsRecord::of(facts)));
+        result
+    }
+
+    async fn images(&self) -> Result<Vec<String>, Failure> {
+        let call = self.recorder.begins("images", Value::Null);
+        let result = self.inner.images().await;
+        self.recorder.ends(call, &result, |images| json!(images));
+        result
+    }
+
+    async fn nodes(&self) -> Result<Vec<Node>, Failure> {
+        let call = self.recorder.begins("nodes", Value::Null);
+        let result = self.inner.nodes().await;
+        let answer =
+            |nodes: &Vec<Node>| json!(nodes.iter().map(NodeRecord::of).collect::<Vec<_>>());
+        self.recorder.ends(call, &result, answer);
+        result
+    }
+
+    async fn create_config(&self, name: &str, spec: &VmSpec) -> Result<(), Failure> {
+        self.recorder.names(name);
+        let call = self.recorder.begins("create-config", spec_asked(spec));
+        let result = self.inner.create_config(name, spec).await;
+        self.recorder.ends(call, &result, |()| Value::Null);
+        result
+    }
+
+    fn stores_configs(&self) -> bool {
+        self.inner.stores_configs()
+    }
+
+    async fn deploy(&self, deploy: &Deploy) -> Result<VmInfo, Failure> {
+        self.recorder.names(&deploy.name);
+        let call = self.recorder.begins("deploy", deploy_asked(deploy));
+        let result = self.inner.deploy(deploy).await;
+        self.recorder
+            .ends(call, &result, |vm| json!(VmRecord::of(vm)));
+        result
+    }
+
+    async fn explain(&self, failure: Failure, spec: &VmSpec) -> Failure {
+        self.inner.explain(failure, spec).await
+    }
+
+    // What follows is the host's own housekeeping, which a replay does again by itself.
+
+    async fn exists(&self, vm: &VmInfo) -> Result<bool, Failure> {
+        self.inner.exists(vm).await
+    }
+
+    async fn config(&self, name: &str) -> Result<Option<StoredConfig>, Failure> {
+        self.inner.config(name).await
+    }
+
+    async fn instances(&self, name: &str) -> Result<Vec<String>, Failure> {
+        self.inner.instances(name).await
+    }
+
+    async fn delete(&self, name: &str, id: Option<&str>) -> Result<(), Failure> {
+        self.inner.delete(name, id).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<Removal, Failure> {
+        self.inner.remove(name).await
+    }
+
+    async fn remains(&self, name: &str) -> Result<Remains, Failure> {
+        self.inner.remains(name).await
+    }
+
+    async fn sign_out(&self) -> Result<SignOut, Failure> {
+        self.inner.sign_out().await
+    }
+
+    async fn list(&self) -> Result<Vec<Listed>, Failure> {
+        self.inner.list().await
+    }
+
+    fn removal_command(&self, name: &str) -> String {
+        self.inner.removal_command(name)
+    }
+}
+
+struct RecordedGuests {
+    inner: Arc<dyn Guests>,
+    recorder: Arc<Recorder>,
+}
+
+#[async_trait]
+impl Guests for RecordedGuests {
+    async fn connect(
+        &self,
+        vm: &VmInfo,
+        login: &Login,
+        deadline: Instant,
+        console: &Console,
+    ) -> Result<Arc<dyn Guest>, Failure> {
+        let call = self.recorder.begins("connect", login_asked(login));
+        let result = self.inner.connect(vm, login, deadline, console).await;
+        self.recorder.ends(
+            call,
+            &result,
+            |guest| json!({ "host-key": guest.host_key() }),
+        );
+        result.map(|inner| {
+            Arc::new(RecordedGuest {
+                inner,
+                recorder: Arc::clone(&self.recorder),
+            }) as Arc<dyn Guest>
+        })
+    }
+
+    fn username(&self) -> Option<&str> {
+        self.inner.username()
+    }
+
+    fn patience(&self) -> Duration {
+        self.inner.patience()
+    }
+}
+
+struct RecordedGuest {
+    inner: Arc<dyn Guest>,
+    recorder: Arc<Recorder>,
+}
+
+#[async_trait]
+impl Guest for RecordedGuest {
+    fn host_key(&self) -> String {
+        self.inner.host_key()
+    }
+
+    fn host_key_trust(&self) -> guest_ssh::HostKeyTrust {
+        self.inner.host_key_trust()
+    }
+
+    fn jump_host(&self) -> Option<JumpHostKey> {
+        self.inner.jump_host()
+    }
+
+    async fn exec(&self, exec: Exec) -> Result<Running, Failure> {
+        let masker = &self.recorder.masker;
+        let asked = exec_asked(&exec, |bytes| masker.mask_bytes(bytes));
+        let call = self.recorder.begins("exec", asked);
+        let result = self.inner.exec(exec).await;
+        self.recorder.ends(call, &result, |_| Value::Null);
+        let mut running = result?;
+        let (events, receiver) = mpsc::channel(EVENTS_QUEUED);
+        let recorder = Arc::clone(&self.recorder);
+        let mut from = std::mem::replace(&mut running.events, receiver);
+        tokio::spawn(async move {
+            while let Some(event) = from.recv().await {
+                match &event {
+                    Event::Output(stream, bytes) => recorder.wrote(call.0, *stream, bytes),
+                    ended => recorder.program_ended(call.0, call.1, ended),
+                }
+                // Whoever took the events is gone: so must we be, so that the program notices.
+                if events.send(event).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(running)
+    }
+
+    async fn write_file(&self, path: &str, contents: &[u8], mode: u32) -> Result<(), Failure> {
+        let asked = write_asked(path, &self.recorder.masker.mask_bytes(contents), mode);
+        let call = self.recorder.begins("write-file", asked);
+        let result = self.inner.write_file(path, contents, mode).await;
+        self.recorder.ends(call, &result, |()| Value::Null);
+        result
+    }
+
+    async fn upload(
+        &self,
+        source: &Dir,
+        target: &str,
+        choice: &Choice,
+        console: &Console,
+    ) -> Result<Copied, Failure> {
+        let call = self.recorder.begins("upload", upload_asked(target, choice));
+        let result = self.inner.upload(source, target, choice, console).await;
+        self.recorder
+            .ends(call, &result, |copied| json!(CopiedRecord::of(copied)));
+        result
+    }
+
+    async fn download(
+        &self,
+        source: &str,
+        workspace: &Dir,
+        into: &Path,
+        choice: &Choice,
+        console: &Console,
+    ) -> Result<Copied, Failure> {
+        let asked = download_asked(source, into, choice);
+        let call = self.recorder.begins("download", asked);
+        let result = self
+            .inner
+            .download(source, workspace, into, choice, console)
+            .await;
+        self.recorder
+            .ends(call, &result, |copied| json!(CopiedRecord::of(copied)));
+        result
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}

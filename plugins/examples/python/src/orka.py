@@ -1,0 +1,69 @@
+"""What makes policies pleasant to write: phases, errors, last words. Yours to change; nothing else depends on it."""
+
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from componentize_py_types import Err
+from wit_world.exports.policy import Verdict, Verdict_BuildFailed, Verdict_Succeeded
+from wit_world.imports import console, params, types
+
+T = TypeVar("T")
+
+
+def failure(case: Any, code: str, message: str) -> Err:
+    """An error of the policy's own: `code` is stable and dotted, `message` one lower-case sentence."""
+    return Err(case(types.ErrorInfo(code, message, None, False, None, None, [])))
+
+
+def phase(title: str, work: Callable[[], T], ending: Callable[[T], console.Ending] | None = None) -> T:
+    """Does `work` as a phase: the log shows its title, its time and whether it failed."""
+    with console.Group(title) as group:
+        try:
+            value = work()
+        except BaseException:
+            group.finish(console.Ending.FAILED)
+            raise
+        group.finish(ending(value) if ending else console.Ending.DONE)
+        return value
+
+
+def text(name: str) -> str:
+    """A parameter of type `string` or `choice`."""
+    value = params.get(name)
+    return value.value if isinstance(value, params.Value_Text) else ""
+
+
+def integer(name: str) -> int | None:
+    """A parameter of type `integer`."""
+    value = params.get(name)
+    return value.value if isinstance(value, params.Value_Integer) else None
+
+
+def items(name: str) -> list[str]:
+    """A parameter of type `list`."""
+    value = params.get(name)
+    return value.value if isinstance(value, params.Value_List) else []
+
+
+def succeeded(exit: types.Exit) -> bool:
+    """Whether a program ended by itself with status 0."""
+    return isinstance(exit, types.Exit_Status) and exit.value == 0
+
+
+def verdict(exit: types.Exit) -> Verdict:
+    """Status 0 is success; anything else is a failed build, passed on unchanged."""
+    return Verdict_Succeeded() if succeeded(exit) else Verdict_BuildFailed(exit)
+
+
+def policy(run: Callable[[], Verdict]) -> Verdict:
+    """Runs a policy. What the host raised goes back as it came, since its code decides the step's outcome; any other
+    exception is said to the host with its traceback, and is the plugin's failure."""
+    try:
+        return run()
+    except Err:
+        raise
+    except Exception as exception:
+        console.last_words(traceback.format_exc())
+        problem = f"{type(exception).__name__}: {exception}"
+        raise failure(types.Error_Other, "plugin.exception", problem) from None

@@ -1,0 +1,313 @@
+//! What an author of plugins does: make a project, build it, test it, record a run and play it again.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use end_to_end::{Cluster, Ended, Step, bundled, target_directory};
+
+/// Builds of other languages' tools, and a first build of the SDK.
+const LONG: Duration = Duration::from_secs(280);
+
+const SCENARIO: &str = "scenarios:
+  - name: it builds
+    params: { base-image: sonoma.orkasi, script: make ipa }
+    programs: [{ run: ../build-script, after: 12m }]
+";
+
+/// `plugin test` of the bundled policy with this scenario file.
+fn test_with(scenarios: &str) -> Step {
+    let step = Step::new(&["plugin", "test"]);
+    let file = step.scratch_file("scenarios.yaml", scenarios.as_bytes());
+    step.flag("--plugin", bundled("build").to_str().unwrap())
+        .argument(file)
+}
+
+fn said(ended: &Ended, code: i32, texts: &[&str]) {
+    assert_eq!(ended.code, Some(code), "{ended}");
+    let all = format!("{}{}", ended.stdout, ended.stderr);
+    for text in texts {
+        assert!(all.contains(text), "`{text}` is not said: {ended}");
+    }
+}
+
+#[tokio::test]
+async fn a_scenario_that_passes_exits_0_and_says_how_many() {
+    let ended = test_with(SCENARIO).ended().await;
+    said(
+        &ended,
+        0,
+        &["ok   it builds", "1 passed, 0 failed (1 runs in "],
+    );
+}
+
+#[tokio::test]
+async fn a_sweep_ends_the_run_at_every_host_call_in_every_way() {
+    let ended = test_with(SCENARIO).argument("--sweep").ended().await;
+    said(&ended, 0, &["1 passed, 0 failed"]);
+    let runs = ended.stdout.split("failed (").nth(1).unwrap();
+    let runs: usize = runs.split(' ').next().unwrap().parse().unwrap();
+    assert!(runs > 40, "{ended}");
+}
+
+#[tokio::test]
+async fn a_program_that_nobody_expects_fails_the_test_with_a_difference() {
+    let scenarios = SCENARIO.replace(
+        "run: ../build-script",
+        "run: ../build-script, arguments: [--fast]",
+    );
+    let step = test_with(&scenarios);
+    let junit = step.scratch_file("junit.xml", b"");
+    let ended = step.flag("--junit", junit.as_str()).ended().await;
+    said(
+        &ended,
+        1,
+        &[
+            "FAIL it builds",
+            "other programs ran than the scenario expects",
+            "- ../build-script --fast",
+            "+ ../build-script",
+            "0 passed, 1 failed",
+        ],
+    );
+    let xml = String::from_utf8(std::fs::read(junit).unwrap()).unwrap();
+    assert!(
+        xml.contains("tests=\"1\" failures=\"1\"") && xml.contains("name=\"it builds\""),
+        "{xml}"
+    );
+}
+
+#[tokio::test]
+async fn another_end_and_other_calls_are_shown_as_differences() {
+    let scenarios = format!(
+        "{SCENARIO}    expect:\n      outcome: build-failed\n      exit-code: 65\n      calls: [sign-in, create-config, deploy]\n"
+    );
+    let ended = test_with(&scenarios).ended().await;
+    said(
+        &ended,
+        1,
+        &[
+            "- outcome: build-failed",
+            "+ outcome: succeeded",
+            "- exit code: 65",
+            "+ connect",
+            "log:",
+            "==> sign in",
+        ],
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_file_is_told_from_a_failed_test() {
+    let ended = test_with(&SCENARIO.replace("params", "parms"))
+        .ended()
+        .await;
+    said(
+        &ended,
+        211,
+        &["scenario `it builds`", "unknown field `parms`"],
+    );
+    let ended = test_with(SCENARIO)
+        .flag("--plugin", "./none.wasm")
+        .ended()
+        .await;
+    said(&ended, 212, &["none.wasm"]);
+    let ended = Step::new(&["plugin", "test"]).ended().await;
+    assert!(matches!(ended.code, Some(211)), "{ended}");
+}
+
+#[tokio::test]
+async fn the_same_scenario_runs_on_the_simulated_cluster() {
+    let scenarios = "scenarios:
+  - name: a real build
+    backend: simulator
+    cluster: { boot-time: 50ms, deploy-time: 10ms }
+    params: { base-image: Sonoma.orkasi, script: 'mkdir out; cp in out/made', artifacts: [out/**] }
+    workspace: { in: x }
+    expect: { workspace: { out/made: x }, results: { exit-status: '0' } }
+";
+    let ended = test_with(scenarios).ended().await;
+    said(&ended, 0, &["ok   a real build"]);
+}
+
+/// A run of the bundled policy whose session is recorded to the returned path.
+async fn recorded(script: &str) -> (Ended, String, String) {
+    let cluster = Cluster::start().await;
+    let step = cluster.build(script).file("main.c", "int main(void) {}");
+    let secret = step.scratch_file("secrets/signing", b"hunter22-is-secret");
+    let file = step.scratch_file("session.yaml", b"");
+    let ended = step
+        .flag(
+            "--secrets",
+            Path::new(&secret).parent().unwrap().to_str().unwrap(),
+        )
+        .flag("--record", file.as_str())
+        .ended()
+        .await;
+    let session = std::fs::read_to_string(&file).unwrap();
+    (ended, file, session)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorded_run_has_no_secret_and_plays_again() {
+    let script = "#!/bin/sh\necho hunter22-is-secret; echo plain; exit 7\n";
+    let (ended, file, session) = recorded(script).await;
+    assert_eq!(ended.code, Some(7), "{ended}");
+    for text in [
+        "call: deploy",
+        "call: exec",
+        "plain",
+        "***",
+        "exit-code: 7",
+        "size: 17",
+    ] {
+        assert!(session.contains(text), "`{text}`: {session}");
+    }
+    assert!(!session.contains("hunter22"), "{session}");
+    assert!(!session.contains("tekton-"), "names are numbers: {session}");
+    let plugin = bundled("build");
+    let replay = || Step::new(&["plugin", "test"]).flag("--plugin", plugin.to_str().unwrap());
+    let played = replay().flag("--replay", file.as_str()).ended().await;
+    said(&played, 0, &["1 passed, 0 failed"]);
+
+    // The same plugin asked for another VM then.
+    let step = replay();
+    let changed = session.replace("cpu-cores: 3", "cpu-cores: 12");
+    assert_ne!(changed, session);
+    let changed = step.scratch_file("changed.yaml", changed.as_bytes());
+    let played = step.flag("--replay", changed).ended().await;
+    said(
+        &played,
+        1,
+        &[
+            "recorded calls were not made, 1 others were",
+            "- create-config",
+            "+ create-config",
+            "it ended otherwise",
+        ],
+    );
+
+    let step = replay();
+    let newer = step.scratch_file(
+        "newer.yaml",
+        session.replace("session: 1", "session: 2").as_bytes(),
+    );
+    said(
+        &step.flag("--replay", newer).ended().await,
+        211,
+        &["has form 2; this program knows 1"],
+    );
+}
+
+/// The program with the environment in which the tools of a language are found.
+fn author(command: &[&str], tools: &Path) -> Step {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", tools.display());
+    let mut step = Step::new(command).environment("PATH", &path).patience(LONG);
+    for name in ["HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"] {
+        if let Ok(value) = std::env::var(name) {
+            step = step.environment(name, &value);
+        }
+    }
+    step.environment(
+        "CARGO_TARGET_DIR",
+        target_directory().join("tools/rust").to_str().unwrap(),
+    )
+}
+
+/// Makes a project in `place` and takes it through everything that its README says, with no edit.
+async fn takes_a_new_project_all_the_way(language: &str, place: PathBuf, tools: &Path) {
+    let project = place.join(format!("it-{}", std::process::id()));
+    let directory = project.to_str().unwrap();
+    let made = author(&["plugin", "new", "ios-build"], tools)
+        .flag("--lang", language)
+        .flag("--dir", directory)
+        .ended()
+        .await;
+    said(&made, 0, &["orka-step plugin build"]);
+    let built = author(&["plugin", "build"], tools)
+        .argument(directory)
+        .ended()
+        .await;
+    said(&built, 0, &["ios-build.wasm", "sha256:"]);
+    let tested = author(&["plugin", "test"], tools)
+        .argument(directory)
+        .argument("--sweep")
+        .ended()
+        .await;
+    said(&tested, 0, &["11 passed, 0 failed"]);
+    let plugin = project.join("dist/ios-build.wasm");
+    let shown = author(&["demo"], tools)
+        .flag("--plugin", plugin.to_str().unwrap())
+        .flag("--boot-delay", "100ms")
+        .ended()
+        .await;
+    said(
+        &shown,
+        0,
+        &[
+            "hello from a build VM",
+            "left on the cluster: 0 VMs, 0 VM configs",
+            "dist/hello.tar (sha256 ",
+        ],
+    );
+    std::fs::remove_dir_all(&project).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "takes the Wasm target in the active toolchain: `cargo xtask setup`"]
+async fn rust_goes_all_the_way_from_nothing() {
+    let place = target_directory().join("tools");
+    std::fs::create_dir_all(&place).unwrap();
+    takes_a_new_project_all_the_way("rust", place.clone(), &place).await;
+}
+
+#[tokio::test]
+#[ignore = "takes the tools of TypeScript from npm: `cargo xtask setup`"]
+async fn typescript_goes_all_the_way_from_nothing() {
+    // Below the tools, where `node_modules` is found.
+    let place = target_directory().join("tools/typescript");
+    takes_a_new_project_all_the_way("typescript", place.clone(), &place).await;
+}
+
+#[tokio::test]
+#[ignore = "takes componentize-py from PyPI: `cargo xtask setup`"]
+async fn python_goes_all_the_way_from_nothing() {
+    let place = target_directory().join("tools/python");
+    takes_a_new_project_all_the_way("python", place.clone(), &place.join("bin")).await;
+}
+
+#[tokio::test]
+async fn a_missing_tool_is_named_with_the_command_that_installs_it() {
+    for (language, texts) in [
+        (
+            "python",
+            &["`componentize-py` is missing", "hint: run `python3 -m venv"][..],
+        ),
+        ("typescript", &["is missing", "hint: run `"]),
+        ("rust", &["`cargo` is missing", "hint: run `rustup"]),
+    ] {
+        let step = Step::new(&["plugin", "new", "x"]).flag("--lang", language);
+        let project = Path::new(&step.scratch_file("marker", b"")).with_file_name("x");
+        let made = step.flag("--dir", project.to_str().unwrap()).ended().await;
+        assert_eq!(made.code, Some(0), "{made}");
+        let built = Step::new(&["plugin", "build"])
+            .argument(project.to_str().unwrap())
+            .environment("PATH", "/nowhere")
+            .ended()
+            .await;
+        said(&built, 211, texts);
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_is_no_project_is_told() {
+    let ended = Step::new(&["plugin", "build", "/"]).ended().await;
+    said(
+        &ended,
+        211,
+        &[
+            "is no plugin project: it has no `plugin.toml`",
+            "orka-step plugin new",
+        ],
+    );
+}
