@@ -7,6 +7,7 @@ mod capacity_and_network;
 mod cli;
 mod demo;
 mod detached;
+mod frozen;
 mod grants;
 mod guests;
 mod keeping;

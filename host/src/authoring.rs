@@ -64,7 +64,7 @@ fn create(args: &PluginNewArgs, console: &Console) -> Result<(), Failure> {
         Some(format!("orka-step demo --plugin dist/{}.wasm", args.name)),
     ];
     for step in steps.into_iter().flatten() {
-        console.data(&format!("  {step}"));
+        console.data_blocking(&format!("  {step}"));
     }
     Ok(())
 }
@@ -79,7 +79,7 @@ fn component(args: &PluginBuildArgs, console: &Console) -> Result<(), Failure> {
         // Also what only a linker sees, such as a function whose type is another.
         Compiled::new(&engine::engine()?, &plugin)?;
     }
-    console.data(&format!(
+    console.data_blocking(&format!(
         "{shown}  {}  {}  ({})",
         bytes(plugin.bytes.len() as u64),
         plugin.digest,

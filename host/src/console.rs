@@ -268,6 +268,14 @@ impl Console {
         }
     }
 
+    /// As [`Console::data`], from a thread that may wait.
+    pub fn data_blocking(&self, text: &str) {
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => runtime.block_on(self.data(text)),
+            Err(_) => futures_util::FutureExt::now_or_never(self.data(text)).unwrap_or_default(),
+        }
+    }
+
     /// Writes diagnostics, which must be masked already, if there is room for them.
     pub(crate) fn diagnostics(&self, text: &[u8]) {
         match &self.lines {

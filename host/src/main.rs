@@ -118,7 +118,9 @@ async fn dispatch(cli: Cli, console: Console, stop: Stop) -> u8 {
                 json,
             } => inspect_command(&plugin, plugin_dir, json, &console).await,
             #[cfg(feature = "authoring")]
-            PluginCommand::New(args) => orka_step::authoring::new(&args, &console),
+            PluginCommand::New(args) => {
+                tokio::task::block_in_place(|| orka_step::authoring::new(&args, &console))
+            }
             #[cfg(feature = "authoring")]
             PluginCommand::Build(args) => {
                 tokio::task::block_in_place(|| orka_step::authoring::build(&args, &console))

@@ -59,13 +59,18 @@ pub struct Finished {
 /// Runs the job that `config` describes against the real cluster.
 pub async fn run(config: Config, console: Console, stop: Stop) -> Finished {
     let record = config.record.clone();
-    let (compiled, plugin, mut parts, params) = match prepare(config, console, stop) {
+    let Prepared {
+        compiled,
+        plugin,
+        mut parts,
+        given,
+    } = match prepare(config, console, stop) {
         Ok(prepared) => prepared,
         Err(failures) => return Finished::not_started(failures),
     };
     let recorder = record.is_some().then(|| {
         let workspace = parts.workspace.as_ref().map(|workspace| &workspace.dir);
-        Recorder::new(parts.console.masker().clone(), params, workspace)
+        Recorder::new(parts.console.masker().clone(), given, workspace)
     });
     if let Some(recorder) = &recorder {
         (parts.cluster, parts.guests) = recorder.around(parts.cluster, parts.guests);
@@ -104,12 +109,17 @@ fn save_session(recorder: &Recorder, path: &Path, finished: &Finished) {
     }
 }
 
+/// A run that can begin.
+struct Prepared {
+    compiled: Compiled,
+    plugin: Plugin,
+    parts: RunParts,
+    /// Parameters as they were given.
+    given: BTreeMap<String, String>,
+}
+
 /// Everything that can be wrong before anything is sent to the cluster.
-fn prepare(
-    config: Config,
-    console: Console,
-    stop: Stop,
-) -> Result<(Compiled, Plugin, RunParts, BTreeMap<String, String>), Vec<Failure>> {
+fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec<Failure>> {
     let plugin = Plugin::load(&config.plugin).map_err(|failure| vec![failure])?;
     tell_left_out(&plugin.manifest, &config, &console);
     let given = given_parameters(&plugin.manifest, &config);
@@ -154,7 +164,12 @@ fn prepare(
         stop,
         random: Box::new(rand::rngs::StdRng::from_os_rng()),
     };
-    Ok((compiled, plugin, parts, given))
+    Ok(Prepared {
+        compiled,
+        plugin,
+        parts,
+        given,
+    })
 }
 
 /// Names the parameters of a Task that the plugin does not have.

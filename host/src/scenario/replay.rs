@@ -257,6 +257,16 @@ impl Cluster for ReplayedCluster {
         self.inner.create_config(name, spec).await
     }
 
+    async fn store_config(&self, name: &str, spec: &VmSpec) -> Result<(), Failure> {
+        self.tape.state().names.add(name);
+        self.tape.take("store-config", spec_asked(spec)).await?;
+        self.inner.store_config(name, spec).await
+    }
+
+    async fn stored_configs(&self) -> Result<Vec<(String, StoredConfig)>, Failure> {
+        self.inner.stored_configs().await
+    }
+
     fn stores_configs(&self) -> bool {
         self.inner.stores_configs()
     }

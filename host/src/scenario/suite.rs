@@ -204,7 +204,7 @@ fn play_all(args: &PluginTestArgs, plan: &Plan, console: &Console) -> Result<u8,
     }
     if args.list {
         for (path, case) in &cases {
-            console.data(&format!("{}: {}", path.display(), case.name));
+            console.data_blocking(&format!("{}: {}", path.display(), case.name));
         }
         return Ok(0);
     }
@@ -228,7 +228,7 @@ fn play_all(args: &PluginTestArgs, plan: &Plan, console: &Console) -> Result<u8,
         .filter(|played| !played.problems.is_empty())
         .count();
     let runs: usize = played.iter().map(|played| played.runs).sum();
-    console.data(&format!(
+    console.data_blocking(&format!(
         "{} passed, {failed} failed ({runs} runs in {:.2} s)",
         played.len() - failed,
         began.elapsed().as_secs_f64()
@@ -356,11 +356,11 @@ fn tell(played: &Played, console: &Console) {
     } else {
         "FAIL"
     };
-    console.data(&format!("{verdict} {} ({took} ms{runs})", played.name));
+    console.data_blocking(&format!("{verdict} {} ({took} ms{runs})", played.name));
     for problem in &played.problems {
         for (position, line) in problem.lines().enumerate() {
             let indent = if position == 0 { "     - " } else { "       " };
-            console.data(&format!("{indent}{line}"));
+            console.data_blocking(&format!("{indent}{line}"));
         }
     }
 }

@@ -4,6 +4,10 @@
 //! what is no text is base64. Bulk bytes are not in it: transfers have names, sizes and digests.
 
 mod record;
+#[cfg_attr(
+    not(feature = "authoring"),
+    allow(dead_code, reason = "what only replays read")
+)]
 mod values;
 
 use std::collections::BTreeMap;
@@ -166,10 +170,6 @@ pub struct Exchange {
     pub program: Option<ProgramEnd>,
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }

@@ -254,7 +254,8 @@ impl Recorder {
     fn program_ended(&self, position: usize, began: Instant, event: &Event) {
         let after_ms = millis(began.elapsed());
         let (status, signal, lost) = match event {
-            Event::Output(..) => return,
+            // A connection that is lost under a detached program is no end of it.
+            Event::Output(..) | Event::Interrupted(_) | Event::Resumed => return,
             Event::Exit(Exit::Status(status)) => (Some(*status), None, None),
             Event::Exit(Exit::Signal(signal)) => (None, Some(signal.name.clone()), None),
             Event::Lost(failure) => (None, None, Some(FailureRecord::of(failure))),
@@ -345,6 +346,14 @@ impl Cluster for RecordedCluster {
         result
     }
 
+    async fn store_config(&self, name: &str, spec: &VmSpec) -> Result<(), Failure> {
+        self.recorder.names(name);
+        let call = self.recorder.begins("store-config", spec_asked(spec));
+        let result = self.inner.store_config(name, spec).await;
+        self.recorder.ends(call, &result, |()| Value::Null);
+        result
+    }
+
     fn stores_configs(&self) -> bool {
         self.inner.stores_configs()
     }
@@ -363,6 +372,10 @@ impl Cluster for RecordedCluster {
     }
 
     // What follows is the host's own housekeeping, which a replay does again by itself.
+
+    async fn stored_configs(&self) -> Result<Vec<(String, StoredConfig)>, Failure> {
+        self.inner.stored_configs().await
+    }
 
     async fn exists(&self, vm: &VmInfo) -> Result<bool, Failure> {
         self.inner.exists(vm).await

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::backend::{Choice, Compare, Copied, CopiedFile, Deploy, Exec, Input, Login};
+use crate::backend::{Choice, Compare, Copied, Deploy, Exec, FileDigest, Input, Login};
 use crate::bindings::orka::plugin::cluster::{Facts, Generation, Node, VmInfo, VmSpec};
 use crate::failure::{Class, Failure, Kind};
 
@@ -218,7 +218,10 @@ pub(crate) struct CopiedRecord {
 
 impl CopiedRecord {
     pub(crate) fn of(copied: &Copied) -> Self {
-        let entry = |entry: &CopiedFile| (entry.path.clone(), entry.size, entry.sha256.clone());
+        let entry = |entry: &FileDigest| {
+            let path = entry.path.to_string_lossy().into_owned();
+            (path, entry.size, entry.sha256_hex())
+        };
         Self {
             files: copied.files,
             bytes: copied.bytes,
@@ -229,7 +232,16 @@ impl CopiedRecord {
     }
 
     pub(crate) fn copied(self) -> Copied {
-        let entry = |(path, size, sha256)| CopiedFile { path, size, sha256 };
+        let entry = |(path, size, sha256): (String, u64, String)| {
+            let mut digest = [0; 32];
+            // A session that somebody has edited may hold anything here.
+            let _ = hex::decode_to_slice(sha256, &mut digest);
+            FileDigest {
+                path: path.into(),
+                size,
+                sha256: digest,
+            }
+        };
         Copied {
             files: self.files,
             bytes: self.bytes,

@@ -1,4 +1,5 @@
-//! Developer commands: `cargo xtask setup`, `plugins`, `demo`, `bench`, `leak-matrix`, `tekton` and `test`.
+//! Developer commands: `cargo xtask setup`, `plugins`, `demo`, `bench`, `leak-matrix`, `tekton`,
+//! `wit-docs` and `test`.
 //!
 //! Each command sets up what it needs first, so that a fresh clone needs no other steps. The commands only run other
 //! programs and write into cargo's target directory.
@@ -20,6 +21,7 @@ mod summary;
 mod tekton;
 mod test;
 mod wasm_toolchain;
+mod wit_docs;
 mod workspace;
 
 use std::process::ExitCode;
@@ -129,6 +131,14 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Write the contract's reference, `wit/README.md`, from the WIT
+    ///
+    /// A test fails where the page is not as the contract says.
+    WitDocs {
+        /// Change nothing; exit with 1 if the page is not as the contract says
+        #[arg(long)]
+        check: bool,
+    },
     /// Pass every test: unit, integration, end to end and documentation
     ///
     /// Sets up what is missing, builds the plugins and programs, then runs all tests, with cargo-nextest where it is
@@ -170,6 +180,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo { arguments } => demo::run(&Workspace::load()?, &arguments),
         Command::LeakMatrix { arguments } => leak_matrix::run(&Workspace::load()?, &arguments),
         Command::Tekton { check } => tekton::run(check),
+        Command::WitDocs { check } => wit_docs::run(&Workspace::load()?, check),
         Command::Test { filter } => test::run(&Workspace::load()?, filter.as_deref()),
     }
 }

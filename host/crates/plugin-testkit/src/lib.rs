@@ -120,7 +120,7 @@ impl PluginUnderTest {
             );
             let swept = sweep::sweep(&self.0, &case.scenario, &case.expect, &report)
                 .unwrap_or_else(|failure| panic!("{failure}"));
-            for broken in &swept.broken {
+            if let Some(broken) = swept.broken.first() {
                 panic!(
                     "scenario `{}`, {broken}: {}",
                     case.name,
