@@ -1,6 +1,7 @@
 //! The built program against a simulated cluster, by topic.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod ahead_of_time;
 mod authors;
 mod bad_input;
 mod capacity_and_network;

@@ -8,6 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::task_file::TaskInput;
 
+mod plugin;
+
+pub use plugin::{BenchArgs, CodeCacheArgs, CompileArgs, PluginArgs, PluginCommand};
+
 mod help;
 
 use help::{AFTER_HELP, DOCTOR_HELP, REAP_HELP, TASK_HELP};
@@ -82,7 +86,7 @@ pub enum Command {
     /// workspace, no results, no SSH. May run twice at once, and beside builds.
     #[command(after_help = REAP_HELP)]
     Reap(Box<ReapArgs>),
-    /// Look into plugins.
+    /// Look into plugins, compile and measure them.
     Plugin(PluginArgs),
     /// Say what will differ for Pipelines and runs that use the older Orka Tasks.
     ///
@@ -158,6 +162,9 @@ pub struct RunArgs {
     /// What the file of `orka-step task` holds besides flags.
     #[arg(skip)]
     pub task: Option<TaskInput>,
+
+    #[command(flatten)]
+    pub code_cache: CodeCacheArgs,
 
     #[command(flatten)]
     pub orka: OrkaArgs,
@@ -414,55 +421,6 @@ pub enum OrkaVersion {
     /// Orka 3.x.
     #[value(name = "3")]
     V3,
-}
-
-/// `orka-step plugin`.
-#[derive(Args, Debug)]
-pub struct PluginArgs {
-    #[command(subcommand)]
-    pub command: PluginCommand,
-}
-
-/// The commands about plugins.
-#[derive(Debug, Subcommand)]
-pub enum PluginCommand {
-    /// Show what a plugin says of itself and asks for, without running it.
-    Inspect {
-        /// A bundled name or the path of a `.wasm` file.
-        #[arg(value_name = "REF")]
-        plugin: String,
-        /// A directory with plugins to find by name.
-        #[arg(
-            long,
-            env = "ORKA_PLUGIN_DIR",
-            hide_env_values = true,
-            value_name = "DIR"
-        )]
-        plugin_dir: Option<PathBuf>,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Play scenario files against a plugin, with no Mac, cluster or network.
-    ///
-    /// The plugin's own `.wasm` runs in the production host on a scripted cluster, a virtual clock and reproducible random
-    /// numbers. A run must end as its scenario says, run no program that the scenario does not expect, leave nothing on
-    /// the cluster and show no secret.
-    #[cfg(feature = "authoring")]
-    #[command(after_help = TEST_HELP)]
-    Test(PluginTestArgs),
-    /// Make the project of a new plugin, which builds and passes its tests as it is.
-    ///
-    /// The project holds everything it needs: the contract in `wit/`, scenarios, and for Rust the SDK.
-    #[cfg(feature = "authoring")]
-    New(PluginNewArgs),
-    /// Build a plugin's project to a component that carries its manifest.
-    ///
-    /// In Rust with cargo, in TypeScript with the tools that the project's package.json pins, in Python with
-    /// componentize-py. What is missing is named with the command that installs it. The result is checked against the
-    /// contract.
-    #[cfg(feature = "authoring")]
-    Build(PluginBuildArgs),
 }
 
 /// `orka-step plugin new`.

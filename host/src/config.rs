@@ -15,7 +15,8 @@ use orka_client::{
 use plugin_manifest::Capability;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::cli::{OrkaArgs, OrkaVersion, RunArgs};
+use crate::aot::CodeCache;
+use crate::cli::{CodeCacheArgs, OrkaArgs, OrkaVersion, RunArgs};
 use crate::failure::Failure;
 use crate::grants::GrantsFile;
 use crate::identity::Identity;
@@ -73,6 +74,8 @@ pub struct Config {
     pub script: Option<Vec<u8>>,
     /// The operator's grants.
     pub grants: Option<GrantsFile>,
+    /// The operator's cache of ahead-of-time code.
+    pub plugin_cache: Option<CodeCache>,
     /// The cluster.
     pub orka: ClientConfig,
     /// Logins into VMs.
@@ -149,6 +152,7 @@ impl Config {
             None => problems.take(args.script.as_deref().map(read_script).transpose()),
         };
         let grants = problems.take(grants(args.grants.as_deref(), task.grants.as_deref()));
+        let plugin_cache = problems.take(code_cache(&args.code_cache, args.workspace.as_deref()));
         let orka = resolve_orka(&args.orka, environment, &masker, &mut problems);
         let ssh = match ssh::resolve(&args.ssh, environment, &masker) {
             // Told only where somebody would log in.
@@ -156,7 +160,10 @@ impl Config {
                 if args.ssh.ssh_credentials.is_none()
                     && plugin.as_ref().is_some_and(needs_no_ssh) =>
             {
-                Some(SshConfig::none(&args.ssh))
+                Some(SshConfig::without_login(
+                    args.ssh.ssh_timeout,
+                    args.ssh.ssh_keepalive,
+                ))
             }
             ssh => problems.take(ssh),
         };
@@ -187,6 +194,7 @@ impl Config {
             Some(plugin),
             Some(script),
             Some(grants),
+            Some(plugin_cache),
             Some(orka),
             Some(ssh),
             Some(workspace),
@@ -198,8 +206,20 @@ impl Config {
             Some(secrets),
             Some(params),
         ) = (
-            plugin, script, grants, orka, ssh, workspace, results, report, record, identity,
-            limits, secrets, params,
+            plugin,
+            script,
+            grants,
+            plugin_cache,
+            orka,
+            ssh,
+            workspace,
+            results,
+            report,
+            record,
+            identity,
+            limits,
+            secrets,
+            params,
         )
         else {
             return Err(problems.0);
@@ -215,6 +235,7 @@ impl Config {
                 .collect(),
             script,
             grants,
+            plugin_cache,
             orka,
             ssh,
             workspace,
@@ -249,6 +270,25 @@ pub(crate) fn backends(
     match (orka, ssh) {
         (Some(orka), Some(ssh)) => Ok((orka, ssh)),
         _ => Err(problems.into_failures().remove(0)),
+    }
+}
+
+/// The cache of ahead-of-time code; none unless both its flags are given.
+pub(crate) fn code_cache(
+    args: &CodeCacheArgs,
+    workspace: Option<&Path>,
+) -> Result<Option<CodeCache>, Failure> {
+    match (&args.plugin_cache, &args.plugin_cache_key) {
+        (None, None) => Ok(None),
+        (Some(directory), Some(key)) => CodeCache::open(directory, key, workspace).map(Some),
+        (Some(_), None) => Err(Failure::config("`--plugin-cache` is given without its key")
+            .with_hint(
+                "give `--plugin-cache-key FILE` as well: nothing else tells code of yours from anybody's",
+            )),
+        (None, Some(_)) => Err(Failure::config(
+            "`--plugin-cache-key` is given without a cache",
+        )
+        .with_hint("give `--plugin-cache DIR` as well")),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use orka_sim::{GuestKind, Sim, SimConfig};
 use plugin_manifest::Manifest;
 
-use crate::cli::{DemoArgs, OrkaArgs, OrkaVersion, RunArgs, SshArgs};
+use crate::cli::{CodeCacheArgs, DemoArgs, OrkaArgs, OrkaVersion, RunArgs, SshArgs};
 use crate::config::{Config, Environment};
 use crate::console::Console;
 use crate::failure::Failure;
@@ -164,6 +164,7 @@ impl Stage {
             grants,
             secrets: None,
             limits: Vec::new(),
+            code_cache: CodeCacheArgs::default(),
             task: None,
             orka: orka_args(self.sim.url(), Some(self.scratch.path().join("orka"))),
             ssh: ssh_args(Some(self.scratch.path().join("ssh"))),

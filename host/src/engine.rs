@@ -1,14 +1,15 @@
 //! The Wasm engine: strict, with a clock that stops spinning guests, and a linker with the contract and inert WASI.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWrite;
-use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
+use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime::{Config, Store, UpdateDeadline};
 
 pub use wasmtime::Engine;
+pub use wasmtime::component::Component;
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
@@ -24,7 +25,16 @@ use crate::state::{HostState, RunContext};
 /// So much of what a guest writes to its standard streams is kept for error messages; older text is dropped.
 const GUEST_OUTPUT_KEPT: usize = 16 * 1024;
 
+/// What plugins are compiled for: this program's own target.
+pub fn target() -> &'static str {
+    static TARGET: LazyLock<String> = LazyLock::new(|| target_lexicon::HOST.to_string());
+    &TARGET
+}
+
 /// An engine with the strictest configuration that all guest toolchains work with.
+///
+/// It compiles for every processor of the architecture rather than for the one at hand, so that code which was compiled
+/// ahead of time on one machine runs on all: naming the target keeps wasmtime from asking what this processor can do.
 ///
 /// # Errors
 ///
@@ -32,6 +42,8 @@ const GUEST_OUTPUT_KEPT: usize = 16 * 1024;
 pub fn engine() -> Result<Engine, Failure> {
     let mut config = Config::new();
     config
+        .target(target())
+        .map_err(|error| internal("the Wasm engine does not know this machine", &error))?
         .epoch_interruption(true)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(FIBRE_STACK_BYTES)
@@ -66,6 +78,22 @@ fn tick(engine: &Engine) -> Result<(), Failure> {
         .map_err(|error| Failure::internal("no thread can be started").with_source(error))
 }
 
+/// Compiles a plugin.
+///
+/// # Errors
+///
+/// A component that is not valid.
+pub fn compile(engine: &Engine, plugin: &Plugin) -> Result<Component, Failure> {
+    Component::new(engine, &plugin.bytes).map_err(|error| {
+        let shown = plugin.path.display();
+        Failure::plugin_rejected(
+            "plugin.invalid",
+            format!("cannot compile plugin `{shown}`: {}", root(&error)),
+        )
+        .with_hint("rebuild it; `wasm-tools validate` names the place")
+    })
+}
+
 /// A compiled plugin, ready to be started any number of times.
 pub struct Compiled {
     engine: Engine,
@@ -79,17 +107,19 @@ impl Compiled {
     ///
     /// A component that is not valid or imports functions this host does not have, or of another type.
     pub fn new(engine: &Engine, plugin: &Plugin) -> Result<Self, Failure> {
-        let shown = plugin.path.display().to_string();
-        let component = Component::new(engine, &plugin.bytes).map_err(|error| {
-            Failure::plugin_rejected(
-                "plugin.invalid",
-                format!("cannot compile plugin `{shown}`: {}", root(&error)),
-            )
-            .with_hint("rebuild it; `wasm-tools validate` names the place")
-        })?;
+        Self::link(engine, &compile(engine, plugin)?, plugin)
+    }
+
+    /// Links a plugin's code, wherever that is from.
+    ///
+    /// # Errors
+    ///
+    /// A component that imports functions this host does not have, or of another type.
+    pub fn link(engine: &Engine, component: &Component, plugin: &Plugin) -> Result<Self, Failure> {
+        let shown = plugin.path.display();
         let linker = linker(engine)?;
         let instance = linker
-            .instantiate_pre(&component)
+            .instantiate_pre(component)
             .and_then(crate::bindings::PluginPre::new)
             .map_err(|error| {
                 let problem = error
@@ -120,35 +150,7 @@ impl Compiled {
     ///
     /// A guest that does not start within its limits.
     pub async fn start(&self, run: Arc<RunContext>) -> Result<Started, wasmtime::Error> {
-        let limits = run.limits;
-        let output = GuestOutput::default();
-        let mut table = ResourceTable::new();
-        table.set_max_capacity(limits.handles);
-        // Nothing is granted: no files, arguments, environment or sockets. What a guest prints is kept for messages.
-        let wasi = WasiCtxBuilder::new()
-            .stdout(output.clone())
-            .stderr(output.clone())
-            .build();
-        let state = HostState {
-            run,
-            table,
-            limiter: Limiter::new(limits),
-            wasi,
-        };
-        let mut store = Store::new(&self.engine, state);
-        store.limiter(|state| &mut state.limiter);
-        store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
-        store.set_max_component_handles(limits.handles);
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(move |mut store| {
-            let state = store.data_mut();
-            if state.run.cpu.pause() >= limits.cpu {
-                return Err(state.limiter.broken(Breach::Cpu(limits.cpu)));
-            }
-            state.run.cpu.resume();
-            Ok(UpdateDeadline::Yield(1))
-        });
-        store.data().run.cpu.resume();
+        let (mut store, output) = store(&self.engine, run);
         match self.instance.instantiate_async(&mut store).await {
             Ok(instance) => Ok(Started {
                 store,
@@ -166,6 +168,40 @@ impl Compiled {
     }
 }
 
+/// A fresh store with its limits, and what a guest in it will print.
+pub(crate) fn store(engine: &Engine, run: Arc<RunContext>) -> (Store<HostState>, GuestOutput) {
+    let limits = run.limits;
+    let output = GuestOutput::default();
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(limits.handles);
+    // Nothing is granted: no files, arguments, environment or sockets. What a guest prints is kept for messages.
+    let wasi = WasiCtxBuilder::new()
+        .stdout(output.clone())
+        .stderr(output.clone())
+        .build();
+    let state = HostState {
+        run,
+        table,
+        limiter: Limiter::new(limits),
+        wasi,
+    };
+    let mut store = Store::new(engine, state);
+    store.limiter(|state| &mut state.limiter);
+    store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
+    store.set_max_component_handles(limits.handles);
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(move |mut store| {
+        let state = store.data_mut();
+        if state.run.cpu.pause() >= limits.cpu {
+            return Err(state.limiter.broken(Breach::Cpu(limits.cpu)));
+        }
+        state.run.cpu.resume();
+        Ok(UpdateDeadline::Yield(1))
+    });
+    store.data().run.cpu.resume();
+    (store, output)
+}
+
 /// A guest in its store.
 pub struct Started {
     /// The store; gone, the guest is gone.
@@ -176,7 +212,7 @@ pub struct Started {
     pub output: GuestOutput,
 }
 
-fn linker(engine: &Engine) -> Result<Linker<HostState>, Failure> {
+pub(crate) fn linker(engine: &Engine) -> Result<Linker<HostState>, Failure> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)
         .map_err(|error| internal("WASI cannot be linked", &error))?;

@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod aot;
 pub mod artifacts;
 #[cfg(feature = "authoring")]
 pub mod authoring;
@@ -31,10 +32,12 @@ pub mod limits;
 pub mod lines;
 pub mod logging;
 pub mod mask;
+pub mod measure;
 pub mod migrate;
 pub mod outcome;
 pub mod page;
 pub mod plugin;
+pub mod precompile;
 pub mod predecessors;
 pub mod reap;
 pub mod report;

@@ -17,7 +17,7 @@ use orka_step::run::{self, Finished};
 use orka_step::state::Stop;
 use orka_step::task_file::TaskFile;
 use orka_step::teardown::BUDGET_AFTER_SIGNAL;
-use orka_step::{inspect, logging, report};
+use orka_step::{inspect, logging, measure, precompile, report};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long the end waits for a log that nobody reads, without and after a signal.
@@ -137,6 +137,10 @@ async fn dispatch(cli: Cli, console: Console, stop: Stop) -> u8 {
                     () = stop.stopped() => stop.signal().map_or(EXIT_INTERNAL, StopSignal::exit_code),
                 }
             }
+            PluginCommand::Compile(args) => {
+                shown(precompile::compile(&args, &console), &console).await
+            }
+            PluginCommand::Bench(args) => shown(measure::bench(&args).await, &console).await,
         },
         #[cfg(feature = "demo")]
         Command::Demo(args) => orka_step::demo::demo(args, console, stop).await,
@@ -197,7 +201,12 @@ async fn inspect_command(
 ) -> u8 {
     let inspected = PluginRef::parse(plugin, directory)
         .and_then(|reference| inspect::inspect(&reference, json));
-    match inspected {
+    shown(inspected, console).await
+}
+
+/// Shows data, or why there is none; gives the exit code.
+async fn shown(data: Result<String, Failure>, console: &Console) -> u8 {
+    match data {
         Ok(text) => {
             console.data(&text).await;
             0

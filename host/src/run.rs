@@ -6,13 +6,14 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
+use crate::aot;
 use crate::artifacts;
 use crate::backend::orka::OrkaCluster;
 use crate::backend::ssh::SshGuests;
 use crate::bindings::exports::orka::plugin::policy::Verdict;
 use crate::bindings::orka::plugin::types::{Error as GuestError, Exit};
 use crate::config::Config;
-use crate::console::Console;
+use crate::console::{Console, Level};
 use crate::engine::{self, Compiled, Started};
 use crate::failure::{Class, Failure, Kind};
 use crate::grants::Grants;
@@ -132,9 +133,14 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
         plugin.bundled,
     )
     .map_err(one)?;
-    let compiled = engine::engine()
-        .and_then(|engine| Compiled::new(&engine, &plugin))
+    let ready = engine::engine()
+        .and_then(|engine| aot::ready(&engine, &plugin, config.plugin_cache.as_ref()))
         .map_err(one)?;
+    ready
+        .warnings
+        .iter()
+        .for_each(|warning| console.warn(warning));
+    console.log(Level::Debug, &ready.origin.to_string());
     let ledger = match &config.workspace {
         None => Ledger::in_memory(),
         Some(workspace) => host_folder::of_run(&workspace.dir, config.identity.run_hash())
@@ -165,7 +171,7 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
         random: Box::new(rand::rngs::StdRng::from_os_rng()),
     };
     Ok(Prepared {
-        compiled,
+        compiled: ready.compiled,
         plugin,
         parts,
         given,

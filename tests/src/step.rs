@@ -31,6 +31,7 @@ pub(crate) const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// A command line and what belongs to it.
 pub struct Step {
+    program: PathBuf,
     command: Vec<String>,
     flags: BTreeMap<String, String>,
     arguments: Vec<String>,
@@ -56,6 +57,7 @@ impl Step {
             std::fs::create_dir(scratch.path().join(directory)).unwrap();
         }
         Self {
+            program: program(),
             command: command.iter().map(|&word| word.to_owned()).collect(),
             flags: BTreeMap::new(),
             arguments: Vec::new(),
@@ -76,6 +78,13 @@ impl Step {
         self.flag("--workspace", workspace)
             .flag("--results", results)
             .flag("--report", report)
+    }
+
+    /// Starts another program than the one that was built.
+    #[must_use]
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
+        self.program = path.into();
+        self
     }
 
     /// Sets a flag, in place of an earlier value.
@@ -176,7 +185,7 @@ impl Step {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(program());
+        let mut command = Command::new(&self.program);
         command
             .args(&self.command)
             .args(self.flags.iter().flat_map(|(name, value)| [name, value]))

@@ -42,13 +42,13 @@ pub struct SshConfig {
 
 impl SshConfig {
     /// No way to log in, for a policy that never does.
-    pub(super) fn none(args: &SshArgs) -> Self {
+    pub(crate) fn without_login(timeout: Duration, keepalive: Duration) -> Self {
         Self {
             username: String::new(),
             methods: Vec::new(),
             host_keys: HostKeyPolicy::FirstUse,
-            timeout: args.ssh_timeout,
-            keepalive: Keepalive::within(args.ssh_keepalive),
+            timeout,
+            keepalive: Keepalive::within(keepalive),
             jump: None,
         }
     }

@@ -14,9 +14,10 @@ use plugin_manifest::{Manifest, ParameterValue};
 use super::capacity::Demand;
 use super::check::{Check, Checks, Stage, Subject};
 use super::parts::{Part, resolve};
+use crate::aot::{self, Origin};
 use crate::cli::{DoctorArgs, RunArgs};
 use crate::config::{Config, Environment, SshConfig};
-use crate::engine::{self, Compiled};
+use crate::engine;
 use crate::failure::Failure;
 use crate::grants::Grants;
 use crate::host_folder;
@@ -255,7 +256,7 @@ fn plugin(args: &DoctorArgs, config: &Config, checks: &mut Checks) -> BTreeMap<S
             return config.params.clone();
         }
     };
-    checks.add(compiled(&plugin));
+    checks.add(compiled(&plugin, config));
     let given = given(args, config, &plugin.manifest);
     let params = match check_parameters(&plugin.manifest, &given, &config.plugin.to_string()) {
         Ok(values) => {
@@ -278,19 +279,31 @@ fn plugin(args: &DoctorArgs, config: &Config, checks: &mut Checks) -> BTreeMap<S
     params
 }
 
-fn compiled(plugin: &Plugin) -> Check {
-    let compiled = engine::engine().and_then(|engine| Compiled::new(&engine, plugin).map(drop));
-    match compiled {
-        Ok(()) => Check::ok(
-            Subject::Plugin,
-            format!(
-                "`{}` {} from `{}` loads and compiles ({})",
+fn compiled(plugin: &Plugin, config: &Config) -> Check {
+    let ready = engine::engine()
+        .and_then(|engine| aot::ready(&engine, plugin, config.plugin_cache.as_ref()));
+    match ready {
+        Ok(ready) => {
+            let how = match ready.origin {
+                Origin::Compiled(_) => "compiles",
+                Origin::Program(_) | Origin::Cache(_) => "is compiled ahead of time",
+            };
+            let text = format!(
+                "`{}` {} from `{}` loads and {how} ({})",
                 plugin.manifest.name,
                 plugin.manifest.version,
                 plugin.path.display(),
                 plugin.digest
-            ),
-        ),
+            );
+            match ready.warnings.first() {
+                None => Check::ok(Subject::Plugin, text),
+                Some(warning) => Check::warn(
+                    Subject::Plugin,
+                    format!("{text}, but {warning}"),
+                    "make it again with `orka-step plugin compile`",
+                ),
+            }
+        }
         Err(failure) => Check::failed(Subject::Plugin, Stage::Compile, vec![failure]),
     }
 }

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use crate::cli::RunArgs;
+use crate::cli::{CodeCacheArgs, RunArgs};
 use crate::config::{Config, Environment};
 use crate::failure::Failure;
 use crate::host_folder;
@@ -96,6 +96,7 @@ fn defuse(part: Part, args: &mut RunArgs, environment: &mut Environment) {
             args.params.clear();
             args.grants = None;
             args.secrets = None;
+            args.code_cache = CodeCacheArgs::default();
         }
         Part::Settings => {
             args.script = None;

@@ -1,0 +1,227 @@
+//! Ahead-of-time code: a plugin's native code from a file, in place of compiling the plugin at each start.
+//!
+//! Native code has all the power of this program, and the engine runs whatever bytes it is given: a file with one changed
+//! byte may run to a wrong end or take the process down. So the `.wasm` is the plugin, and its `.cwasm` is only a faster
+//! form of it, used when all of this holds:
+//!
+//! 1. Its record names the SHA-256 of this very `.wasm` and of the code, and the engine that made it: wasmtime's version
+//!    and configuration, target and processor features ([`EngineId`]).
+//! 2. The record is authentic ([`native::Authority`]). Either the file lies beside the program, is owned as the program is, and
+//!    nobody else may write it: whoever could forge it could as well replace the program. Or it lies in the operator's cache and
+//!    carries a MAC under a key that the operator gave. Nothing else is ever read: not what lies beside a plugin in a
+//!    workspace, in a ConfigMap or in a directory given with `--plugin-dir`.
+//! 3. What was checked is what runs: the file is read once, and the same bytes in memory are checked and loaded.
+//!
+//! Anything else means that the plugin is compiled from its `.wasm`, and the log says why.
+
+mod cache;
+mod native;
+mod place;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::console::millis;
+use crate::engine::{self, Compiled, Engine};
+use crate::failure::Failure;
+use crate::plugin::Plugin;
+
+pub use cache::{CacheKey, CodeCache};
+pub use native::Refusal;
+pub use record::EngineId;
+
+/// What a file of ahead-of-time code is called: the plugin's name with this ending.
+pub const EXTENSION: &str = "cwasm";
+
+/// Larger than the code of any plugin: that of a Python component is 35 MB.
+const CODE_BYTES_MAX: u64 = 512 * 1024 * 1024;
+
+/// Where a plugin's native code came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It was compiled now, which took so long.
+    Compiled(Duration),
+    /// From a file that came with this program.
+    Program(PathBuf),
+    /// From the operator's cache.
+    Cache(PathBuf),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Compiled(took) => write!(f, "the plugin was compiled in {} ms", millis(*took)),
+            Self::Program(path) | Self::Cache(path) => {
+                write!(f, "the plugin's code is from `{}`", path.display())
+            }
+        }
+    }
+}
+
+/// A plugin that can be started.
+pub struct Ready {
+    /// Its code, linked.
+    pub compiled: Compiled,
+    /// Where the code came from.
+    pub origin: Origin,
+    /// Ahead-of-time code that was there and was not used, or could not be kept, and why. Sentences for the log.
+    pub warnings: Vec<String>,
+}
+
+/// Makes a plugin ready: from ahead-of-time code where it may be trusted, else by compiling it.
+///
+/// What was compiled is kept in the cache, if there is one that can be written.
+///
+/// # Errors
+///
+/// A component that is not valid or does not fit this host. Trouble with ahead-of-time code is never an error.
+pub fn ready(
+    engine: &Engine,
+    plugin: &Plugin,
+    cache: Option<&CodeCache>,
+) -> Result<Ready, Failure> {
+    let id = EngineId::of(engine);
+    let mut warnings = Vec::new();
+    if plugin.bundled {
+        let path = plugin.path.with_extension(EXTENSION);
+        match beside_program(engine, &id, plugin, &path) {
+            Ok(Some(component)) => {
+                return Ok(Ready {
+                    compiled: Compiled::link(engine, &component, plugin)?,
+                    origin: Origin::Program(path),
+                    warnings,
+                });
+            }
+            Ok(None) => {}
+            Err(refusal) => warnings.push(not_used(&path, &refusal)),
+        }
+    }
+    if let Some(cache) = cache {
+        let path = cache.path_of(plugin, &id);
+        match cache.load(engine, &id, plugin) {
+            Ok(Some(component)) => {
+                return Ok(Ready {
+                    compiled: Compiled::link(engine, &component, plugin)?,
+                    origin: Origin::Cache(path),
+                    warnings,
+                });
+            }
+            Ok(None) => {}
+            Err(refusal) => warnings.push(not_used(&path, &refusal)),
+        }
+    }
+    let began = Instant::now();
+    let component = engine::compile(engine, plugin)?;
+    let compiled = Compiled::link(engine, &component, plugin)?;
+    let origin = Origin::Compiled(began.elapsed());
+    if let Some(cache) = cache {
+        let kept = serialized(&component)
+            .map_err(Refusal::Declined)
+            .and_then(|code| cache.store(plugin, &id, &code).map(drop));
+        if let Err(refusal) = kept {
+            let directory = cache.directory().display();
+            warnings.push(format!(
+                "the compiled plugin cannot be kept in `{directory}`: {refusal}"
+            ));
+        }
+    }
+    Ok(Ready {
+        compiled,
+        origin,
+        warnings,
+    })
+}
+
+fn not_used(path: &Path, refusal: &Refusal) -> String {
+    format!(
+        "the ahead-of-time code `{}` is not used: {refusal}; the plugin is compiled instead",
+        path.display()
+    )
+}
+
+fn beside_program(
+    engine: &Engine,
+    id: &EngineId,
+    plugin: &Plugin,
+    path: &Path,
+) -> Result<Option<engine::Component>, Refusal> {
+    let Some((bytes, authority)) = place::beside_program(path)? else {
+        return Ok(None);
+    };
+    native::load(engine, id, &plugin.digest, &bytes, &authority).map(Some)
+}
+
+/// Compiles a plugin and gives its code with a record that is good beside a program, and nowhere else.
+///
+/// # Errors
+///
+/// A component that is not valid or does not fit this host.
+pub fn compile_for_program(engine: &Engine, plugin: &Plugin) -> Result<Vec<u8>, Failure> {
+    let code = code_of(engine, plugin)?;
+    Ok(record::seal(code, plugin, &EngineId::of(engine), None))
+}
+
+/// Compiles a plugin into the cache and gives the file's path.
+///
+/// # Errors
+///
+/// A component that is not valid or does not fit this host, or a cache that cannot be written.
+pub fn compile_into_cache(
+    engine: &Engine,
+    plugin: &Plugin,
+    cache: &CodeCache,
+) -> Result<PathBuf, Failure> {
+    let code = code_of(engine, plugin)?;
+    cache
+        .store(plugin, &EngineId::of(engine), &code)
+        .map_err(|refusal| {
+            Failure::config(format!(
+                "the code cannot be kept in `{}`",
+                cache.directory().display()
+            ))
+            .with_source(refusal)
+        })
+}
+
+fn code_of(engine: &Engine, plugin: &Plugin) -> Result<Vec<u8>, Failure> {
+    let component = engine::compile(engine, plugin)?;
+    // Linked for the sake of the check: code of a plugin that no run can use is of no use either.
+    Compiled::link(engine, &component, plugin)?;
+    serialized(&component)
+        .map_err(|problem| Failure::internal(format!("the code cannot be written: {problem}")))
+}
+
+fn serialized(component: &engine::Component) -> Result<Vec<u8>, String> {
+    component.serialize().map_err(|error| format!("{error:#}"))
+}
+
+/// As [`Ready`]'s loading alone, for measurements: checks and loads code that this process sealed itself.
+pub(crate) fn load_sealed(
+    engine: &Engine,
+    plugin: &Plugin,
+    sealed: &[u8],
+    key: &CacheKey,
+) -> Result<engine::Component, Refusal> {
+    let id = EngineId::of(engine);
+    native::load(
+        engine,
+        &id,
+        &plugin.digest,
+        sealed,
+        &native::Authority::Key(key),
+    )
+}
+
+/// Compiles and seals under `key`, for measurements.
+pub(crate) fn compile_sealed(
+    engine: &Engine,
+    plugin: &Plugin,
+    key: &CacheKey,
+) -> Result<Vec<u8>, Failure> {
+    let code = code_of(engine, plugin)?;
+    Ok(record::seal(code, plugin, &EngineId::of(engine), Some(key)))
+}

@@ -1,0 +1,164 @@
+//! Reading a file from a directory, with questions about who could have written it asked of what is open, not of its name.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open, openat};
+use rustix::io::Errno;
+
+use super::CODE_BYTES_MAX;
+use super::native::{Authority, Refusal};
+
+/// Others than the owner, and others than owner and group.
+pub(super) const GROUP_AND_OTHERS: u32 = 0o022;
+pub(super) const OTHERS: u32 = 0o002;
+
+/// Proof that a file is owned as this program is, on its file system, and that nobody else may write it or its directory.
+pub(super) struct OwnedAsProgram(());
+
+/// A directory, opened: what is in it is reached through it and nothing else.
+pub(super) struct Directory {
+    fd: OwnedFd,
+    stat: Stat,
+}
+
+/// A file, opened.
+pub(super) struct Opened {
+    file: File,
+    pub(super) stat: Stat,
+}
+
+impl Directory {
+    /// Opens a directory; `None` if there is none.
+    pub(super) fn open(path: &Path) -> Result<Option<Self>, Refusal> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = match open(path, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let stat = fstat(&fd)?;
+        Ok(Some(Self { fd, stat }))
+    }
+
+    pub(super) fn owner(&self) -> u32 {
+        self.stat.st_uid
+    }
+
+    pub(super) fn stat(&self) -> &Stat {
+        &self.stat
+    }
+
+    pub(super) fn fd(&self) -> impl AsFd + '_ {
+        self.fd.as_fd()
+    }
+
+    /// Opens a regular file in it, and nothing that only leads to one; `None` if there is none.
+    pub(super) fn file(&self, name: &Path) -> Result<Option<Opened>, Refusal> {
+        // Opening a FIFO that nobody writes to must not wait.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = match openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP | Errno::NXIO) => return Err(Refusal::NotAFile),
+            Err(error) => return Err(error.into()),
+        };
+        let stat = fstat(&fd)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Refusal::NotAFile);
+        }
+        let file = File::from(fd);
+        Ok(Some(Opened { file, stat }))
+    }
+}
+
+impl Opened {
+    /// The whole file.
+    pub(super) fn read(self) -> Result<Vec<u8>, Refusal> {
+        let size = u64::try_from(self.stat.st_size).unwrap_or(0);
+        if size > CODE_BYTES_MAX {
+            return Err(Refusal::TooLarge(size));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
+        // One that grows meanwhile is read to its limit and then fails its check.
+        self.file.take(CODE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// Refuses what others than those in charge may write.
+pub(super) fn not_writable(what: &'static str, stat: &Stat, by: u32) -> Result<(), Refusal> {
+    let mode = Mode::from_raw_mode(stat.st_mode).bits();
+    if mode & by == 0 {
+        Ok(())
+    } else {
+        Err(Refusal::Writable { what, mode })
+    }
+}
+
+/// The running program's file: what others are compared with.
+#[derive(Clone, Copy)]
+pub(super) struct Program {
+    pub(super) owner: u32,
+    pub(super) device: u64,
+}
+
+impl Program {
+    fn own() -> Result<Self, Refusal> {
+        let metadata = std::env::current_exe().and_then(std::fs::metadata)?;
+        Ok(Self {
+            owner: metadata.uid(),
+            device: metadata.dev(),
+        })
+    }
+
+    /// Whether only those who may replace the program may write this.
+    fn vouches_for(self, what: &'static str, stat: &Stat) -> Result<(), Refusal> {
+        // A volume mounted over the program's files is not part of them, whoever owns it: a ConfigMap's files are root's.
+        #[allow(
+            clippy::unnecessary_cast,
+            clippy::useless_conversion,
+            reason = "signed on some systems"
+        )]
+        if stat.st_dev as u64 != self.device {
+            return Err(Refusal::Mounted { what });
+        }
+        if stat.st_uid != self.owner {
+            return Err(Refusal::Owner {
+                what,
+                owner: stat.st_uid,
+                expected: format!("the program's owner, {}", self.owner),
+            });
+        }
+        not_writable(what, stat, GROUP_AND_OTHERS)
+    }
+}
+
+/// The bytes of a file that came with this program; `None` if there is no such file.
+pub(super) fn beside_program(
+    path: &Path,
+) -> Result<Option<(Vec<u8>, Authority<'static>)>, Refusal> {
+    beside(Program::own()?, path)
+}
+
+pub(super) fn beside(
+    program: Program,
+    path: &Path,
+) -> Result<Option<(Vec<u8>, Authority<'static>)>, Refusal> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(None);
+    };
+    let Some(directory) = Directory::open(parent)? else {
+        return Ok(None);
+    };
+    let Some(file) = directory.file(Path::new(name))? else {
+        return Ok(None);
+    };
+    program.vouches_for("its directory", directory.stat())?;
+    program.vouches_for("it", &file.stat)?;
+    let authority = Authority::Program(OwnedAsProgram(()));
+    Ok(Some((file.read()?, authority)))
+}

@@ -1,0 +1,143 @@
+//! `orka-step plugin`, as it is typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+const COMPILE_HELP: &str = "\
+Native code has all the power of this program, so a file of it is used in two places only:
+  beside the program  in `plugins/` there, owned as the program is and writable by nobody else: for images
+  in a cache          with a record made under a key that the operator gave to this command and to `run`
+
+Examples:
+  While an image is built, as root:
+    orka-step plugin compile build deploy --into /usr/local/bin/plugins
+
+  For a plugin of your own, from a place that builds can read:
+    head -c 32 /dev/urandom > key
+    orka-step plugin compile ./mine.wasm --plugin-cache /cache --plugin-cache-key key
+    orka-step run --plugin ./mine.wasm --plugin-cache /cache --plugin-cache-key key …
+
+Code of another version of this program is never used; compile again after an update.";
+
+/// `orka-step plugin`.
+#[derive(Args, Debug)]
+pub struct PluginArgs {
+    #[command(subcommand)]
+    pub command: PluginCommand,
+}
+
+/// The commands about plugins.
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// Show what a plugin says of itself and asks for, without running it.
+    Inspect {
+        /// A bundled name or the path of a `.wasm` file.
+        #[arg(value_name = "REF")]
+        plugin: String,
+        /// A directory with plugins to find by name.
+        #[arg(
+            long,
+            env = "ORKA_PLUGIN_DIR",
+            hide_env_values = true,
+            value_name = "DIR"
+        )]
+        plugin_dir: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compile plugins ahead of time, so that runs need not.
+    #[command(after_help = COMPILE_HELP)]
+    Compile(CompileArgs),
+    /// Measure how long a plugin takes to compile, to load, to start and to call the host.
+    Bench(BenchArgs),
+    /// Play scenario files against a plugin, with no Mac, cluster or network.
+    ///
+    /// The plugin's own `.wasm` runs in the production host on a scripted cluster, a virtual clock and reproducible random
+    /// numbers. A run must end as its scenario says, run no program that the scenario does not expect, leave nothing on
+    /// the cluster and show no secret.
+    #[cfg(feature = "authoring")]
+    #[command(after_help = super::TEST_HELP)]
+    Test(super::PluginTestArgs),
+    /// Make the project of a new plugin, which builds and passes its tests as it is.
+    ///
+    /// The project holds everything it needs: the contract in `wit/`, scenarios, and for Rust the SDK.
+    #[cfg(feature = "authoring")]
+    New(super::PluginNewArgs),
+    /// Build a plugin's project to a component that carries its manifest.
+    ///
+    /// In Rust with cargo, in TypeScript with the tools that the project's package.json pins, in Python with
+    /// componentize-py. What is missing is named with the command that installs it. The result is checked against the
+    /// contract.
+    #[cfg(feature = "authoring")]
+    Build(super::PluginBuildArgs),
+}
+
+/// Where ahead-of-time code of plugins is kept that did not come with this program.
+#[derive(Args, Clone, Debug, Default)]
+pub struct CodeCacheArgs {
+    /// A directory of ahead-of-time code, made by `plugin compile` or by earlier runs. Needs `--plugin-cache-key`.
+    #[arg(
+        long,
+        env = "ORKA_PLUGIN_CACHE",
+        hide_env_values = true,
+        value_name = "DIR",
+        help_heading = "Plugin"
+    )]
+    pub plugin_cache: Option<PathBuf>,
+
+    /// The key that code in the cache is vouched for with: a file of 32 bytes or more, such as a mounted Secret, outside
+    /// of cache and workspace.
+    #[arg(
+        long,
+        env = "ORKA_PLUGIN_CACHE_KEY",
+        hide_env_values = true,
+        value_name = "FILE",
+        help_heading = "Plugin"
+    )]
+    pub plugin_cache_key: Option<PathBuf>,
+}
+
+/// `orka-step plugin compile`.
+#[derive(Args, Debug)]
+pub struct CompileArgs {
+    /// Bundled names or paths of `.wasm` files.
+    #[arg(value_name = "REF", required = true)]
+    pub plugins: Vec<String>,
+    /// A directory with plugins to find by name.
+    #[arg(
+        long,
+        env = "ORKA_PLUGIN_DIR",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
+    pub plugin_dir: Option<PathBuf>,
+    /// Write `NAME.cwasm` into this directory, for use beside the program.
+    #[arg(long, value_name = "DIR")]
+    pub into: Option<PathBuf>,
+    #[command(flatten)]
+    pub code_cache: CodeCacheArgs,
+}
+
+/// `orka-step plugin bench`.
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// A bundled name or the path of a `.wasm` file.
+    #[arg(value_name = "REF", default_value = "build")]
+    pub plugin: String,
+    /// A directory with plugins to find by name.
+    #[arg(
+        long,
+        env = "ORKA_PLUGIN_DIR",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
+    pub plugin_dir: Option<PathBuf>,
+    /// How often each step is measured; compiling a tenth as often.
+    #[arg(long, value_name = "N", default_value = "200", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub repetitions: u32,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
