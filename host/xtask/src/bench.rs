@@ -1,13 +1,15 @@
 //! Measurements beside other programs on this machine.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::ValueEnum;
 
 use crate::workspace::Workspace;
-use crate::{build, process, setup};
+use crate::{build, plugins, process, setup};
 
 /// The package that measures.
 const PACKAGE: &str = "benches";
@@ -22,6 +24,8 @@ pub(crate) enum Measurement {
     Transfer,
     /// How soon a VM is usable, beside ssh in a loop, and a command on an open connection
     Ready,
+    /// How soon a step makes its first request, beside curl
+    Start,
 }
 
 impl Measurement {
@@ -29,6 +33,7 @@ impl Measurement {
         match self {
             Self::Transfer => "transfer",
             Self::Ready => "ready",
+            Self::Start => "start",
         }
     }
 }
@@ -41,25 +46,42 @@ pub(crate) fn run(
 ) -> Result<ExitCode> {
     setup::programs()?;
     let name = measurement.program();
+    let program = built(workspace, &["--package", PACKAGE, "--bin", name], name)?;
+    // In our place rather than beneath us: signals reach it directly, and its exit code is ours.
+    let mut command = Command::new(&program);
+    if measurement == Measurement::Start {
+        command.args(program_and_plugins(workspace, arguments)?);
+    }
+    let error = command.args(arguments).exec();
+    Err(error).with_context(|| format!("cannot start `{}`", program.display()))
+}
+
+/// Builds a program as measurements are built.
+fn built(workspace: &Workspace, what: &[&str], name: &str) -> Result<PathBuf> {
     let mut command = process::cargo();
     command
-        .args([
-            "build",
-            "--profile",
-            PROFILE,
-            "--package",
-            PACKAGE,
-            "--bin",
-            name,
-        ])
+        .args(["build", "--profile", PROFILE])
+        .args(what)
         .current_dir(&workspace.root);
-    let mut built = build::build(&mut command)?
+    build::build(&mut command)?
         .into_iter()
-        .filter_map(|artifact| artifact.executable);
-    let program = built
+        .filter_map(|artifact| artifact.executable)
         .next()
-        .ok_or_else(|| anyhow!("cargo built no program `{name}`"))?;
-    // In our place rather than beneath us: signals reach it directly, and its exit code is ours.
-    let error = Command::new(&program).args(arguments).exec();
-    Err(error).with_context(|| format!("cannot start `{}`", program.display()))
+        .ok_or_else(|| anyhow!("cargo built no program `{name}`"))
+}
+
+/// What the measurement of starts needs: the plugins, and the program unless another is named, such as the image's.
+fn program_and_plugins(workspace: &Workspace, given: &[String]) -> Result<Vec<OsString>> {
+    plugins::run(workspace, &setup::wasm_toolchain()?, &["build".to_owned()])?;
+    let directory = workspace.target_directory.join("plugins");
+    let mut arguments = vec!["--plugins".into(), directory.into_os_string()];
+    if !given
+        .iter()
+        .any(|argument| argument.starts_with("--program"))
+    {
+        let what = ["--package", "orka-step", "--bin", "orka-step"];
+        let program = built(workspace, &what, "orka-step")?;
+        arguments.extend(["--program".into(), program.into_os_string()]);
+    }
+    Ok(arguments)
 }

@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask setup`, `plugins`, `demo`, `bench`, `leak-matrix`, `tekton`,
+//! Developer commands: `cargo xtask setup`, `plugins`, `demo`, `image`, `bench`, `leak-matrix`, `tekton`,
 //! `wit-docs` and `test`.
 //!
 //! Each command sets up what it needs first, so that a fresh clone needs no other steps. The commands only run other
@@ -12,6 +12,7 @@ mod authors;
 mod bench;
 mod build;
 mod demo;
+mod image;
 mod leak_matrix;
 mod packages;
 mod plugins;
@@ -87,6 +88,22 @@ enum Command {
             value_name = "ARGUMENTS"
         )]
         arguments: Vec<String>,
+    },
+    /// Build the container image: a static program, the plugins and their ahead-of-time code
+    ///
+    /// Sets up what is missing (a musl target from rustup, a C compiler, buildah), and writes an OCI archive and its bill of
+    /// materials to `image/` in cargo's target directory. The same sources and compiler give the same digest.
+    #[command(
+        after_help = "Examples:\n  cargo xtask image\n  cargo xtask image --arch amd64 --arch arm64 --check\n\n\
+                      Environment:\n  SOURCE_DATE_EPOCH  the image's moment, instead of the commit's"
+    )]
+    Image {
+        /// Build for this architecture; may be repeated. This machine's, if none is named
+        #[arg(long = "arch", value_name = "ARCH")]
+        architectures: Vec<image::Architecture>,
+        /// Then run whole jobs in it against a simulated cluster, as any user, on a read-only root, without capabilities
+        #[arg(long)]
+        check: bool,
     },
     /// Measure beside the programs others use, in one run on this machine
     ///
@@ -177,6 +194,10 @@ fn run(command: Command) -> Result<ExitCode> {
             measurement,
             arguments,
         } => bench::run(&Workspace::load()?, measurement, &arguments),
+        Command::Image {
+            architectures,
+            check,
+        } => image::run(&Workspace::load()?, &architectures, check),
         Command::Demo { arguments } => demo::run(&Workspace::load()?, &arguments),
         Command::LeakMatrix { arguments } => leak_matrix::run(&Workspace::load()?, &arguments),
         Command::Tekton { check } => tekton::run(check),

@@ -79,6 +79,73 @@ const PROGRAMS: [Needed; 7] = [
     },
 ];
 
+/// Packs images without a daemon.
+pub(crate) const BUILDAH: Needed = everywhere("buildah", "it packs the image", "buildah");
+/// Runs them.
+pub(crate) const RUNC: Needed = everywhere("runc", "it runs the image to check it", "runc");
+/// Compiles C for static programs of this machine's architecture.
+pub(crate) const MUSL_GCC: Needed = Needed {
+    apt: "musl-tools",
+    dnf: "musl-gcc",
+    pacman: "musl",
+    ..everywhere("musl-gcc", "it compiles the image's C code", "musl-cross")
+};
+/// The same for AArch64.
+pub(crate) const AARCH64_GCC: Needed = Needed {
+    apt: "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+    ..everywhere(
+        "aarch64-linux-gnu-gcc",
+        "it compiles the image's C code for arm64",
+        "gcc-aarch64-linux-gnu",
+    )
+};
+/// The same for x86-64.
+pub(crate) const X86_64_GCC: Needed = Needed {
+    apt: "gcc-x86-64-linux-gnu libc6-dev-amd64-cross",
+    ..everywhere(
+        "x86_64-linux-gnu-gcc",
+        "it compiles the image's C code for amd64",
+        "gcc-x86-64-linux-gnu",
+    )
+};
+/// Runs programs of AArch64 on another machine.
+pub(crate) const QEMU_AARCH64: Needed = everywhere(
+    "qemu-aarch64-static",
+    "it runs the arm64 program, which compiles the plugins",
+    "qemu-user-static",
+);
+/// Runs programs of x86-64 on another machine.
+pub(crate) const QEMU_X86_64: Needed = everywhere(
+    "qemu-x86_64-static",
+    "it runs the amd64 program, which compiles the plugins",
+    "qemu-user-static",
+);
+
+const fn everywhere(program: &'static str, reason: &'static str, package: &'static str) -> Needed {
+    Needed {
+        program,
+        reason,
+        apt: package,
+        dnf: package,
+        pacman: package,
+        brew: package,
+    }
+}
+
+/// Installs those of the programs that are not there, or says what to install.
+pub(crate) fn require(programs: &[&Needed]) -> Result<()> {
+    let missing: Vec<_> = programs
+        .iter()
+        .copied()
+        .filter(|needed| process::find_program(needed.program).is_none())
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        install(&missing)
+    }
+}
+
 /// The programs that are not installed.
 pub(crate) fn missing() -> Vec<&'static Needed> {
     PROGRAMS
@@ -166,7 +233,10 @@ fn packages_by(
     missing: &[&Needed],
     package: impl Fn(&Needed) -> &'static str,
 ) -> Vec<&'static str> {
-    let mut packages: Vec<_> = missing.iter().map(|needed| package(needed)).collect();
+    let mut packages: Vec<_> = missing
+        .iter()
+        .flat_map(|needed| package(needed).split(' '))
+        .collect();
     packages.dedup();
     packages
 }

@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, anyhow};
 
-use crate::wasm_toolchain::{Choice, TARGET, WasmToolchain, rustup};
+use crate::wasm_toolchain::{Choice, TARGET, WasmToolchain, active_has, rustup};
 use crate::workspace::Workspace;
 use crate::{authors, packages, process};
 
@@ -55,7 +55,7 @@ pub(crate) fn wasm_toolchain() -> Result<WasmToolchain> {
         return Ok(found);
     }
     let from_rustup = if choice.allows_active() {
-        add_target()
+        add_target(TARGET)
     } else {
         Err(anyhow!("rustup was not allowed"))
     };
@@ -68,6 +68,19 @@ pub(crate) fn wasm_toolchain() -> Result<WasmToolchain> {
     WasmToolchain::find(choice).ok_or_else(|| anyhow!(without_toolchain()))
 }
 
+/// Makes sure that the active toolchain compiles for this target.
+pub(crate) fn target(target: &str) -> Result<()> {
+    if active_has(target) {
+        return Ok(());
+    }
+    add_target(target).with_context(|| {
+        format!(
+            "the active Rust toolchain has no `{target}`, and it could not be added; images need rustup, and the network \
+             once"
+        )
+    })
+}
+
 fn without_toolchain() -> String {
     format!(
         "plugins cannot be built: the active Rust toolchain has no `{TARGET}` and none could be installed; run `rustup \
@@ -77,10 +90,10 @@ fn without_toolchain() -> String {
 }
 
 /// `rustup target add`. Needs no `RUSTUP_AUTO_INSTALL`: that one is about whole toolchains.
-fn add_target() -> Result<()> {
+fn add_target(target: &str) -> Result<()> {
     let rustup = rustup().context("the active toolchain is not rustup's")?;
     let mut command = Command::new(rustup);
-    command.args(["target", "add", TARGET]);
+    command.args(["target", "add", target]);
     // Where downloads are blocked, the default of three tries of three minutes each looks like a hang.
     command
         .env("RUSTUP_MAX_RETRIES", "1")

@@ -66,7 +66,7 @@ impl Choice {
 impl WasmToolchain {
     /// Finds a toolchain that can build plugins as things are.
     pub(crate) fn find(choice: Choice) -> Option<Self> {
-        if choice.allows_active() && active_has_target() {
+        if choice.allows_active() && active_has(TARGET) {
             Some(Self::Active)
         } else if choice.allows_distribution() && distribution_is_complete() {
             Some(Self::Distribution)
@@ -106,19 +106,20 @@ fn without_local_paths(root: &Path, cargo_home: &Path) -> String {
     format!("target.{TARGET}.rustflags={flags:?}")
 }
 
-fn cargo_home() -> PathBuf {
+pub(crate) fn cargo_home() -> PathBuf {
     let fallback = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo");
     std::env::var_os("CARGO_HOME").map_or_else(fallback, PathBuf::from)
 }
 
-fn active_has_target() -> bool {
+/// Whether the active toolchain has a standard library for this target.
+pub(crate) fn active_has(target: &str) -> bool {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let Ok(sysroot) = process::output(Command::new(rustc).args(["--print", "sysroot"])) else {
         return false;
     };
     let libraries = Path::new(sysroot.trim())
         .join("lib/rustlib")
-        .join(TARGET)
+        .join(target)
         .join("lib");
     libraries.read_dir().is_ok_and(|mut entries| {
         entries.any(|entry| {

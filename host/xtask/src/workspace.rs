@@ -51,6 +51,13 @@ impl Plugin<'_> {
     pub(crate) fn manifest_path(&self) -> PathBuf {
         self.package.directory().join("plugin.toml")
     }
+
+    /// Whether it comes with the program, rather than being a guest that tests something.
+    pub(crate) fn is_shipped(&self) -> bool {
+        self.output
+            .parent()
+            .is_some_and(|it| it.ends_with("plugins"))
+    }
 }
 
 /// The directory of this program's Cargo.toml: as `cargo run` says it now, since a build directory may be shared with
@@ -164,6 +171,12 @@ mod tests {
                 target.join("plugins/build.wasm")
             ]
         );
+        let shipped: Vec<_> = workspace
+            .plugins()
+            .iter()
+            .map(crate::workspace::Plugin::is_shipped)
+            .collect();
+        assert_eq!(shipped, [false, true]);
         let guests: Vec<_> = workspace
             .guests()
             .map(|package| package.name.as_str())

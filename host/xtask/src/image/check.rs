@@ -1,0 +1,483 @@
+//! Whole jobs in a container made of the finished archive, confined as a cluster confines it and a little more: a user
+//! that exists nowhere, a read-only root, no capabilities, no way to gain any.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use serde_json::{Value, json};
+
+use super::archive::{self, Archive};
+use super::{AUTHORITIES, Architecture, MATERIALS, PLUGINS, PROGRAM, Place, name_server};
+use crate::workspace::Workspace;
+use crate::{demo, packages, process};
+
+/// What the job builds; its bytes must come back.
+const SCRIPT: &str =
+    "#!/bin/sh\nmkdir -p out && printf 'from %s' \"$(cat input)\" > out/artifact\n";
+
+/// An image that the simulated cluster has.
+const IMAGE: &str = "Sonoma.orkasi";
+
+/// Where the emulator is in the container, for programs of another architecture.
+const EMULATOR: &str = "/emulator";
+
+/// Checks what is in the archive, then runs jobs in it. The name server is running.
+pub(super) fn run(
+    workspace: &Workspace,
+    place: &Place,
+    architecture: Architecture,
+    packed: &Archive,
+) -> Result<()> {
+    packages::require(&[&packages::RUNC])?;
+    let directory = place.directory.join("check");
+    let archive = archive::unpack(&place.archive, &directory.join("oci"))?;
+    ensure!(
+        archive.manifest_digest == packed.manifest_digest,
+        "the archive changed while it was checked"
+    );
+    let root = unpacked_root(&archive, &directory)?;
+    contents(&root)?;
+    settings(&archive, architecture)?;
+    let simulator = demo::build_programs(workspace, "orka-sim", &[])?;
+    let bench = Bench {
+        directory,
+        architecture,
+        archive,
+        simulator,
+    };
+    bench.job(
+        "by name over http",
+        &["--generation", "2", "--api-version", "2.1.0"],
+        0,
+    )?;
+    bench.job(
+        "over https with the operator's own authority",
+        &["--tls", "private-ca"],
+        0,
+    )?;
+    bench.job("whose script fails", &["--generation", "3"], 65)?;
+    println!("check      passed: {} in a container", architecture.name());
+    Ok(())
+}
+
+/// The layers' files, as a runtime lays them out.
+fn unpacked_root(archive: &Archive, directory: &Path) -> Result<PathBuf> {
+    let root = directory.join("rootfs");
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
+    }
+    fs::create_dir_all(&root)?;
+    for layer in &archive.layers {
+        let mut command = Command::new("tar");
+        command.args(["--same-owner", "--numeric-owner", "-xpf"]);
+        process::run(command.arg(layer).arg("-C").arg(&root))?;
+    }
+    Ok(root)
+}
+
+/// Fails if anything is there that was not put there on purpose, or could be written by others.
+fn contents(root: &Path) -> Result<()> {
+    let mut directories = vec![root.to_owned()];
+    let mut seen = Vec::new();
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            let metadata = fs::symlink_metadata(&path)?;
+            let name = path.strip_prefix(root)?.to_string_lossy().into_owned();
+            let mode = metadata.permissions().mode();
+            ensure!(
+                metadata.is_dir() || metadata.is_file(),
+                "`/{name}` is neither a file nor a directory"
+            );
+            ensure!(mode & 0o7022 == 0, "`/{name}` has the mode {mode:o}");
+            if metadata.is_dir() {
+                directories.push(path);
+            } else {
+                seen.push(name);
+            }
+        }
+    }
+    let expected = |name: &String| {
+        let plugin = name
+            .strip_prefix(PLUGINS)
+            .and_then(|it| it.strip_prefix('/'));
+        let plugin = plugin.and_then(|it| it.rsplit_once('.'));
+        [PROGRAM, AUTHORITIES, MATERIALS].contains(&name.as_str())
+            || plugin.is_some_and(|(stem, kind)| {
+                !stem.contains('/') && ["wasm", "cwasm"].contains(&kind)
+            })
+    };
+    if let Some(stranger) = seen.iter().find(|name| !expected(name)) {
+        bail!("`/{stranger}` does not belong into the image");
+    }
+    for needed in [PROGRAM, AUTHORITIES, MATERIALS] {
+        ensure!(
+            seen.iter().any(|name| name == needed),
+            "`/{needed}` is missing"
+        );
+    }
+    let of_kind = |kind: &str| {
+        let mut stems: Vec<_> = seen
+            .iter()
+            .filter_map(|name| name.strip_suffix(kind))
+            .collect();
+        stems.sort_unstable();
+        stems
+    };
+    ensure!(
+        !of_kind(".wasm").is_empty() && of_kind(".wasm") == of_kind(".cwasm"),
+        "plugins and ahead-of-time code do not match: {seen:?}"
+    );
+    Ok(())
+}
+
+/// Fails unless the image says of itself what Tasks rely on.
+fn settings(archive: &Archive, architecture: Architecture) -> Result<()> {
+    let settings = &archive.settings;
+    ensure!(
+        archive.architecture == architecture.name(),
+        "the image is for `{}`",
+        archive.architecture
+    );
+    ensure!(
+        settings.user == "65532:65532",
+        "the image's user is `{}`",
+        settings.user
+    );
+    ensure!(
+        settings.entrypoint == [format!("/{PROGRAM}")],
+        "the image starts {:?}",
+        settings.entrypoint
+    );
+    let version = settings.labels.get("org.opencontainers.image.version");
+    ensure!(
+        version.is_some_and(|it| it == env!("CARGO_PKG_VERSION")),
+        "the image's version is {version:?}"
+    );
+    Ok(())
+}
+
+/// Everything jobs need.
+struct Bench {
+    directory: PathBuf,
+    architecture: Architecture,
+    archive: Archive,
+    simulator: PathBuf,
+}
+
+impl Bench {
+    /// Runs one job against a cluster of its own and fails unless it ends with `status`, brings its artifact back and leaves
+    /// nothing behind.
+    fn job(&self, name: &str, simulated: &[&str], status: i32) -> Result<()> {
+        let cluster = Cluster::start(&self.simulator, simulated)?;
+        let job = self.directory.join("job");
+        if job.exists() {
+            fs::remove_dir_all(&job)?;
+        }
+        let user = unknown_user()?;
+        self.lay_out(&job, &cluster, user)?;
+        let script = format!("{SCRIPT}exit {status}\n");
+        let mut arguments: Vec<String> = [
+            "run",
+            "-v",
+            "--orka-api",
+            &cluster.endpoint()?,
+            "--orka-credentials",
+            "/creds/orka",
+            "--ssh-credentials",
+            "/creds/ssh",
+            "--workspace",
+            "/workspace",
+            "--results",
+            "/results",
+            "-p",
+            "artifacts=out/**",
+            "-p",
+            "artifacts-when=always",
+        ]
+        .map(str::to_owned)
+        .into();
+        arguments.extend(["-p".to_owned(), format!("base-image={IMAGE}")]);
+        arguments.extend(["-p".to_owned(), format!("script={script}")]);
+        if cluster.introduction["authority"].is_string() {
+            arguments.extend(["--orka-ca".to_owned(), "/creds/authority".to_owned()]);
+        }
+        let (code, log) = self.contained(&job, user, &arguments)?;
+        let verdict = self.judge(&job, &cluster, code, status, &log);
+        verdict.map_err(|error| anyhow!("the job {name}: {error}; its log:\n{log}"))?;
+        println!("job        {name}: as expected (user {user}, exit code {code})");
+        Ok(())
+    }
+
+    fn judge(
+        &self,
+        job: &Path,
+        cluster: &Cluster,
+        code: i32,
+        status: i32,
+        log: &str,
+    ) -> Result<()> {
+        ensure!(code == status, "it ended with {code}, not with {status}");
+        let outcome = fs::read_to_string(job.join("results/outcome"))?;
+        let expected = if status == 0 {
+            "succeeded"
+        } else {
+            "build-failed"
+        };
+        ensure!(outcome.trim() == expected, "its outcome is `{outcome}`");
+        let artifact = fs::read_to_string(job.join("workspace/out/artifact"))?;
+        ensure!(
+            artifact == "from the workspace",
+            "its artifact is `{artifact}`"
+        );
+        let code_used = format!("the plugin's code is from `/{PLUGINS}/build.cwasm`");
+        ensure!(
+            log.contains(&code_used) && !log.contains("is not used"),
+            "it did not use its ahead-of-time code"
+        );
+        let state = cluster.state()?;
+        for kind in ["vms", "configs"] {
+            let left = &state[kind];
+            ensure!(
+                left.as_array().is_some_and(Vec::is_empty),
+                "it left {kind}: {left}"
+            );
+        }
+        let deleted = state["deletions"].as_array().map_or(0, Vec::len);
+        ensure!(deleted > 0, "it deployed nothing");
+        Ok(())
+    }
+
+    /// The volumes: a workspace and results of the user's own, credentials that it can read.
+    fn lay_out(&self, job: &Path, cluster: &Cluster, user: u32) -> Result<()> {
+        let told = &cluster.introduction;
+        let files = [
+            ("workspace/input", "the workspace"),
+            ("results/.keep", ""),
+            (
+                "creds/orka/email",
+                told["email"].as_str().unwrap_or_default(),
+            ),
+            (
+                "creds/orka/password",
+                told["password"].as_str().unwrap_or_default(),
+            ),
+            (
+                "creds/orka/token",
+                told["token"].as_str().unwrap_or_default(),
+            ),
+            (
+                "creds/ssh/username",
+                told["ssh_user"].as_str().unwrap_or_default(),
+            ),
+            (
+                "creds/ssh/password",
+                told["ssh_password"].as_str().unwrap_or_default(),
+            ),
+            (
+                "creds/authority",
+                told["authority"].as_str().unwrap_or_default(),
+            ),
+            (
+                "resolv.conf",
+                &format!("nameserver {}\n", name_server::ADDRESS),
+            ),
+        ];
+        for (name, text) in files {
+            let path = job.join(name);
+            path.parent().map(fs::create_dir_all).transpose()?;
+            fs::write(&path, text)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+        }
+        for mine in ["workspace", "workspace/input", "results"] {
+            chown(job.join(mine), Some(user), Some(user))
+                .context("the check needs root, to give files to the container's user")?;
+        }
+        Ok(())
+    }
+
+    /// Runs the image's program in a container; gives its exit code and what it wrote.
+    fn contained(&self, job: &Path, user: u32, arguments: &[String]) -> Result<(i32, String)> {
+        let settings = self.settings(job, user, arguments)?;
+        fs::write(
+            self.directory.join("config.json"),
+            serde_json::to_vec_pretty(&settings)?,
+        )?;
+        let name = format!("orka-step-image-check-{}", std::process::id());
+        let output = Command::new("runc")
+            .arg("--root")
+            .arg(self.directory.join("runc"))
+            .args(["run", "--bundle"])
+            .arg(&self.directory)
+            .arg(&name)
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot start `runc`")?;
+        let text = [&output.stderr[..], &output.stdout].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let code = output.status.code();
+        Ok((
+            code.ok_or_else(|| anyhow!("`runc` was killed: {text}"))?,
+            text,
+        ))
+    }
+
+    /// What `runc` is told (OCI runtime specification).
+    fn settings(&self, job: &Path, user: u32, arguments: &[String]) -> Result<Value> {
+        let bind = |from: &Path, to: &str, mode: &str| {
+            json!({
+                "source": from, "destination": to, "type": "bind",
+                "options": ["rbind", "nosuid", "nodev", mode],
+            })
+        };
+        let mut mounts = vec![
+            json!({ "destination": "/proc", "type": "proc", "source": "proc" }),
+            json!({
+                "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+                "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
+            }),
+            bind(&job.join("workspace"), "/workspace", "rw"),
+            bind(&job.join("results"), "/results", "rw"),
+            bind(&job.join("creds"), "/creds", "ro"),
+            bind(&job.join("resolv.conf"), "/etc/resolv.conf", "ro"),
+        ];
+        let mut command = self.archive.settings.entrypoint.clone();
+        if let Some(emulator) = self.architecture.emulator() {
+            let path = process::find_program(emulator.program)
+                .ok_or_else(|| anyhow!("there is no `{}`", emulator.program))?;
+            mounts.push(bind(&path, EMULATOR, "ro"));
+            command.insert(0, EMULATOR.to_owned());
+        }
+        command.extend_from_slice(arguments);
+        Ok(json!({
+            "ociVersion": "1.0.2",
+            "root": { "path": "rootfs", "readonly": true },
+            "process": {
+                "terminal": false, "cwd": "/", "args": command, "env": self.archive.settings.env,
+                "user": { "uid": user, "gid": user },
+                "capabilities": { "bounding": [], "effective": [], "permitted": [], "inheritable": [], "ambient": [] },
+                "noNewPrivileges": true,
+            },
+            "mounts": mounts,
+            // The simulated cluster is on this machine's loopback, so the network is this machine's.
+            "linux": { "namespaces": [{ "type": "pid" }, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" }] },
+        }))
+    }
+}
+
+/// A user number as OpenShift gives them out: high, another each time, and known to nobody.
+fn unknown_user() -> Result<u32> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    Ok(1_000_000_000 + now.subsec_nanos() % 1_000_000_000)
+}
+
+/// A simulated cluster in a process of its own, ended when dropped.
+struct Cluster {
+    process: Child,
+    introduction: Value,
+}
+
+impl Cluster {
+    fn start(program: &Path, arguments: &[&str]) -> Result<Self> {
+        let mut process = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start `orka-sim`")?;
+        let stdout = process.stdout.take().context("`orka-sim` has no output")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let introduction = serde_json::from_str(&line);
+        let mut cluster = Self {
+            process,
+            introduction: Value::Null,
+        };
+        cluster.introduction =
+            introduction.with_context(|| format!("`orka-sim` said `{}`", line.trim()))?;
+        Ok(cluster)
+    }
+
+    fn url(&self) -> Result<&str> {
+        self.introduction["url"]
+            .as_str()
+            .context("`orka-sim` named no URL")
+    }
+
+    /// The endpoint for the job: by name over http, as the certificate has it over https.
+    fn endpoint(&self) -> Result<String> {
+        let url = self.url()?;
+        Ok(match url.strip_prefix("http://") {
+            None => url.to_owned(),
+            Some(address) => {
+                let (_, port) = address.rsplit_once(':').context("the URL has no port")?;
+                format!("http://{}:{port}", name_server::NAME)
+            }
+        })
+    }
+
+    /// What the cluster has, as it tells over http; over https the program's own confirmation has to do.
+    fn state(&self) -> Result<Value> {
+        let url = self.url()?;
+        let Some(address) = url.strip_prefix("http://") else {
+            return https_state(url, &self.introduction);
+        };
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        write!(
+            stream,
+            "GET /_sim/state HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply)?;
+        body(&reply)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Through `curl`, which speaks TLS.
+fn https_state(url: &str, introduction: &Value) -> Result<Value> {
+    let authority =
+        std::env::temp_dir().join(format!("orka-step-authority-{}", std::process::id()));
+    fs::write(
+        &authority,
+        introduction["authority"].as_str().unwrap_or_default(),
+    )?;
+    let mut command = Command::new("curl");
+    command
+        .args([
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--noproxy",
+            "*",
+            "--cacert",
+        ])
+        .arg(&authority)
+        .arg(format!("{url}/_sim/state"));
+    let text = process::output(&mut command);
+    let _ = fs::remove_file(&authority);
+    serde_json::from_str(&text?).context("the cluster's state is no JSON")
+}
+
+/// The JSON of an HTTP answer that is not chunked or is in one chunk.
+fn body(reply: &str) -> Result<Value> {
+    let (_, body) = reply
+        .split_once("\r\n\r\n")
+        .context("an answer without an end of its head")?;
+    let start = body.find('{').context("the cluster's state is no JSON")?;
+    let end = body.rfind('}').context("the cluster's state is no JSON")?;
+    serde_json::from_str(&body[start..=end]).context("the cluster's state is no JSON")
+}
