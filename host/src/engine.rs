@@ -48,6 +48,10 @@ pub fn engine() -> Result<Engine, Failure> {
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(FIBRE_STACK_BYTES)
         .concurrency_support(false)
+        // Tables that nobody here reads: a trap is told by the names of functions, which do not need them. They would make
+        // a sixth of the code's size.
+        .generate_address_map(false)
+        .native_unwind_info(false)
         .wasm_threads(false)
         .wasm_shared_everything_threads(false)
         .wasm_memory64(false)
