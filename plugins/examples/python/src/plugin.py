@@ -90,6 +90,8 @@ def run_script(connection: ssh.Connection) -> types.Exit:
         stdin=ssh.Stdin_Empty(),
         shell=ssh.Shell.PLAIN,
         pty=False,
+        detach=False,
+        silence_timeout_ms=None,
         output=ssh.Output.LOG,
     )
     command = connection.exec("../build-script" if in_workspace else SCRIPT, [], options)

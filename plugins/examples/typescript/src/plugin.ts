@@ -71,6 +71,7 @@ function runScript(connection: Connection): Exit {
     stdin: { tag: "empty" },
     shell: "plain",
     pty: false,
+    detach: false,
     output: "log",
   });
   for (;;) {

@@ -284,11 +284,16 @@ fn for_other_tasks(session: &Session) -> Result<(), Error> {
     let adopted = session.adopt_config(&text)?;
     let vm = adopted.deploy(&DeployOptions::default())?;
     vm.hand_over()?;
+    (session.create_shared_config("contract", &spec())?).hand_over()?;
+    check(
+        session.shared_config("contract")?.is_some() && session.shared_config("other")?.is_none(),
+        "session.shared-config",
+    )?;
     let purged = session.purge_run()?;
     check(
         !purged.removed.is_empty() && purged.kept.is_empty(),
         "session.purge-run",
     )?;
-    done(4);
+    done(6);
     Ok(())
 }

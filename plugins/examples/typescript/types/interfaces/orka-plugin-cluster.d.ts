@@ -300,6 +300,24 @@ declare module 'orka:plugin/cluster@0.1.0' {
     */
     adoptConfig(text: string): VmConfig;
     /**
+    * Makes a VM config that other Tasks of the same pipeline run find with `shared-config`, by the run and `channel`
+    * alone. `channel` is any text that they have in common; it tells several such configs of one run apart.
+    * 
+    * The cluster stores it, on 3.x too; where the login has no rights to that, a warning says so, and the config is
+    * as from `create-config`. What an earlier attempt of the same Task has left is taken up. To leave it to the others,
+    * hand it over. Errors: as `create-config`; `conflict` (`run.config-exists`: the run has another of this channel).
+    * Grants: `cluster.deploy` and `cluster.hand-over`.
+    */
+    createSharedConfig(channel: string, spec: VmSpec): VmConfig;
+    /**
+    * Takes up the VM config that a Task of the same pipeline run made with `create-shared-config`; none while there
+    * is none. It is then as from `adopt-config`.
+    * 
+    * Errors: `denied` (also a ceiling of the grant; on 3.x no rights to VM configs), `unavailable`, `timed-out`.
+    * Grant: `cluster.adopt`.
+    */
+    sharedConfig(channel: string): VmConfig | undefined;
+    /**
     * Deletes every VM and VM config of the pipeline run, whichever Task made it, by what the cluster lists. What is
     * kept on purpose stays until its time has passed.
     * 

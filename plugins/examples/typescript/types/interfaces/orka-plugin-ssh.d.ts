@@ -128,6 +128,17 @@ declare module 'orka:plugin/ssh@0.1.0' {
      */
     pty: boolean,
     /**
+     * Whether the program outlives the connection: it runs in the VM on its own, and when the connection is lost, a
+     * new one is made to the same host key and its output goes on where it broke off. Not with `pty`. What the
+     * program leaves in its process group is ended with it.
+     */
+    detach: boolean,
+    /**
+     * Stops the program when it has printed nothing for so many milliseconds: SIGTERM, after 10 s SIGKILL. Absent
+     * means never. While a lost connection is made again nothing is counted.
+     */
+    silenceTimeoutMs?: bigint,
+    /**
      * Where the output goes.
      */
     output: Output,
