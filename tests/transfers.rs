@@ -107,7 +107,7 @@ async fn more_than_may_come_back_is_refused_with_the_entry_and_what_raises_the_l
     ] {
         let ended = step.ended().await;
         ended.assert(217, "infra-failed");
-        ended.assert_says(&["error: copying back: download stopped at `dist"]);
+        ended.assert_says(&["error: copying back: download stopped at `", "dist"]);
         ended.assert_says(&told);
         assert!(ended.file("dist").is_none(), "{ended}");
         assert!(!ended.results.contains_key("artifacts-digest"), "{ended}");

@@ -126,8 +126,11 @@ fn refusal<T>(result: Result<T, Refusal>) -> Refusal {
     }
 }
 
+/// Makes something at a path.
+type Making<'a> = Box<dyn Fn() + 'a>;
+
 /// One number stands for all kinds of files that are no regular ones.
-fn no_files(path: &Path) -> Vec<(&'static str, Box<dyn Fn() + '_>)> {
+fn no_files(path: &Path) -> Vec<(&'static str, Making<'_>)> {
     vec![
         (
             "a directory",

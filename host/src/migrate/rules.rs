@@ -87,12 +87,16 @@ fn fate(param: &str) -> Option<Fate> {
 }
 
 /// Parameters that the Tasks have beyond the older ones; enough not to call them unknown.
-const NEW: [&str; 28] = [
+const NEW: [&str; 32] = [
     "script-file",
     "env",
     "shell",
     "artifacts",
     "artifacts-when",
+    "artifacts-max-size",
+    "artifacts-max-count",
+    "detach",
+    "silence-timeout",
     "exclude",
     "memory",
     "node",

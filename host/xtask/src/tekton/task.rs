@@ -20,8 +20,14 @@ pub(super) const TEKTON_MINIMUM: &str = "0.63.0";
 /// What no value of a parameter holds by accident, and nobody can guess before the run exists.
 const MARK: &str = "$(context.taskRun.uid)";
 
+/// The one result that is an object.
+const ARTIFACT_OUTPUTS: &str = "ARTIFACT_OUTPUTS";
+
+/// Its members, all of them texts.
+const ARTIFACT_OUTPUTS_MEMBERS: [&str; 3] = ["uri", "digest", "isBuildArtifact"];
+
 /// The program's own results.
-pub(super) const OWN_RESULTS: [(&str, &str); 8] = [
+pub(super) const OWN_RESULTS: [(&str, &str); 10] = [
     (
         "vm-name",
         "The name of the VM or VM config made last, written before it is made",
@@ -37,6 +43,14 @@ pub(super) const OWN_RESULTS: [(&str, &str); 8] = [
     (
         "artifacts-digest",
         "SHA-256 of what was copied back, as `sha256:…`",
+    ),
+    (
+        "artifacts-manifest",
+        "The path in the workspace of the list of what was copied back, with size and SHA-256 of each file",
+    ),
+    (
+        ARTIFACT_OUTPUTS,
+        "What Tekton Chains signs: the list of what was copied back, and its digest",
     ),
     ("duration-seconds", "How long the run took"),
     (
@@ -223,7 +237,12 @@ impl Task {
             self.uses_ssh
                 || !matches!(
                     *name,
-                    "exit-status" | "artifacts-digest" | "kept-vm" | "kept-until"
+                    "exit-status"
+                        | "artifacts-digest"
+                        | "artifacts-manifest"
+                        | ARTIFACT_OUTPUTS
+                        | "kept-vm"
+                        | "kept-until"
                 )
         });
         own.chain(host.map(|(name, text)| ((*name).to_owned(), (*text).to_owned())))
@@ -428,7 +447,15 @@ pub(super) fn results(yaml: &mut Yaml, results: &[(String, String)]) {
     yaml.line(1, "results:");
     for (name, description) in results {
         yaml.text(2, "- name", name);
-        yaml.line(3, "type: string");
+        if name == ARTIFACT_OUTPUTS {
+            yaml.line(3, "type: object");
+            yaml.line(3, "properties:");
+            for member in ARTIFACT_OUTPUTS_MEMBERS {
+                yaml.line(4, &format!("{member}: {{type: string}}"));
+            }
+        } else {
+            yaml.line(3, "type: string");
+        }
         yaml.prose(3, "description", description);
     }
 }

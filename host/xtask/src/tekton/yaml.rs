@@ -55,7 +55,7 @@ impl Yaml {
 /// A text as one scalar: plain where YAML takes it for a text and for nothing else.
 pub(super) fn scalar(text: &str) -> String {
     let is_plain = text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '/')
-        && !text.ends_with(|last: char| last == ':' || last == ' ')
+        && !text.ends_with([':', ' '])
         && !text.contains(": ")
         && !text.contains(" #")
         && !text.contains('\n')
