@@ -10,33 +10,13 @@ use crate::task_file::TaskInput;
 
 mod plugin;
 
-pub use plugin::{BenchArgs, CodeCacheArgs, CompileArgs, PluginArgs, PluginCommand};
+pub use plugin::{BenchArgs, CodeCacheArgs, CompileArgs, PluginArgs, PluginCommand, PluginPlace};
+#[cfg(feature = "authoring")]
+pub use plugin::{LanguageName, PluginBuildArgs, PluginNewArgs, PluginTestArgs};
 
 mod help;
 
 use help::{AFTER_HELP, DOCTOR_HELP, REAP_HELP, TASK_HELP};
-
-#[cfg(feature = "authoring")]
-const TEST_HELP: &str = "\
-A scenario file, with one scenario:
-  scenarios:
-    - name: a failing script is the build's failure
-      params: { base-image: sonoma.orkasi, script: make ipa }
-      programs:
-        - run: ../build-script
-          stderr: no such scheme
-          after: 12m
-          exit: 65
-      expect: { outcome: build-failed, exit-code: 65 }
-
-`plugins/TESTING.md` in the source tree describes every member.
-
-Examples:
-  orka-step plugin test                      the project in this directory
-  orka-step plugin test --plugin build scenarios/ --sweep --junit results.xml
-
-Exit code: 0 if every scenario passed, 1 if one did not, 211 if a scenario file is wrong, 212 if the plugin cannot be
-loaded.";
 
 /// Builds on macOS VMs of a MacStadium Orka cluster, as a Tekton step.
 ///
@@ -423,96 +403,6 @@ pub enum OrkaVersion {
     V3,
 }
 
-/// `orka-step plugin new`.
-#[cfg(feature = "authoring")]
-#[derive(Args, Clone, Debug)]
-pub struct PluginNewArgs {
-    /// The plugin's name: lower-case letters, digits and `-`.
-    pub name: String,
-
-    /// The language.
-    #[arg(long, value_name = "LANGUAGE")]
-    pub lang: LanguageName,
-
-    /// Where the project goes; a directory of the plugin's name, if not given.
-    #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
-}
-
-/// A language that plugins are written in.
-#[cfg(feature = "authoring")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LanguageName {
-    /// Small, fast, and tested in the same language.
-    Rust,
-    /// On QuickJS; 2 MB.
-    Typescript,
-    /// With CPython inside; 19 MB.
-    Python,
-}
-
-/// `orka-step plugin build`.
-#[cfg(feature = "authoring")]
-#[derive(Args, Clone, Debug)]
-pub struct PluginBuildArgs {
-    /// The project; this directory, if not given.
-    #[arg(value_name = "DIR")]
-    pub project: Option<PathBuf>,
-
-    /// Where the component goes; `dist/<name>.wasm` in the project, if not given.
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-}
-
-/// `orka-step plugin test`.
-#[cfg(feature = "authoring")]
-#[derive(Args, Clone, Debug)]
-pub struct PluginTestArgs {
-    /// Scenario files, directories of them, or the directory of a project, whose scenarios are in `scenarios/` and whose
-    /// plugin in `dist/`. Without any, the project in this directory.
-    #[arg(value_name = "PATH")]
-    pub scenarios: Vec<PathBuf>,
-
-    /// The plugin: a bundled name or the path of a `.wasm` file.
-    #[arg(long, value_name = "REF")]
-    pub plugin: Option<String>,
-
-    /// A directory with plugins to find by name.
-    #[arg(
-        long,
-        env = "ORKA_PLUGIN_DIR",
-        hide_env_values = true,
-        value_name = "DIR"
-    )]
-    pub plugin_dir: Option<PathBuf>,
-
-    /// Play only scenarios whose names contain this.
-    #[arg(long, value_name = "TEXT")]
-    pub filter: Option<String>,
-
-    /// Play each scenario again for every host call it makes: with the call refused, with its answer lost, with a trap
-    /// after it, and with a SIGTERM at it. Nothing may be left and no secret shown.
-    #[arg(long)]
-    pub sweep: bool,
-
-    /// Play a session that `orka-step run --record` wrote; may be repeated. Calls are matched by what they ask for; one that
-    /// was not recorded, or recorded and not made, fails the test.
-    #[arg(long = "replay", value_name = "FILE")]
-    pub replays: Vec<PathBuf>,
-
-    /// Write the results as JUnit XML.
-    #[arg(long, value_name = "FILE")]
-    pub junit: Option<PathBuf>,
-
-    /// Play again whenever the plugin or a scenario file changes.
-    #[arg(long)]
-    pub watch: bool,
-
-    /// Only list the scenarios.
-    #[arg(long)]
-    pub list: bool,
-}
-
 /// `orka-step migrate`.
 #[derive(Args, Debug)]
 pub struct MigrateArgs {
@@ -675,14 +565,8 @@ pub struct DemoArgs {
     #[arg(long, value_name = "REF", default_value = "build")]
     pub plugin: String,
 
-    /// A directory with plugins to find by name.
-    #[arg(
-        long,
-        env = "ORKA_PLUGIN_DIR",
-        hide_env_values = true,
-        value_name = "DIR"
-    )]
-    pub plugin_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub place: PluginPlace,
 
     /// A parameter of the plugin; may be repeated.
     #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = name_and_value)]

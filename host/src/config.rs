@@ -169,8 +169,8 @@ impl Config {
         };
         let workspace = problems.take(args.workspace.as_deref().map(open_workspace).transpose());
         let results = problems.take(results_directory(args.results.as_deref()));
-        let report = problems.take(report_file(args.report.as_deref()));
-        let record = problems.take(record_file(args.record.as_deref()));
+        let report = problems.take(file_to_write(args.report.as_deref(), "--report", "report"));
+        let record = problems.take(file_to_write(args.record.as_deref(), "--record", "session"));
         let identity = problems.take(Identity::new(
             &args.vm_prefix,
             given(&args.run_uid).or_else(|| given(&args.task_uid)),
@@ -598,7 +598,8 @@ pub fn results_directory(given: Option<&Path>) -> Result<Option<PathBuf>, Failur
     }
 }
 
-fn report_file(given: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
+/// A file to write, in a directory that is there; `what` names its contents.
+fn file_to_write(given: Option<&Path>, flag: &str, what: &str) -> Result<Option<PathBuf>, Failure> {
     let Some(path) = given else { return Ok(None) };
     let parent = path
         .parent()
@@ -606,10 +607,12 @@ fn report_file(given: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
         .unwrap_or(Path::new("."));
     if path.is_dir() || !parent.is_dir() {
         return Err(Failure::config(format!(
-            "the report cannot be written to `{}`",
+            "the {what} cannot be written to `{}`",
             path.display()
         ))
-        .with_hint("`--report` needs a file name in an existing directory"));
+        .with_hint(format!(
+            "`{flag}` needs a file name in an existing directory"
+        )));
     }
     Ok(Some(path.to_owned()))
 }
@@ -625,22 +628,6 @@ fn grants(file: Option<&Path>, text: Option<&str>) -> Result<Option<GrantsFile>,
         (None, Some(text)) => GrantsFile::parse(text, "the Task's parameter `grants`").map(Some),
         (None, None) => Ok(None),
     }
-}
-
-fn record_file(given: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
-    let Some(path) = given else { return Ok(None) };
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    if path.is_dir() || !parent.is_dir() {
-        return Err(Failure::config(format!(
-            "the session cannot be written to `{}`",
-            path.display()
-        ))
-        .with_hint("`--record` needs a file name in an existing directory"));
-    }
-    Ok(Some(path.to_owned()))
 }
 
 fn params<'a>(

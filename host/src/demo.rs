@@ -149,7 +149,7 @@ impl Stage {
 
     /// The command line that a person would type.
     fn run_args(&self, args: &DemoArgs) -> Result<RunArgs, Failure> {
-        let reference = PluginRef::parse(&args.plugin, args.plugin_dir.clone())?;
+        let reference = PluginRef::parse(&args.plugin, args.place.plugin_dir.clone())?;
         let plugin = Plugin::load(&reference)?;
         let grants = if plugin.bundled {
             None
@@ -159,7 +159,7 @@ impl Stage {
         Ok(RunArgs {
             script: None,
             plugin: args.plugin.clone(),
-            plugin_dir: args.plugin_dir.clone(),
+            plugin_dir: args.place.plugin_dir.clone(),
             params: self.params(args, &plugin.manifest),
             grants,
             secrets: None,

@@ -114,9 +114,9 @@ async fn dispatch(cli: Cli, console: Console, stop: Stop) -> u8 {
         Command::Plugin(args) => match args.command {
             PluginCommand::Inspect {
                 plugin,
-                plugin_dir,
+                place,
                 json,
-            } => inspect_command(&plugin, plugin_dir, json, &console).await,
+            } => inspect_command(&plugin, place.plugin_dir, json, &console).await,
             #[cfg(feature = "authoring")]
             PluginCommand::New(args) => {
                 tokio::task::block_in_place(|| orka_step::authoring::new(&args, &console))

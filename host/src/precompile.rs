@@ -25,7 +25,7 @@ pub fn compile(args: &CompileArgs, console: &Console) -> Result<String, Failure>
     let plugins = args
         .plugins
         .iter()
-        .map(|plugin| Plugin::load(&PluginRef::parse(plugin, args.plugin_dir.clone())?))
+        .map(|plugin| Plugin::load(&PluginRef::parse(plugin, args.place.plugin_dir.clone())?))
         .collect::<Result<Vec<_>, _>>()?;
     let engine = engine::engine()?;
     let mut text = String::new();

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+#[cfg(feature = "authoring")]
+use clap::ValueEnum;
 use clap::{Args, Subcommand};
 
 const COMPILE_HELP: &str = "\
@@ -20,6 +22,28 @@ Examples:
 
 Code of another version of this program is never used; compile again after an update.";
 
+#[cfg(feature = "authoring")]
+const TEST_HELP: &str = "\
+A scenario file, with one scenario:
+  scenarios:
+    - name: a failing script is the build's failure
+      params: { base-image: sonoma.orkasi, script: make ipa }
+      programs:
+        - run: ../build-script
+          stderr: no such scheme
+          after: 12m
+          exit: 65
+      expect: { outcome: build-failed, exit-code: 65 }
+
+`plugins/TESTING.md` in the source tree describes every member.
+
+Examples:
+  orka-step plugin test                      the project in this directory
+  orka-step plugin test --plugin build scenarios/ --sweep --junit results.xml
+
+Exit code: 0 if every scenario passed, 1 if one did not, 211 if a scenario file is wrong, 212 if the plugin cannot be
+loaded.";
+
 /// `orka-step plugin`.
 #[derive(Args, Debug)]
 pub struct PluginArgs {
@@ -35,14 +59,8 @@ pub enum PluginCommand {
         /// A bundled name or the path of a `.wasm` file.
         #[arg(value_name = "REF")]
         plugin: String,
-        /// A directory with plugins to find by name.
-        #[arg(
-            long,
-            env = "ORKA_PLUGIN_DIR",
-            hide_env_values = true,
-            value_name = "DIR"
-        )]
-        plugin_dir: Option<PathBuf>,
+        #[command(flatten)]
+        place: PluginPlace,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -58,20 +76,33 @@ pub enum PluginCommand {
     /// numbers. A run must end as its scenario says, run no program that the scenario does not expect, leave nothing on
     /// the cluster and show no secret.
     #[cfg(feature = "authoring")]
-    #[command(after_help = super::TEST_HELP)]
-    Test(super::PluginTestArgs),
+    #[command(after_help = TEST_HELP)]
+    Test(PluginTestArgs),
     /// Make the project of a new plugin, which builds and passes its tests as it is.
     ///
     /// The project holds everything it needs: the contract in `wit/`, scenarios, and for Rust the SDK.
     #[cfg(feature = "authoring")]
-    New(super::PluginNewArgs),
+    New(PluginNewArgs),
     /// Build a plugin's project to a component that carries its manifest.
     ///
     /// In Rust with cargo, in TypeScript with the tools that the project's package.json pins, in Python with
     /// componentize-py. What is missing is named with the command that installs it. The result is checked against the
     /// contract.
     #[cfg(feature = "authoring")]
-    Build(super::PluginBuildArgs),
+    Build(PluginBuildArgs),
+}
+
+/// Where plugins are found by name, beside those that came with this program.
+#[derive(Args, Clone, Debug, Default)]
+pub struct PluginPlace {
+    /// A directory with plugins to find by name.
+    #[arg(
+        long,
+        env = "ORKA_PLUGIN_DIR",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
+    pub plugin_dir: Option<PathBuf>,
 }
 
 /// Where ahead-of-time code of plugins is kept that did not come with this program.
@@ -105,14 +136,8 @@ pub struct CompileArgs {
     /// Bundled names or paths of `.wasm` files.
     #[arg(value_name = "REF", required = true)]
     pub plugins: Vec<String>,
-    /// A directory with plugins to find by name.
-    #[arg(
-        long,
-        env = "ORKA_PLUGIN_DIR",
-        hide_env_values = true,
-        value_name = "DIR"
-    )]
-    pub plugin_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub place: PluginPlace,
     /// Write `NAME.cwasm` into this directory, for use beside the program.
     #[arg(long, value_name = "DIR")]
     pub into: Option<PathBuf>,
@@ -126,18 +151,96 @@ pub struct BenchArgs {
     /// A bundled name or the path of a `.wasm` file.
     #[arg(value_name = "REF", default_value = "build")]
     pub plugin: String,
-    /// A directory with plugins to find by name.
-    #[arg(
-        long,
-        env = "ORKA_PLUGIN_DIR",
-        hide_env_values = true,
-        value_name = "DIR"
-    )]
-    pub plugin_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub place: PluginPlace,
     /// How often each step is measured; compiling a tenth as often.
     #[arg(long, value_name = "N", default_value = "200", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub repetitions: u32,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `orka-step plugin new`.
+#[cfg(feature = "authoring")]
+#[derive(Args, Clone, Debug)]
+pub struct PluginNewArgs {
+    /// The plugin's name: lower-case letters, digits and `-`.
+    pub name: String,
+
+    /// The language.
+    #[arg(long, value_name = "LANGUAGE")]
+    pub lang: LanguageName,
+
+    /// Where the project goes; a directory of the plugin's name, if not given.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// A language that plugins are written in.
+#[cfg(feature = "authoring")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LanguageName {
+    /// Small, fast, and tested in the same language.
+    Rust,
+    /// On QuickJS; 2 MB.
+    Typescript,
+    /// With CPython inside; 19 MB.
+    Python,
+}
+
+/// `orka-step plugin build`.
+#[cfg(feature = "authoring")]
+#[derive(Args, Clone, Debug)]
+pub struct PluginBuildArgs {
+    /// The project; this directory, if not given.
+    #[arg(value_name = "DIR")]
+    pub project: Option<PathBuf>,
+
+    /// Where the component goes; `dist/<name>.wasm` in the project, if not given.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// `orka-step plugin test`.
+#[cfg(feature = "authoring")]
+#[derive(Args, Clone, Debug)]
+pub struct PluginTestArgs {
+    /// Scenario files, directories of them, or the directory of a project, whose scenarios are in `scenarios/` and whose
+    /// plugin in `dist/`. Without any, the project in this directory.
+    #[arg(value_name = "PATH")]
+    pub scenarios: Vec<PathBuf>,
+
+    /// The plugin: a bundled name or the path of a `.wasm` file.
+    #[arg(long, value_name = "REF")]
+    pub plugin: Option<String>,
+
+    #[command(flatten)]
+    pub place: PluginPlace,
+
+    /// Play only scenarios whose names contain this.
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+
+    /// Play each scenario again for every host call it makes: with the call refused, with its answer lost, with a trap
+    /// after it, and with a SIGTERM at it. Nothing may be left and no secret shown.
+    #[arg(long)]
+    pub sweep: bool,
+
+    /// Play a session that `orka-step run --record` wrote; may be repeated. Calls are matched by what they ask for; one that
+    /// was not recorded, or recorded and not made, fails the test.
+    #[arg(long = "replay", value_name = "FILE")]
+    pub replays: Vec<PathBuf>,
+
+    /// Write the results as JUnit XML.
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+
+    /// Play again whenever the plugin or a scenario file changes.
+    #[arg(long)]
+    pub watch: bool,
+
+    /// Only list the scenarios.
+    #[arg(long)]
+    pub list: bool,
 }
