@@ -4,7 +4,6 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-mod duration;
 mod metadata;
 mod script;
 mod settings;

@@ -6,7 +6,6 @@ use orka_plugin_sdk::cluster::{DeployOptions, VmSpec};
 use orka_plugin_sdk::ssh::{Shell, TransferOptions};
 use orka_plugin_sdk::{Error, params};
 
-use crate::duration::duration_ms;
 use crate::{metadata, script};
 
 /// The default of `vcpu-count` in the Task, kept also where it cannot be meant.
@@ -79,12 +78,9 @@ impl Settings {
                 Shell::Plain
             },
             detach: params::flag("detach")?,
-            silence_timeout: duration_ms(
-                "silence-timeout",
-                params::non_empty_text("silence-timeout")?.as_deref(),
-            )?
-            .filter(|limit| *limit > 0)
-            .map(Duration::from_millis),
+            silence_timeout: params::duration_ms("silence-timeout")?
+                .filter(|limit| *limit > 0)
+                .map(Duration::from_millis),
             verbose: params::flag("verbose")?,
             deploy_attempts: count("deploy-attempts")?,
             base_image: params::required_text("base-image")?,
@@ -98,10 +94,7 @@ impl Settings {
             tag_required: params::flag("tag-required")?,
             scheduler: params::non_empty_text("scheduler")?,
             node: params::non_empty_text("node")?,
-            capacity_wait_ms: duration_ms(
-                "capacity-wait",
-                params::non_empty_text("capacity-wait")?.as_deref(),
-            )?,
+            capacity_wait_ms: params::duration_ms("capacity-wait")?,
             metadata: match params::non_empty_text("vm-metadata")? {
                 None => Vec::new(),
                 Some(text) => metadata::parse(&text)
@@ -127,8 +120,7 @@ impl Settings {
                 Some("failure") => Some(When::Failure),
                 _ => None,
             },
-            keep_for_ms: duration_ms("keep-for", params::non_empty_text("keep-for")?.as_deref())?
-                .unwrap_or(KEEP_FOR_MS_DEFAULT),
+            keep_for_ms: params::duration_ms("keep-for")?.unwrap_or(KEEP_FOR_MS_DEFAULT),
             exclude: params::list("exclude")?,
         })
     }

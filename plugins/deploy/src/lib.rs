@@ -6,12 +6,14 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 // What a script is and how metadata is written are the same as in `build`, to the letter.
-#[path = "../../build/src/duration.rs"]
-mod duration;
 #[path = "../../build/src/metadata.rs"]
 mod metadata;
 #[path = "../../build/src/script.rs"]
 mod script;
+
+// Both have to look in the same place.
+#[path = "../../init/src/channel.rs"]
+mod channel;
 
 use std::time::Duration;
 
@@ -78,7 +80,7 @@ fn vm_config(session: &Session) -> Result<VmConfig, Error> {
     if let Some(text) = params::non_empty_text(VM_CONFIG)? {
         return session.adopt_config(&text);
     }
-    let channel = channel()?;
+    let channel = channel::channel()?;
     let seconds = params::integer("init-wait-seconds")?.unwrap_or_default();
     let give_up = clock::elapsed_ms() + u64::try_from(seconds).unwrap_or_default() * 1000;
     let mut is_told = false;
@@ -152,8 +154,7 @@ fn copy_in(connection: &Connection, script: &[u8]) -> Result<(), Error> {
 }
 
 fn exec_options() -> Result<ExecOptions<'static>, Error> {
-    let silence = params::non_empty_text("silence-timeout")?;
-    let silence = duration::duration_ms("silence-timeout", silence.as_deref())?
+    let silence = params::duration_ms("silence-timeout")?
         .filter(|limit| *limit > 0)
         .map(Duration::from_millis);
     let options = ExecOptions {
@@ -186,14 +187,4 @@ fn finish(session: &Session, config: &VmConfig, delete_vm: bool) {
     if let Err(error) = phase("sign out", || session.sign_out()) {
         console::log(Level::Warn, &error.info().message);
     }
-}
-
-/// What ties `init` to its `deploy`s within a pipeline run.
-fn channel() -> Result<String, Error> {
-    let part = |name| params::text(name).map(Option::unwrap_or_default);
-    Ok(format!(
-        "{}/{}",
-        part("orka-vm-name-config")?,
-        part("orka-vm-name-config-key")?
-    ))
 }

@@ -2,6 +2,8 @@
 //!
 //! Parameters are those of the Tekton Task `orka-init` that are about the VM.
 
+mod channel;
+
 use orka_plugin_sdk::cluster::{self, VmSpec};
 use orka_plugin_sdk::{Error, Plugin, Verdict, handoff, params, phase, results, workspace};
 
@@ -16,7 +18,7 @@ struct Init;
 impl Plugin for Init {
     fn run() -> Result<Verdict, Error> {
         let spec = vm_spec()?;
-        let channel = channel()?;
+        let channel = channel::channel()?;
         let session = phase("sign in", cluster::sign_in)?;
         let config = phase("create VM config", || {
             session.create_shared_config(&channel, &spec)
@@ -57,14 +59,4 @@ fn vm_spec() -> Result<VmSpec, Error> {
 fn count(name: &str) -> Result<u32, Error> {
     let number = params::integer(name)?.unwrap_or(i64::from(VCPU_DEFAULT));
     u32::try_from(number).map_err(|_| Error::parameter(name, format!("is out of range: {number}")))
-}
-
-/// What ties `init` to its `deploy`s within a pipeline run.
-fn channel() -> Result<String, Error> {
-    let part = |name| params::text(name).map(Option::unwrap_or_default);
-    Ok(format!(
-        "{}/{}",
-        part("orka-vm-name-config")?,
-        part("orka-vm-name-config-key")?
-    ))
 }

@@ -65,6 +65,33 @@ pub fn integer(name: &str) -> Result<Option<i64>, Error> {
     }
 }
 
+/// A `string` such as `90s`, `10m` or `1h`, in milliseconds; none if it is empty or was not given.
+///
+/// # Errors
+///
+/// `params.invalid` if it is no such duration, or of another type.
+pub fn duration_ms(name: &str) -> Result<Option<u64>, Error> {
+    let text = non_empty_text(name)?;
+    text.map(|text| milliseconds(name, &text)).transpose()
+}
+
+fn milliseconds(name: &str, text: &str) -> Result<u64, Error> {
+    let wrong = || Error::parameter(name, format!("is not a duration such as `10m`: `{text}`"));
+    let unit_at = text.len().checked_sub(1).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at_checked(unit_at).ok_or_else(wrong)?;
+    let factor = match unit {
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor))
+        .ok_or_else(wrong)
+}
+
 /// A `list`; empty if it was not given and has no default.
 ///
 /// # Errors
@@ -75,5 +102,19 @@ pub fn list(name: &str) -> Result<Vec<String>, Error> {
         None => Ok(Vec::new()),
         Some(Value::List(items)) => Ok(items),
         Some(_) => Err(Error::parameter(name, "is not a list")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(milliseconds("capacity-wait", "90s").ok(), Some(90_000));
+        assert_eq!(milliseconds("capacity-wait", "2h").ok(), Some(7_200_000));
+        assert!(milliseconds("capacity-wait", "5").is_err());
+        assert!(milliseconds("capacity-wait", "5ä").is_err());
+        assert!(milliseconds("capacity-wait", "99999999999999999999h").is_err());
     }
 }
