@@ -7,6 +7,7 @@ use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
+mod quoted;
 mod wrapped;
 
 pub use wrapped::LineSoFar;
@@ -78,7 +79,7 @@ impl Needles {
 
 impl Masker {
     /// Hides `secret` from now on: as it is, line by line, as base64 of both alphabets, also within a longer text and
-    /// over several lines, percent-encoded and escaped for JSON.
+    /// over several lines, percent-encoded, escaped for JSON and quoted for a shell.
     pub fn add(&self, secret: &str) {
         let trimmed = secret.trim();
         if trimmed.len() < MASKED_LENGTH_MIN {
@@ -94,6 +95,9 @@ impl Masker {
         forms.push(percent_encoded(secret.as_bytes()));
         if let Ok(json) = serde_json::to_string(secret) {
             forms.push(json[1..json.len() - 1].to_owned());
+        }
+        for text in std::iter::once(trimmed).chain(trimmed.lines().map(str::trim)) {
+            forms.extend(quoted::forms(text));
         }
         let mut needles = self.needles.write().unwrap_or_else(PoisonError::into_inner);
         let known = needles.forms.len();
