@@ -10,6 +10,7 @@ use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Pty, Sig};
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinHandle;
 
+use tokio::time::Instant;
 use crate::Error;
 use crate::exec::{Start, Stdin};
 use crate::session::Lease;
@@ -19,6 +20,12 @@ use crate::session::Lease;
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
 /// How long a refused channel is waited with before the next try; doubled up to [`OPEN_PAUSE_MAX`], so 1.3 s in all.
+/// How long output may go on in all after the exit status came, and how much may still come that the program itself wrote: what
+/// the channel's window and the server hold, over a line as slow as this one. A daemon that never stops printing is none of that.
+const LINGER_ALL: Duration = Duration::from_secs(10);
+const LINGER_BYTES: u64 = 8 * 1024 * 1024;
+const LINGER_RATE: u64 = 64 * 1024;
+
 const OPEN_PAUSE: Duration = Duration::from_millis(10);
 const OPEN_PAUSE_MAX: Duration = Duration::from_millis(1000);
 
@@ -63,6 +70,7 @@ async fn open(lease: Lease, address: String) -> Result<Command, Error> {
         exit: None,
         ended: false,
         left_open: false,
+        after_exit: AfterExit::default(),
         address: address.clone(),
         lease,
     })
@@ -204,6 +212,7 @@ pub(crate) struct Command {
     left_open: bool,
     address: String,
     lease: Lease,
+    after_exit: AfterExit,
 }
 
 impl fmt::Debug for Command {
@@ -340,8 +349,25 @@ impl Command {
         if self.exit.is_none() {
             return self.read.wait().await;
         }
-        match tokio::time::timeout(LINGER_MAX, self.read.wait()).await {
-            Ok(message) => message,
+        let message = match self.after_exit.patience() {
+            Some(patience) => {
+                let _waiting = self.after_exit.waiting();
+                tokio::time::timeout(patience, self.read.wait()).await
+            }
+            None => {
+                self.left_open = true;
+                return None;
+            }
+        };
+        match message {
+            Ok(message) => {
+                if let Some(ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. }) =
+                    &message
+                {
+                    self.after_exit.bytes += data.len() as u64;
+                }
+                message
+            }
             Err(_) => {
                 self.left_open = true;
                 None
@@ -430,6 +456,43 @@ async fn feed(
     stdin: Stdin,
     pty: bool,
 ) -> Result<(), russh::Error> {
+/// What there was of a program's output after its exit status.
+#[derive(Default)]
+struct AfterExit {
+    since: Option<Instant>,
+    /// How long it was waited for; time in which nobody asked for it does not count.
+    waited: Duration,
+    bytes: u64,
+}
+
+impl AfterExit {
+    /// How long the next piece may be waited for, if one may.
+    fn patience(&mut self) -> Option<Duration> {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let left = if self.bytes > LINGER_BYTES {
+            // Where the next piece is always there nobody ever waits.
+            LINGER_ALL.checked_sub(since.elapsed())?
+        } else {
+            let slow = Duration::from_secs(self.bytes / LINGER_RATE);
+            (LINGER_ALL + slow).checked_sub(self.waited)?
+        };
+        (!left.is_zero()).then(|| left.min(LINGER_MAX))
+    }
+
+    /// Counts until what is returned is dropped.
+    fn waiting(&mut self) -> Waiting<'_> {
+        Waiting(self, Instant::now())
+    }
+}
+
+struct Waiting<'a>(&'a mut AfterExit, Instant);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waited += self.1.elapsed();
+    }
+}
+
     write.data_bytes(preamble).await?;
     match stdin {
         Stdin::None => {}

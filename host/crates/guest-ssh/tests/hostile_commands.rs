@@ -216,3 +216,52 @@ async fn a_channel_that_opens_and_says_nothing_leaves_when_its_caller_does() {
     drop(command);
     assert!(connection.exec(request()).await.is_ok());
 }
+
+/// What the program left behind prints for ever, now and then or as fast as it can.
+#[tokio::test(start_paused = true)]
+async fn a_talkative_neighbour_does_not_hold_an_ended_command_open() {
+    for (pause, at_most) in [(500, 12), (0, 12)] {
+        let server = sending(move |handle, id| async move {
+            let _ = handle.data(id, Bytes::from_static(b"own words\n")).await;
+            let _ = handle.exit_status_request(id, 3).await;
+            let noise = vec![b'x'; if pause == 0 { 32 * 1024 } else { 1 }];
+            let mut sent = 0;
+            // An end of its own, so that a client without one is told apart.
+            while sent < 2_000 {
+                sent += 1;
+                if handle.data(id, Bytes::from(noise.clone())).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(pause + 10)).await;
+            }
+            let _ = handle.close(id).await;
+        })
+        .await;
+        let connection = server.connect().await;
+        let began = tokio::time::Instant::now();
+        let mut command = connection.exec(request()).await.unwrap();
+        assert_eq!(command.wait().await.unwrap(), Exit::Status(3));
+        assert!(command.output_left_open());
+        let took = began.elapsed().as_secs();
+        assert!((5..=at_most).contains(&took), "{took} s");
+    }
+}
+
+/// What the program wrote may be long on its way after the exit status: a slow line is no neighbour.
+#[tokio::test(start_paused = true)]
+async fn what_a_slow_line_holds_back_at_the_exit_arrives_whole() {
+    const PIECES: usize = 120;
+    let server = sending(move |handle, id| async move {
+        let _ = handle.exit_status_request(id, 0).await;
+        for _ in 0..PIECES {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let _ = handle.data(id, Bytes::from(vec![b'x'; 32 * 1024])).await;
+        }
+        let _ = handle.close(id).await;
+    })
+    .await;
+    let connection = server.connect().await;
+    let command = connection.exec(request()).await.unwrap();
+    let ran = run_out(command).await;
+    assert_eq!(ran.stdout.len(), PIECES * 32 * 1024);
+}

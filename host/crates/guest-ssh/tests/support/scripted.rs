@@ -129,6 +129,8 @@ impl Scripted {
         let counted = Arc::clone(&logins);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                // What the kernel holds back is late in virtual time.
+                stream.set_nodelay(true).unwrap();
                 let guest = Guest {
                     script: script.clone(),
                     logins: Arc::clone(&counted),
