@@ -489,6 +489,7 @@ fn failure(error: Error) -> Failure {
         | Error::WrongPassphrase => (Kind::Invalid, Class::Config, "ssh.key"),
         Error::Lost { .. } => (Kind::Unavailable, Class::Ssh, "ssh.lost"),
         Error::Detached { .. } => (Kind::Unavailable, Class::Ssh, "ssh.detached"),
+        Error::Input { .. } => (Kind::Unavailable, Class::Files, "files.input"),
         Error::ExecRefused { .. } => (Kind::Unavailable, Class::Ssh, "ssh.exec-refused"),
         Error::RemoteToolMissing { .. } => (Kind::Other, Class::Files, "files.remote-tool"),
         Error::RemoteFailed { .. } => (Kind::Other, Class::Files, "files.remote"),

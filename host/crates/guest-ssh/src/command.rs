@@ -1,6 +1,7 @@
 //! A program that runs in the VM: its input, what it prints, how it ends.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use russh::client::Msg;
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Pty, Sig};
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinHandle;
-
 use tokio::time::Instant;
+
 use crate::Error;
 use crate::exec::{Start, Stdin};
 use crate::session::Lease;
@@ -19,13 +20,13 @@ use crate::session::Lease;
 /// output open for ever; what the program itself wrote has long arrived by then.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
-/// How long a refused channel is waited with before the next try; doubled up to [`OPEN_PAUSE_MAX`], so 1.3 s in all.
 /// How long output may go on in all after the exit status came, and how much may still come that the program itself wrote: what
 /// the channel's window and the server hold, over a line as slow as this one. A daemon that never stops printing is none of that.
 const LINGER_ALL: Duration = Duration::from_secs(10);
 const LINGER_BYTES: u64 = 8 * 1024 * 1024;
 const LINGER_RATE: u64 = 64 * 1024;
 
+/// How long a refused channel is waited with before the next try; doubled up to [`OPEN_PAUSE_MAX`], so 1.3 s in all.
 const OPEN_PAUSE: Duration = Duration::from_millis(10);
 const OPEN_PAUSE_MAX: Duration = Duration::from_millis(1000);
 
@@ -67,10 +68,11 @@ async fn open(lease: Lease, address: String) -> Result<Command, Error> {
         read,
         write: Arc::new(write),
         feeder: None,
+        input_failed: None,
         exit: None,
+        after_exit: AfterExit::default(),
         ended: false,
         left_open: false,
-        after_exit: AfterExit::default(),
         address: address.clone(),
         lease,
     })
@@ -206,13 +208,15 @@ impl From<Signal> for Sig {
 pub(crate) struct Command {
     read: ChannelReadHalf,
     write: Arc<ChannelWriteHalf<Msg>>,
-    feeder: Option<JoinHandle<()>>,
+    /// Gives what kept it from reading on.
+    feeder: Option<JoinHandle<Option<io::Error>>>,
+    input_failed: Option<io::Error>,
     exit: Option<Exit>,
+    after_exit: AfterExit,
     ended: bool,
     left_open: bool,
     address: String,
     lease: Lease,
-    after_exit: AfterExit,
 }
 
 impl fmt::Debug for Command {
@@ -273,14 +277,21 @@ impl Command {
     ///
     /// # Errors
     ///
-    /// [`Error::Lost`] if the connection ended first: the program may still run, and may have done anything.
+    /// [`Error::Lost`] if the connection ended first: the program may still run, and may have done anything. [`Error::Input`] if
+    /// its input cannot be read: then it waits for more until this is dropped, which kills it.
     ///
     /// # Cancel safety
     ///
     /// May be dropped and called again; the answer stays the same once known.
     pub(crate) async fn wait(&mut self) -> Result<Exit, Error> {
         while self.next_output().await.is_some() {}
-        self.exit.clone().ok_or_else(|| self.lost())
+        self.exit.clone().ok_or_else(|| match &self.input_failed {
+            Some(problem) => Error::Input {
+                address: self.address.clone(),
+                source: io::Error::new(problem.kind(), problem.to_string()),
+            },
+            None => self.lost(),
+        })
     }
 
     /// Sends a signal to the program and its process group. Delivery is not confirmed by the protocol, and servers may
@@ -347,7 +358,14 @@ impl Command {
 
     async fn next_message(&mut self) -> Option<ChannelMsg> {
         if self.exit.is_none() {
-            return self.read.wait().await;
+            return tokio::select! {
+                biased;
+                message = self.read.wait() => message,
+                problem = broken(&mut self.feeder) => {
+                    self.input_failed = Some(problem);
+                    None
+                }
+            };
         }
         let message = match self.after_exit.patience() {
             Some(patience) => {
@@ -426,36 +444,18 @@ impl Command {
     fn feed(&mut self, preamble: Bytes, stdin: Stdin, pty: bool) {
         let write = Arc::clone(&self.write);
         self.feeder = Some(tokio::spawn(async move {
-            if let Err(problem) = feed(&write, preamble, stdin, pty).await {
-                tracing::debug!(%problem, "standard input ended early");
+            match feed(&write, preamble, stdin, pty).await {
+                Ok(()) => None,
+                Err(Unfed::Unread(problem)) => Some(problem),
+                Err(Unfed::Unsent(problem)) => {
+                    tracing::debug!(%problem, "standard input ended early");
+                    None
+                }
             }
         }));
     }
 }
 
-impl Drop for Command {
-    fn drop(&mut self) {
-        let closed = self.ended && !self.left_open;
-        self.end();
-        if closed {
-            return;
-        }
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let write = Arc::clone(&self.write);
-            runtime.spawn(async move {
-                // The connection may be gone; then the channel is too.
-                let _ = write.close().await;
-            });
-        }
-    }
-}
-
-async fn feed(
-    write: &ChannelWriteHalf<Msg>,
-    preamble: Bytes,
-    stdin: Stdin,
-    pty: bool,
-) -> Result<(), russh::Error> {
 /// What there was of a program's output after its exit status.
 #[derive(Default)]
 struct AfterExit {
@@ -493,6 +493,58 @@ impl Drop for Waiting<'_> {
     }
 }
 
+impl Drop for Command {
+    fn drop(&mut self) {
+        let is_cut = self.input_failed.is_some();
+        let closed = self.ended && !self.left_open && !is_cut;
+        self.end();
+        if closed {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let write = Arc::clone(&self.write);
+            runtime.spawn(async move {
+                if is_cut {
+                    // It would take the end of its channel for the end of its input.
+                    let _ = write.signal(Sig::KILL).await;
+                }
+                // The connection may be gone; then the channel is too.
+                let _ = write.close().await;
+            });
+        }
+    }
+}
+
+/// Why the input broke off; waits for ever if it does not.
+async fn broken(feeder: &mut Option<JoinHandle<Option<io::Error>>>) -> io::Error {
+    if let Some(task) = feeder {
+        let ended = task.await;
+        *feeder = None;
+        if let Ok(Some(problem)) = ended {
+            return problem;
+        }
+    }
+    std::future::pending().await
+}
+
+/// Why a program's input is not whole.
+enum Unfed {
+    Unread(io::Error),
+    Unsent(russh::Error),
+}
+
+impl From<russh::Error> for Unfed {
+    fn from(problem: russh::Error) -> Self {
+        Self::Unsent(problem)
+    }
+}
+
+async fn feed(
+    write: &ChannelWriteHalf<Msg>,
+    preamble: Bytes,
+    stdin: Stdin,
+    pty: bool,
+) -> Result<(), Unfed> {
     write.data_bytes(preamble).await?;
     match stdin {
         Stdin::None => {}
@@ -500,10 +552,13 @@ impl Drop for Waiting<'_> {
         Stdin::Open => return Ok(()),
         Stdin::Reader(mut reader) => {
             let mut buffer = vec![0; INPUT_PIECE];
-            while let Ok(count @ 1..) = reader.read(&mut buffer).await {
-                write
-                    .data_bytes(Bytes::copy_from_slice(&buffer[..count]))
-                    .await?;
+            loop {
+                let count = reader.read(&mut buffer).await.map_err(Unfed::Unread)?;
+                if count == 0 {
+                    break;
+                }
+                let piece = Bytes::copy_from_slice(&buffer[..count]);
+                write.data_bytes(piece).await?;
             }
         }
     }
@@ -511,7 +566,7 @@ impl Drop for Waiting<'_> {
         // A terminal has no end of file of its own: control-D on an empty line stands for it, the first may end a line.
         write.data_bytes(&b"\x04\x04"[..]).await?;
     }
-    write.eof().await
+    Ok(write.eof().await?)
 }
 
 fn signal_text(signal: &Sig) -> String {

@@ -204,6 +204,15 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// What a program was to read could not be read here. The program has read a part of it.
+    #[error("the standard input for a command at {address} cannot be read")]
+    Input {
+        /// `host:port`.
+        address: String,
+        /// What the reader said.
+        #[source]
+        source: io::Error,
+    },
     /// The server would not start the command.
     #[error("{address} would not run the command: {reason}")]
     ExecRefused {
@@ -355,6 +364,7 @@ impl Error {
             Self::WrongPassphrase => "check the passphrase; a trailing newline is not part of it".into(),
             Self::Lost { .. } => "the VM may have gone, or the network to it; the command may have run in part".into(),
             Self::Detached { .. } => "look for what may have killed processes in the VM, or filled its disk".into(),
+            Self::Input { .. } => "check the file that is given as standard input, and the volume that it is on".into(),
             Self::RemoteToolMissing { tool } => format!("install `{tool}` in the VM image"),
             Self::LimitExceeded { limit: "bytes" | "entries", .. } => "select less, or raise the limit".into(),
             Self::LimitExceeded { .. } => "select less: this limit is fixed".into(),

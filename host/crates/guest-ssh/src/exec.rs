@@ -22,7 +22,8 @@ pub enum Stdin {
     None,
     /// These bytes, then end of file.
     Bytes(Bytes),
-    /// What the reader yields, then end of file. A read error counts as the end.
+    /// What the reader yields, then end of file. A read error is no end: the program is not told of one, and waiting for it says
+    /// [`Error::Input`].
     Reader(Box<dyn AsyncRead + Send + Unpin>),
     /// What [`Command::write_input`](crate::Command::write_input) sends, until [`Command::close_input`](crate::Command::close_input).
     Open,

@@ -79,6 +79,7 @@ impl Command {
     ///
     /// [`Error::Lost`] if the connection ended first and, for a detached command, no new one could be made: the program
     /// may still run, and may have done anything. [`Error::Detached`] if a detached one cannot be followed to its end.
+    /// [`Error::Input`] if its standard input cannot be read: it is ended, one that is not detached when this is dropped.
     ///
     /// # Cancel safety
     ///

@@ -5,7 +5,7 @@ pub mod support;
 
 use std::time::Duration;
 
-use guest_ssh::{EnvValue, Error, ExecRequest, Exit, RemotePath, ShellChoice, Stdin};
+use guest_ssh::{Detach, EnvValue, Error, ExecRequest, Exit, RemotePath, ShellChoice, Stdin};
 use secrecy::SecretString;
 use support::run_out;
 use support::sshd::Sshd;
@@ -415,4 +415,46 @@ async fn files_are_written_whole_and_read_back() {
         matches!(outcome, Err(Error::RemoteFailed { .. })),
         "{outcome:?}"
     );
+}
+
+/// A file that cannot be read to its end.
+struct Torn(usize);
+
+impl tokio::io::AsyncRead for Torn {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        if self.0 == 0 {
+            return std::task::Poll::Ready(Err(std::io::Error::other("stale file handle")));
+        }
+        let count = self.0.min(buffer.remaining());
+        buffer.put_slice(&vec![b'x'; count]);
+        self.0 -= count;
+        std::task::Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn an_input_that_cannot_be_read_is_an_error_and_never_a_shorter_input() {
+    let server = Sshd::start();
+    let connection = server.connect().await;
+    for detach in [None, Some(Detach::default())] {
+        let request = ExecRequest {
+            stdin: Stdin::Reader(Box::new(Torn(3_000_000))),
+            detach,
+            ..ExecRequest::new("sh", ["-c", "wc -c >\"$HOME/counted\"; echo acted"])
+        };
+        let running = async { connection.exec(request).await?.wait().await };
+        let ended = tokio::time::timeout(Duration::from_secs(30), running)
+            .await
+            .unwrap();
+        let counted = std::fs::read_to_string(server.path().join("counted"));
+        assert!(
+            matches!(&ended, Err(Error::Input { source, .. }) if source.to_string().contains("stale")),
+            "{ended:?}"
+        );
+        assert!(counted.is_ok_and(|count| count.is_empty()), "{detach:?}");
+    }
 }

@@ -113,7 +113,6 @@ impl Driver {
             ControlFlow::Continue(Ok(_)) => 0,
             _ => GRACE_TENTHS,
         };
-        self.feeding = None;
         self.signals.close();
         let Self {
             job, tell, waiting, ..
@@ -126,6 +125,8 @@ impl Driver {
             }
         };
         tokio::join!(deliver, job.tidy_in_time(grace));
+        // Not before: a program whose input broke off would take this for its end.
+        self.feeding = None;
         if let ControlFlow::Continue(ending) = ending {
             // Nobody may want to know any more.
             let _ = self.tell.send(Told::Ending(ending)).await;

@@ -100,6 +100,7 @@ pub(crate) struct Detached {
 enum Ended {
     Lost(String),
     Detached(String),
+    Input(std::io::ErrorKind, String),
 }
 
 impl Detached {
@@ -115,6 +116,9 @@ impl Detached {
             }
             Some(Told::Ending(Err(Error::Detached { reason, .. }))) => {
                 self.ending = Some(Err(Ended::Detached(reason)));
+            }
+            Some(Told::Ending(Err(Error::Input { source, .. }))) => {
+                self.ending = Some(Err(Ended::Input(source.kind(), source.to_string())));
             }
             Some(Told::Ending(Err(other))) => {
                 self.ending = Some(Err(Ended::Detached(other.to_string())));
@@ -134,6 +138,10 @@ impl Detached {
             Some(Ok(exit)) => Ok(exit),
             Some(Err(Ended::Detached(reason))) => Err(Error::Detached { address, reason }),
             Some(Err(Ended::Lost(reason))) => Err(Error::Lost { address, reason }),
+            Some(Err(Ended::Input(kind, text))) => Err(Error::Input {
+                address,
+                source: std::io::Error::new(kind, text),
+            }),
             None => Err(Error::Lost {
                 address,
                 reason: "nobody follows it any more".to_owned(),
@@ -251,7 +259,7 @@ impl Job {
                 });
             }
             _ => {
-                let exit = command.wait().await?;
+                let exit = self.unless_cut(command.wait().await).await?;
                 return Err(Error::Detached {
                     address: self.sessions.address(),
                     reason: format!("it could not be started ({exit}): {}", stderr.text()),
@@ -264,10 +272,18 @@ impl Job {
             return Ok(None);
         }
         match timeout(SETTLE / 4, command.wait()).await {
-            Ok(Ok(_)) => Ok(None),
-            Ok(Err(problem)) => Err(problem),
+            Ok(ended) => self.unless_cut(ended).await.map(|_| None),
             Err(_) => Ok(Some(command)),
         }
+    }
+
+    /// Ends a program whose input could not be read, while what feeds it still holds its input open: it must not take that for
+    /// the end.
+    async fn unless_cut(&self, ended: Result<Exit, Error>) -> Result<Exit, Error> {
+        if matches!(ended, Err(Error::Input { .. })) {
+            self.tidy_after_loss().await;
+        }
+        ended
     }
 
     async fn begin(&self, start: Start) -> Result<command::Command, Error> {
