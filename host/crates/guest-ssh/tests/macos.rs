@@ -5,6 +5,8 @@
 
 #[path = "detach.rs"]
 mod detach;
+#[path = "detach_alone.rs"]
+mod detach_alone;
 #[path = "exec.rs"]
 mod exec;
 #[path = "transfer.rs"]
@@ -21,6 +23,7 @@ const ELSEWHERE: &[&str] = &[
     "hostile.rs",
     "hostile_archives.rs",
     "hostile_commands.rs",
+    "hostile_detached.rs",
     "hostile_sftp.rs",
     "interop.rs",
     "login.rs",

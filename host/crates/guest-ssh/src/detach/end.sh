@@ -5,6 +5,7 @@ case ${HOME-} in
 /*) dir=$HOME/$1 ;;
 *) dir=$PWD/$1 ;;
 esac
+name=$1
 [ -d "$dir" ] || exit 0
 if ! mkdir "$dir/started" && [ ! -e "$dir/void" ]; then
     turns=0
@@ -12,21 +13,24 @@ if ! mkdir "$dir/started" && [ ! -e "$dir/void" ]; then
         pause 0.05
         turns=$((turns + 1))
     done
-    if read -r group watcher mode <"$dir/pids"; then
-        if [ ! -e "$dir/ended" ] && kill -0 "-$group"; then
+    if read -r group watcher mode guard <"$dir/pids"; then
+        # Its number is the program's until the watcher has waited for it, and that of awk anyway.
+        if [ ! -e "$dir/ended" ] && { ours "$watcher" || ours "$group"; } && kill -0 "-$group"; then
             ask TERM
             turns=0
             while [ ! -e "$dir/ended" ] && [ ! -s "$dir/status" ] && kill -0 "-$group" && [ "$turns" -lt "$2" ]; do
                 pause 0.1
                 turns=$((turns + 1))
             done
-            kill -KILL "-$group"
+            [ -e "$dir/ended" ] || kill -KILL "-$group"
         fi
-        kill -KILL "-$watcher"
+        # The guard is in the watcher's group and outlives it. Where nobody can tell whose a number is, the guard finds the
+        # directory gone and does the rest.
+        ! ours "$guard" || kill -KILL "-$watcher"
     fi
     if read -r earlier <"$dir/reader"; then
         for process in $earlier; do
-            case $(ps -ww -o args= -p "$process") in *"$1"*) kill -KILL "$process" ;; esac
+            ! ours "$process" || kill -KILL "$process"
         done
     fi
     # Whoever waits for the other end of a pipe gets one, and finds it closed.

@@ -11,7 +11,7 @@ case ${HOME-} in
 /*) dir=$HOME/$1 ;;
 *) dir=$PWD/$1 ;;
 esac
-line=$2 window=$7
+name=$1 line=$2 window=$7
 # Whoever makes the directory first decides; a start that comes late finds it taken.
 mkdir -m 700 "$dir" 2>/dev/null
 if mkdir "$dir/started" 2>/dev/null; then
@@ -30,12 +30,17 @@ until [ -s "$dir/pids" ]; do
     pause 0.05
     turns=$((turns + 1))
 done
-read -r group watcher mode <"$dir/pids"
+read -r group watcher mode guard <"$dir/pids"
+# A watcher that has ended has written all it had to. Not so where nobody can tell whose a number is.
+if ! ours "$watcher" && ours "$$"; then
+    group= watcher=
+fi
+watched() { [ -n "$watcher" ] && kill -0 "$watcher"; } 2>/dev/null
 
 # An earlier follower may hang on a connection that is dead without its knowing.
 if read -r earlier <"$dir/reader"; then
     for process in $earlier; do
-        case $(ps -ww -o args= -p "$process") in *"$1"*) kill -KILL "$process" ;; esac
+        ! ours "$process" || kill -KILL "$process"
     done
 fi 2>/dev/null
 
@@ -87,7 +92,7 @@ fi
 file=$((line / 4096))
 forget index "$file"
 until [ -e "$dir/index.$file" ]; do
-    kill -0 "$watcher" 2>/dev/null || {
+    watched || {
         echo gone
         finish
     }
@@ -148,7 +153,7 @@ while :; do
         exec 6<"$dir/index.$file"
         continue
     fi
-    [ "$last" != gone ] || {
+    [ "$last" != gone ] || [ -e "$dir/index.$((file + 1))" ] || {
         echo gone
         finish
     }
@@ -157,7 +162,7 @@ while :; do
         last=next
         continue
     fi
-    if ! kill -0 "$watcher" 2>/dev/null; then
+    if ! watched; then
         last=gone
         continue
     fi

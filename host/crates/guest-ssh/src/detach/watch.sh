@@ -35,7 +35,7 @@ exact)
 esac
 group=$!
 set +m
-dir=$1 interval=$4 looks=$5 mode=$7
+dir=$1 name=${1##*/} interval=$4 looks=$5 mode=$7
 
 # Copies a stream into segments, a piece at a time, and tells of each. The pipe holds the program back meanwhile.
 pump() {
@@ -87,28 +87,42 @@ merge() {
     done
 }
 
-# Ends everything when nobody has followed for so long that nobody will.
+# Ends everything when nobody has followed for so long that nobody will, or when the directory was removed.
 guard() {
-    vain=0 last=
-    while sleep "$interval" && [ -d "$dir" ]; do
-        now=
-        read -r now <"$dir/alive"
-        vain=$((vain + 1))
-        [ "$now" = "$last" ] || vain=0
-        last=$now
-        [ "$vain" -lt "$looks" ] && continue
-        [ -e "$dir/ended" ] || ask TERM
-        sleep 2
-        [ -e "$dir/ended" ] || kill -KILL "-$group"
+    vain=0 last= tells=
+    ! ours "$$" || tells=yes
+    while sleep "$interval"; do
+        if [ -d "$dir" ]; then
+            now=
+            read -r now <"$dir/alive"
+            vain=$((vain + 1))
+            [ "$now" = "$last" ] || vain=0
+            last=$now
+            [ "$vain" -lt "$looks" ] && continue
+            ! running || ask TERM
+            sleep 2
+        fi
+        ! running || kill -KILL "-$group"
         rm -rf "$dir"
         kill -KILL "-$$"
     done
 }
 
+# Whether the group is still the program's: nobody has waited for it, or awk leads it.
+running() {
+    [ ! -e "$dir/ended" ] || return
+    if [ -n "$tells" ]; then
+        ours "$$" || ours "$group"
+    else
+        kill -0 "$$"
+    fi
+}
+
 drained() { [ -e "$dir/done.1" ] && [ -e "$dir/done.2" ]; }
 full() { [ -e "$dir/full.1" ] || [ -e "$dir/full.2" ]; }
 
-echo "$group $$ $mode" >"$dir/pids"
+guard &
+echo "$group $$ $mode $!" >"$dir/pids"
 merge <"$dir/order" &
 merger=$!
 exec 9>"$dir/order"
@@ -116,7 +130,6 @@ pump 1 <"$dir/out" >&9 9>&- &
 out=$!
 pump 2 <"$dir/err" >&9 9>&- &
 err=$!
-guard 9>&- &
 
 wait "$group"
 how=status number=$?

@@ -6,6 +6,7 @@
 )]
 
 pub mod archives;
+pub mod detached;
 pub mod dropbear;
 pub mod lying_sftp;
 pub mod proxy;

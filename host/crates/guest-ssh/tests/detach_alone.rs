@@ -1,0 +1,122 @@
+//! Detached commands that lost more than their connection: the VM was started anew, who watched them was killed.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+pub mod support;
+
+use std::os::unix::process::CommandExt as _;
+use std::process::Child;
+use std::time::Duration;
+
+use guest_ssh::{Command, Error, Event, Exit, Signal};
+use support::detached::{directories, nothing_is_left, processes, sh};
+use support::sshd::Sshd;
+use support::userland::Macos;
+use tokio::time::timeout;
+
+/// A process of the login user's that no command of ours started.
+struct Stranger(Child);
+
+impl Stranger {
+    fn start() -> Self {
+        let mut sleep = std::process::Command::new("sleep");
+        Self(sleep.arg("600").process_group(0).spawn().unwrap())
+    }
+
+    fn lives(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The VM starts anew: every process of ours is gone, its files are not, and `stranger` has the number of one of them.
+fn boot(server: &mut Sshd, stranger: &Stranger, mode: &str) {
+    let number = stranger.0.id();
+    let pids = directories(server).remove(0).join("pids");
+    std::fs::write(pids, format!("{number} {number} {mode} {number}\n")).unwrap();
+    for process in processes(server) {
+        let pid = process.split(' ').next().unwrap();
+        // One may have ended with another.
+        let _ = std::process::Command::new("kill")
+            .args(["-KILL", pid])
+            .status();
+    }
+    server.restart();
+}
+
+async fn printing(server: &Sshd, script: &str) -> (guest_ssh::Connection, Command) {
+    let connection = server.connect().await;
+    let mut command = connection.exec(sh(script)).await.unwrap();
+    command.next_output().await.unwrap();
+    (connection, command)
+}
+
+#[tokio::test]
+async fn after_a_reboot_the_command_is_given_up_and_who_has_its_numbers_is_spared() {
+    for mode in ["exact", "plain"] {
+        let mut server = Sshd::start();
+        let (_connection, mut command) = printing(&server, "echo on; exec sleep 600").await;
+        let mut stranger = Stranger::start();
+        boot(&mut server, &stranger, mode);
+        command.signal(Signal::Usr1).await.unwrap();
+        let ended = timeout(Duration::from_secs(30), command.wait()).await;
+        assert!(
+            matches!(&ended, Ok(Err(Error::Detached { reason, .. })) if reason.contains("nobody watches it")),
+            "{mode}: {ended:?}"
+        );
+        nothing_is_left(&server).await;
+        assert!(stranger.lives(), "{mode}");
+    }
+}
+
+#[tokio::test]
+async fn clearing_up_after_a_reboot_spares_who_has_the_numbers() {
+    for mode in ["exact", "plain"] {
+        let mut server = Sshd::start();
+        let (_connection, command) = printing(&server, "echo on; exec sleep 600").await;
+        let mut stranger = Stranger::start();
+        boot(&mut server, &stranger, mode);
+        drop(command);
+        nothing_is_left(&server).await;
+        assert!(stranger.lives(), "{mode}");
+    }
+}
+
+/// Without `ps`, processes are told apart by Linux's `/proc`.
+#[tokio::test]
+async fn without_ps_a_program_is_followed_signalled_and_ended_all_the_same() {
+    let server = Sshd::with_macos(Macos::whole().without("ps"), "");
+    let (connection, mut command) = printing(&server, "echo on; sleep 0.2; exit 3").await;
+    assert_eq!(command.wait().await.unwrap(), Exit::Status(3));
+    let stubborn = "trap '' TERM HUP; echo on; while :; do sleep 1; done";
+    let mut command = connection.exec(sh(stubborn)).await.unwrap();
+    command.next_output().await.unwrap();
+    server.kill_sessions();
+    while !matches!(command.next_event().await, Some(Event::Resumed)) {}
+    drop(command);
+    nothing_is_left(&server).await;
+}
+
+/// Whatever ended the watcher, the program does not outlive the directory.
+#[tokio::test]
+async fn a_program_whose_watcher_was_killed_is_given_up_and_ended() {
+    let server = Sshd::start();
+    let (_connection, mut command) = printing(&server, "echo on; exec sleep 600").await;
+    let pids = std::fs::read_to_string(directories(&server)[0].join("pids")).unwrap();
+    let watcher = pids.split(' ').nth(1).unwrap();
+    let killed = std::process::Command::new("kill")
+        .args(["-KILL", watcher])
+        .status();
+    assert!(killed.unwrap().success());
+    let ended = timeout(Duration::from_secs(30), command.wait()).await;
+    assert!(
+        matches!(ended, Ok(Err(Error::Detached { .. }))),
+        "{ended:?}"
+    );
+    nothing_is_left(&server).await;
+}
