@@ -1,6 +1,5 @@
 //! Follows a detached program to its end, over as many connections as it takes.
 
-use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::frames::{FRAME_MAX, Frames, Position, Said};
+use super::queue::Queue;
 use super::{Job, scripts};
 use crate::Error;
 use crate::command::{self, Exit, OutputChunk, Signal, Stream, Tail};
@@ -22,7 +22,8 @@ const WINDOW: u64 = 1024 * 1024;
 /// Bytes taken before they are acknowledged.
 const ACKNOWLEDGE_AT: u64 = WINDOW / 4;
 
-/// Bytes that wait for whoever reads them; only a VM that breaks its word comes to more than [`WINDOW`].
+/// What waits for whoever reads it may take in memory; only a VM that breaks its word comes to more than [`WINDOW`], or one whose
+/// streams take turns byte by byte.
 const QUEUE_MAX: usize = (WINDOW + FRAME_MAX) as usize;
 
 /// How often the VM is told that somebody follows.
@@ -74,8 +75,7 @@ pub(super) struct Driver {
     feeding: Option<command::Command>,
     tell: mpsc::Sender<Told>,
     signals: mpsc::Receiver<Signal>,
-    waiting: VecDeque<Event>,
-    waiting_bytes: usize,
+    waiting: Queue,
     position: Position,
     _following: Following,
 }
@@ -93,8 +93,7 @@ impl Driver {
             feeding,
             tell,
             signals,
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
+            waiting: Queue::default(),
             position: Position::default(),
         }
     }
@@ -118,7 +117,7 @@ impl Driver {
             job, tell, waiting, ..
         } = &mut self;
         let deliver = async {
-            for event in waiting.drain(..) {
+            while let Some(event) = waiting.pop() {
                 if tell.send(Told::Event(event)).await.is_err() {
                     return;
                 }
@@ -188,7 +187,7 @@ impl Driver {
             other => other.to_string(),
         };
         tracing::debug!(reason, "a detached command lost its connection");
-        self.waiting.push_back(Event::Interrupted {
+        self.waiting.push(Event::Interrupted {
             reason: reason.clone(),
         });
         let until = Instant::now() + REACH_AGAIN_MAX;
@@ -200,7 +199,7 @@ impl Driver {
                 loop {
                     tokio::select! {
                         renewed = &mut renewing => break renewed,
-                        told = tell_next(&self.tell, &mut self.waiting, &mut self.waiting_bytes) => if !told {
+                        told = tell_next(&self.tell, &mut self.waiting) => if !told {
                             return ControlFlow::Break(());
                         },
                     }
@@ -208,7 +207,7 @@ impl Driver {
             };
             let problem = match last {
                 Ok(()) => {
-                    self.waiting.push_back(Event::Resumed);
+                    self.waiting.push(Event::Resumed);
                     return ControlFlow::Continue(Ok(()));
                 }
                 Err(problem) => problem,
@@ -225,7 +224,7 @@ impl Driver {
             loop {
                 tokio::select! {
                     () = &mut pausing => break,
-                    told = tell_next(&self.tell, &mut self.waiting, &mut self.waiting_bytes) => if !told {
+                    told = tell_next(&self.tell, &mut self.waiting) => if !told {
                         return ControlFlow::Break(());
                     },
                 }
@@ -251,7 +250,7 @@ impl Driver {
         let mut acknowledged = 0;
         let followed = loop {
             tokio::select! {
-                chunk = command.next_output(), if self.waiting_bytes < QUEUE_MAX => {
+                chunk = command.next_output(), if self.waiting.held() < QUEUE_MAX => {
                     let Some(chunk) = chunk else {
                         break self.ended(&mut command, &reading).await;
                     };
@@ -259,7 +258,7 @@ impl Driver {
                         break followed;
                     }
                 }
-                told = tell_next(&self.tell, &mut self.waiting, &mut self.waiting_bytes) => {
+                told = tell_next(&self.tell, &mut self.waiting) => {
                     if !told {
                         break Followed::Dropped;
                     }
@@ -272,7 +271,9 @@ impl Driver {
                     Err(problem) => break Followed::Failed(problem),
                 },
             }
-            let taken = frames.arrived.saturating_sub(self.waiting_bytes as u64);
+            let taken = frames
+                .arrived
+                .saturating_sub(self.waiting.output_bytes() as u64);
             if taken >= acknowledged + ACKNOWLEDGE_AT {
                 acknowledged = taken;
                 words.say(format!("ack {taken}\n"));
@@ -301,11 +302,7 @@ impl Driver {
         let data = reading.beginning.strip(chunk.data);
         let mut followed = None;
         let read = frames.push(data, |said| match said {
-            Said::Output(stream, data) => {
-                self.waiting_bytes += data.len();
-                self.waiting
-                    .push_back(Event::Output(OutputChunk { stream, data }));
-            }
+            Said::Output(stream, data) => self.waiting.push_output(stream, data),
             Said::Fetched(file) => words.say(format!("rm {file}\n")),
             Said::End(exit) => followed = Some(Ok(exit)),
             Said::Absent => followed = Some(Err(None)),
@@ -345,11 +342,7 @@ struct Reading {
 }
 
 /// Tells the first event that waits, or waits until nobody reads any more. Says whether somebody does.
-async fn tell_next(
-    tell: &mpsc::Sender<Told>,
-    waiting: &mut VecDeque<Event>,
-    waiting_bytes: &mut usize,
-) -> bool {
+async fn tell_next(tell: &mpsc::Sender<Told>, waiting: &mut Queue) -> bool {
     if waiting.is_empty() {
         tell.closed().await;
         return false;
@@ -357,10 +350,7 @@ async fn tell_next(
     let Ok(room) = tell.reserve().await else {
         return false;
     };
-    if let Some(event) = waiting.pop_front() {
-        if let Event::Output(chunk) = &event {
-            *waiting_bytes = waiting_bytes.saturating_sub(chunk.data.len());
-        }
+    if let Some(event) = waiting.pop() {
         room.send(Told::Event(event));
     }
     true

@@ -13,6 +13,7 @@
 
 mod driver;
 mod frames;
+mod queue;
 mod scripts;
 
 use std::sync::Arc;
