@@ -1,4 +1,5 @@
-//! Detached commands that lost more than their connection: the VM was started anew, who watched them was killed.
+//! Detached commands that lost more than their connection: the VM was started anew, its disk is full, who watched them was
+//! killed.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 pub mod support;
@@ -118,5 +119,28 @@ async fn a_program_whose_watcher_was_killed_is_given_up_and_ended() {
         matches!(ended, Ok(Err(Error::Detached { .. }))),
         "{ended:?}"
     );
+    nothing_is_left(&server).await;
+}
+
+/// No file grows beyond 1 KiB: of single bytes the index is full first.
+#[tokio::test]
+async fn output_that_the_disk_has_no_room_to_index_is_a_fault_and_not_silence() {
+    let server = Sshd::with(
+        "ForceCommand trap '' XFSZ; ulimit -f 1; exec /bin/sh -c \"$SSH_ORIGINAL_COMMAND\"\n",
+    );
+    let script = "n=0; while [ $n -lt 600 ]; do n=$((n + 1)); printf x; sleep 0.01; done";
+    let connection = server.connect().await;
+    let mut command = connection.exec(sh(script)).await.unwrap();
+    let mut bytes = 0;
+    while let Some(chunk) = command.next_output().await {
+        assert!(chunk.data.iter().all(|&byte| byte == b'x'));
+        bytes += chunk.data.len();
+    }
+    let ended = command.wait().await;
+    assert!(
+        matches!(&ended, Err(Error::Detached { reason, .. }) if reason.contains("could not be written to the VM's disk")),
+        "{ended:?}"
+    );
+    assert!((100..600).contains(&bytes), "{bytes}");
     nothing_is_left(&server).await;
 }

@@ -2,9 +2,9 @@
 # directory, the line of the index to begin at, each stream's segment and the place in it, and how many bytes may be sent
 # beyond those that were acknowledged.
 #
-# Prints `STREAM SEGMENT LINES LENGTH` before that many bytes, `end HOW NUMBER` at the end, `absent` if the program was not
-# started and now never will be, or `gone` if nobody watches it any more. Reads `ack BYTES` (in all), `rm FILE`,
-# `signal NAME`, and anything else as a sign of life.
+# Prints `STREAM SEGMENT LINES LENGTH` before that many bytes, `end HOW NUMBER BYTES` at the end, `absent` if the program was not
+# started and now never will be, `fault` if the disk could not hold what it printed, or `gone` if nobody watches it any more.
+# Reads `ack BYTES` (in all), `rm FILE`, `signal NAME`, and anything else as a sign of life.
 exec 3<&0 </dev/null
 printf 'orka-step: begin\n'
 case ${HOME-} in
@@ -129,25 +129,32 @@ send() {
     sent=$((sent + length)) lines=0 length=0
 }
 
-stream= segment= lines=0 length=0 idle=0 last=no
+stream= segment= lines=0 length=0 idle=0 last=no part=
 while :; do
-    if read -r what where more <&6; then
-        idle=0 last=no
-        case $what in
+    if IFS= read -r text <&6; then
+        set -- $part$text
+        part= idle=0 last=no
+        case $1 in
         1 | 2)
-            [ "$what $where" = "$stream $segment" ] && [ "$length" -lt 196608 ] || send
-            stream=$what segment=$where
-            lines=$((lines + 1)) length=$((length + more))
+            [ "$1 $2" = "$stream $segment" ] && [ "$length" -lt 196608 ] || send
+            stream=$1 segment=$2
+            lines=$((lines + 1)) length=$((length + $3))
             ;;
         *)
             send
-            echo "$what $where $more"
+            echo "$*"
             finish
             ;;
         esac
         continue
     fi
+    # Perhaps the beginning of a line whose rest is still being written.
+    part=$part$text
     send
+    [ ! -e "$dir/fault" ] || {
+        echo fault
+        finish
+    }
     if [ "$last" = next ]; then
         file=$((file + 1)) last=no
         exec 6<"$dir/index.$file"

@@ -31,6 +31,8 @@ pub(super) struct Position {
     pub(super) line: u64,
     /// Both streams.
     pub(super) streams: [Place; 2],
+    /// Bytes in whole frames.
+    bytes: u64,
     /// Bytes beyond those that have arrived already, and the stream they are of.
     ahead: Option<(usize, u64)>,
 }
@@ -136,16 +138,19 @@ impl Frames {
         match words.as_slice() {
             ["absent"] => said(Said::Absent),
             ["gone"] => said(Said::Gone),
-            ["end", "status", status] => {
+            ["end", "status", status, bytes] => {
                 let status = status.parse().map_err(|_| strange())?;
-                said(Said::End(Exit::Status(status)));
+                let bytes = bytes.parse().map_err(|_| strange())?;
+                said(self.end(bytes, Exit::Status(status)));
             }
-            ["end", how @ ("signal" | "core"), name] if is_signal(name) => {
-                said(Said::End(Exit::Signal {
+            ["end", how @ ("signal" | "core"), name, bytes] if is_signal(name) => {
+                let bytes = bytes.parse().map_err(|_| strange())?;
+                let exit = Exit::Signal {
                     name: (*name).to_owned(),
                     core_dumped: *how == "core",
                     message: String::new(),
-                }));
+                };
+                said(self.end(bytes, exit));
             }
             ["end", "unknown", ..] => {
                 let why = "what waited for the program was killed, so how it ended is not known";
@@ -179,6 +184,17 @@ impl Frames {
             _ => return Err(strange()),
         }
         Ok(())
+    }
+
+    /// An end after `bytes` of output in all; worth nothing if some of them are missing.
+    fn end(&self, bytes: u64, exit: Exit) -> Said {
+        if bytes == self.position.bytes {
+            return Said::End(exit);
+        }
+        Said::Fault(format!(
+            "it printed {bytes} bytes, of which {} arrived",
+            self.position.bytes
+        ))
     }
 
     fn body(&mut self, data: &mut Bytes, said: &mut impl FnMut(Said)) -> Result<(), String> {
@@ -233,6 +249,7 @@ impl Frames {
         }
         let before = self.position.line / INDEX_LINES;
         self.position.line += frame.lines;
+        self.position.bytes += frame.length;
         for file in before..self.position.line / INDEX_LINES {
             said(Said::Fetched(format!("index.{file}")));
         }
@@ -269,7 +286,24 @@ mod tests {
         texts
     }
 
-    const ANSWER: &[u8] = b"1 0 2 5\nab\ncd2 0 1 3\nerr1 0 1 1\n.1 1 1 2\n!!end status 7\n";
+    const ANSWER: &[u8] = b"1 0 2 5\nab\ncd2 0 1 3\nerr1 0 1 1\n.1 1 1 2\n!!end status 7 11\n";
+
+    #[test]
+    fn an_end_without_all_of_the_output_is_a_fault() {
+        for end in [
+            "end status 0 8\n",
+            "end signal KILL 3\n",
+            "end core ABRT 0\n",
+        ] {
+            let mut frames = Frames::new(Position::default());
+            let answer = format!("1 0 2 4\nab\nc{end}");
+            let said = all(&mut frames, answer.as_bytes(), 5).unwrap();
+            assert!(
+                matches!(said.last(), Some(Said::Fault(why)) if why.contains("4 arrived")),
+                "{said:?}"
+            );
+        }
+    }
 
     #[test]
     fn an_answer_is_read_in_any_pieces() {
@@ -300,11 +334,11 @@ mod tests {
             let mut said = all(&mut frames, &ANSWER[..cut], 3).unwrap();
             let position = frames.position();
             let rest: &[u8] = match position.line {
-                0 => b"1 0 2 5\nab\ncd2 0 1 3\nerr1 0 1 1\n.1 1 1 2\n!!end status 7\n",
-                2 => b"2 0 1 3\nerr1 0 1 1\n.1 1 1 2\n!!end status 7\n",
-                3 => b"1 0 1 1\n.1 1 1 2\n!!end status 7\n",
-                4 => b"1 1 1 2\n!!end status 7\n",
-                _ => b"end status 7\n",
+                0 => ANSWER,
+                2 => b"2 0 1 3\nerr1 0 1 1\n.1 1 1 2\n!!end status 7 11\n",
+                3 => b"1 0 1 1\n.1 1 1 2\n!!end status 7 11\n",
+                4 => b"1 1 1 2\n!!end status 7 11\n",
+                _ => b"end status 7 11\n",
             };
             // And once more, broken off at once: what was ahead stays ahead.
             let mut frames = Frames::new(position.clone());
@@ -337,8 +371,10 @@ mod tests {
             b"1 0 1 262145\n",
             b"1 0 1 99999999999999999999\n",
             b"1 0 1 -1\n",
-            b"end status -1\n",
-            b"end signal \x1b[2J\n",
+            b"end status -1 0\n",
+            b"end status 0\n",
+            b"end status 0 -1\n",
+            b"end signal \x1b[2J 0\n",
             b"\xff\n",
             &long,
         ] {
@@ -349,7 +385,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_the_vm_sends_no_more_comes_out_than_went_in(pieces: Vec<Vec<u8>>, headers in "([12] [0-9] [0-9] [0-9]\n|end status [0-9]\n|[a-z]{0,5}){0,9}") {
+        fn whatever_the_vm_sends_no_more_comes_out_than_went_in(pieces: Vec<Vec<u8>>, headers in "([12] [0-9] [0-9] [0-9]\n|end status [0-9] [0-9]\n|[a-z]{0,5}){0,9}") {
             let mut frames = Frames::new(Position::default());
             let (mut given, mut got) = (0, 0);
             for piece in [headers.into_bytes()].into_iter().chain(pieces) {

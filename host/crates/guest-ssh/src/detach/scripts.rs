@@ -80,7 +80,9 @@ pub(super) fn end(name: &str, tenths_of_grace: u64) -> Start {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::fs::OpenOptions;
+    use std::io::{Read as _, Write as _};
+    use std::process::{Command, Stdio};
 
     use super::*;
 
@@ -104,5 +106,46 @@ mod tests {
                 assert!(output.status.success(), "{shell:?}: {output:?}\n{script}");
             }
         }
+    }
+
+    /// What is sent of a frame shows that the follower has met the end of the file, half a line behind it.
+    #[test]
+    fn a_line_of_the_index_that_is_half_written_is_read_whole() {
+        let home = tempfile::tempdir().unwrap();
+        let name = ".orka-step.0123456789abcdef";
+        let dir = home.path().join(name);
+        std::fs::create_dir_all(dir.join("started")).unwrap();
+        let mut watcher = Command::new("sh")
+            .args(["-c", "read -r line", "orka-step", name])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = watcher.id();
+        std::fs::write(dir.join("pids"), format!("{pid} {pid} plain {pid}\n")).unwrap();
+        std::fs::write(dir.join("1.0"), "abcde").unwrap();
+        std::fs::write(dir.join("index.0"), "1 0 3\n1 0").unwrap();
+        let mut follower = Command::new("sh")
+            .args(["-c", &sent(&[COMMON, FOLLOW]), "orka-step", name])
+            .args(["0", "-1", "0", "-1", "0", "1000000"])
+            .env("HOME", home.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = follower.stdout.take().unwrap();
+        let mut said = [0; 28];
+        stdout.read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"orka-step: begin\n1 0 1 3\nabc");
+        let mut index = OpenOptions::new()
+            .append(true)
+            .open(dir.join("index.0"))
+            .unwrap();
+        index.write_all(b" 2\nend status 0 5\n").unwrap();
+        let mut rest = String::new();
+        stdout.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "1 0 1 2\ndeend status 0 5\n");
+        drop(watcher.stdin.take());
+        watcher.wait().unwrap();
+        follower.wait().unwrap();
     }
 }

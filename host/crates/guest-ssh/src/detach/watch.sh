@@ -59,7 +59,10 @@ pump() {
         if [ "$size" -ge 4194304 ] || [ "$pieces" -ge 4096 ]; then
             segment=$((segment + 1)) size=0 pieces=0
             room "$1" "$((segment - 4))"
-            exec 4>"$dir/$1.$segment"
+            command exec 4>"$dir/$1.$segment" || {
+                echo fault
+                break
+            }
         fi
     done
     : >"$dir/done.$1"
@@ -73,18 +76,28 @@ room() {
     rm -f "$dir/full.$1"
 }
 
-# The one writer of the index, so that a file is complete once there is the next.
+# The one writer of the index, so that a file is complete once there is the next. A line less would give what follows to other
+# bytes, so the first that cannot be written is the last; the end tells how much there was in all.
 merge() {
-    file=0 lines=0
-    exec 5>"$dir/index.0"
-    while IFS= read -r line; do
-        echo "$line" >&5
+    file=0 lines=0 total=0
+    command exec 5>"$dir/index.0" || spoil
+    while read -r what where more; do
+        case $what in
+        [12]) total=$((total + more)) ;;
+        end) more="$more $total" ;;
+        esac
+        echo "$what $where $more" >&5 || spoil
         lines=$((lines + 1))
         if [ "$lines" -ge 4096 ]; then
             file=$((file + 1)) lines=0
-            exec 5>"$dir/index.$file"
+            command exec 5>"$dir/index.$file" || spoil
         fi
     done
+}
+
+spoil() {
+    : >"$dir/fault"
+    exit
 }
 
 # Ends everything when nobody has followed for so long that nobody will, or when the directory was removed.
