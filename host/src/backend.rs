@@ -256,6 +256,8 @@ pub enum Event {
     Interrupted(String),
     /// A detached program is followed again.
     Resumed,
+    /// The answer to [`Control::ask_for_sign`]: what was written until now was told before this.
+    Heard,
     /// It ended. No further event follows.
     Exit(Exit),
     /// The connection broke; whether it still runs is unknown. No further event follows.
@@ -275,6 +277,12 @@ pub struct Running {
 pub trait Control: Send + Sync {
     /// Sends a signal by its name without `SIG`, also to a program whose output nobody takes. Succeeds if it has ended.
     async fn signal(&self, name: &str) -> Result<(), Failure>;
+
+    /// Asks whether the VM is still there, which [`Event::Heard`] answers; over a dead connection it never does. False where
+    /// there is no connection that could be dead.
+    async fn ask_for_sign(&self) -> bool {
+        false
+    }
 }
 
 /// What to copy.

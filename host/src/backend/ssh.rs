@@ -32,7 +32,7 @@ use crate::failure::{Class, Failure, Kind};
 const EVENTS_QUEUED: usize = 64;
 
 /// Signals on their way to a program.
-const SIGNALS_QUEUED: usize = 8;
+const REQUESTS_QUEUED: usize = 8;
 
 /// Pieces of output read for the sake of a signal although nobody takes them: behind a full channel the SSH session stands
 /// still in both directions, and each piece read lets it look once more at what is to be sent.
@@ -208,11 +208,11 @@ impl Guest for SshGuest {
         };
         let command = self.connection.exec(request).await.map_err(failure)?;
         let (events, receiver) = mpsc::channel(EVENTS_QUEUED);
-        let (signals, requests) = mpsc::channel(SIGNALS_QUEUED);
+        let (ask, requests) = mpsc::channel(REQUESTS_QUEUED);
         tokio::spawn(pump(command, events, requests));
         Ok(Running {
             events: receiver,
-            control: Arc::new(Signals(signals)),
+            control: Arc::new(Requests(ask)),
         })
     }
 
@@ -270,10 +270,12 @@ impl Guest for SshGuest {
     }
 }
 
-/// A signal to send, and where to say whether it was sent.
-struct SignalRequest {
-    signal: Signal,
-    answer: oneshot::Sender<Result<(), Failure>>,
+/// What is asked of the task that owns a program.
+enum Request {
+    /// To send a signal, and to say whether it was sent.
+    Signal(Signal, oneshot::Sender<Result<(), Failure>>),
+    /// [`Event::Heard`].
+    Sign,
 }
 
 /// Moves a program's events along until it ends or nobody takes them any more. Signals pass also while nobody takes the
@@ -281,13 +283,17 @@ struct SignalRequest {
 async fn pump(
     mut command: guest_ssh::Command,
     events: mpsc::Sender<Event>,
-    mut signals: mpsc::Receiver<SignalRequest>,
+    mut requests: mpsc::Receiver<Request>,
 ) {
     let mut waiting = VecDeque::new();
     let mut ahead = 0;
     loop {
         tokio::select! {
-            Some(SignalRequest { signal, answer }) = signals.recv() => {
+            Some(request) = requests.recv() => {
+                let Request::Signal(signal, answer) = request else {
+                    command.ask_for_sign();
+                    continue;
+                };
                 let sent = if waiting.len() + PIECES_AHEAD > PIECES_WAITING_MAX {
                     Err(unread())
                 } else {
@@ -320,7 +326,7 @@ async fn pump(
         Err(error) => Event::Lost(failure(error)),
     };
     // What is asked for from here on comes too late, and must not wait for somebody to take the ending.
-    drop(signals);
+    drop(requests);
     for event in waiting.into_iter().chain([ending]) {
         if events.send(event).await.is_err() {
             return;
@@ -342,6 +348,7 @@ fn event_of(event: guest_ssh::Event) -> Event {
         guest_ssh::Event::Output(chunk) => Event::Output(of(chunk.stream), chunk.data),
         guest_ssh::Event::Interrupted { reason } => Event::Interrupted(reason),
         guest_ssh::Event::Resumed => Event::Resumed,
+        guest_ssh::Event::Heard => Event::Heard,
     }
 }
 
@@ -352,11 +359,11 @@ fn of(stream: Stream) -> OutputStream {
     }
 }
 
-/// Sends signals to the task that owns the program.
-struct Signals(mpsc::Sender<SignalRequest>);
+/// Asks the task that owns the program.
+struct Requests(mpsc::Sender<Request>);
 
 #[async_trait]
-impl Control for Signals {
+impl Control for Requests {
     async fn signal(&self, name: &str) -> Result<(), Failure> {
         let signal = match name {
             "HUP" => Signal::Hup,
@@ -377,8 +384,14 @@ impl Control for Signals {
         };
         let (answer, answered) = oneshot::channel();
         // A program that has ended needs no signal any more.
-        let _ = self.0.send(SignalRequest { signal, answer }).await;
+        let _ = self.0.send(Request::Signal(signal, answer)).await;
         answered.await.unwrap_or(Ok(()))
+    }
+
+    async fn ask_for_sign(&self) -> bool {
+        // One that has ended has told so.
+        let _ = self.0.send(Request::Sign).await;
+        true
     }
 }
 

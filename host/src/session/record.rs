@@ -255,7 +255,7 @@ impl Recorder {
         let after_ms = millis(began.elapsed());
         let (status, signal, lost) = match event {
             // A connection that is lost under a detached program is no end of it.
-            Event::Output(..) | Event::Interrupted(_) | Event::Resumed => return,
+            Event::Output(..) | Event::Interrupted(_) | Event::Resumed | Event::Heard => return,
             Event::Exit(Exit::Status(status)) => (Some(*status), None, None),
             Event::Exit(Exit::Signal(signal)) => (None, Some(signal.name.clone()), None),
             Event::Lost(failure) => (None, None, Some(FailureRecord::of(failure))),

@@ -356,6 +356,12 @@ impl Command {
         Ok(collected)
     }
 
+    /// Whether the server answers on the connection.
+    pub(crate) fn ping(&self) -> impl Future<Output = bool> + Send + 'static {
+        let session = self.lease.session();
+        async move { session.handle.send_ping().await.is_ok() && !session.is_closed() }
+    }
+
     async fn next_message(&mut self) -> Option<ChannelMsg> {
         if self.exit.is_none() {
             return tokio::select! {

@@ -1,6 +1,7 @@
 //! A program that runs in the VM, as callers see it: on a channel of its own, or detached from any.
 
 use bytes::Bytes;
+use tokio::task::JoinHandle;
 
 use crate::Error;
 use crate::command::{self, Exit, OutputChunk, Signal};
@@ -17,7 +18,7 @@ pub struct Command(Kind);
 
 #[derive(Debug)]
 enum Kind {
-    OnChannel(Box<command::Command>),
+    OnChannel(Box<command::Command>, Option<JoinHandle<bool>>),
     Detached(Detached),
 }
 
@@ -33,11 +34,13 @@ pub enum Event {
     },
     /// A detached command is followed again.
     Resumed,
+    /// The answer to [`Command::ask_for_sign`]: the VM is there, and what was printed before it answered was told before this.
+    Heard,
 }
 
 impl From<command::Command> for Command {
     fn from(command: command::Command) -> Self {
-        Self(Kind::OnChannel(Box::new(command)))
+        Self(Kind::OnChannel(Box::new(command), None))
     }
 }
 
@@ -55,7 +58,11 @@ impl Command {
     /// Nothing is lost when the future is dropped.
     pub async fn next_event(&mut self) -> Option<Event> {
         match &mut self.0 {
-            Kind::OnChannel(command) => command.next_output().await.map(Event::Output),
+            Kind::OnChannel(command, sign) => tokio::select! {
+                biased;
+                chunk = command.next_output() => chunk.map(Event::Output),
+                () = answered(sign) => Some(Event::Heard),
+            },
             Kind::Detached(command) => command.next_event().await,
         }
     }
@@ -86,21 +93,21 @@ impl Command {
     /// May be dropped and called again; the answer stays the same once known.
     pub async fn wait(&mut self) -> Result<Exit, Error> {
         match &mut self.0 {
-            Kind::OnChannel(command) => command.wait().await,
+            Kind::OnChannel(command, _) => command.wait().await,
             Kind::Detached(command) => command.wait().await,
         }
     }
 
     /// Sends a signal to the program and its process group. Delivery is not confirmed, and servers may ignore it: OpenSSH
     /// does before 7.9, for logins as root and for forced commands. One for a detached command does not depend on the server;
-    /// where the connection is broken it is sent on the next.
+    /// where the connection is broken, or was without that being noticed, it is sent on the next, and delivered once.
     ///
     /// # Errors
     ///
     /// [`Error::Lost`] if there is no connection to send it on.
     pub async fn signal(&self, signal: Signal) -> Result<(), Error> {
         match &self.0 {
-            Kind::OnChannel(command) => command.signal(signal).await,
+            Kind::OnChannel(command, _) => command.signal(signal).await,
             Kind::Detached(command) => {
                 command.signal(signal);
                 Ok(())
@@ -116,7 +123,7 @@ impl Command {
     /// [`Error::Lost`] if the connection is gone.
     pub async fn write_input(&self, bytes: impl Into<Bytes>) -> Result<(), Error> {
         match &self.0 {
-            Kind::OnChannel(command) => command.write_input(bytes).await,
+            Kind::OnChannel(command, _) => command.write_input(bytes).await,
             Kind::Detached(_) => Ok(()),
         }
     }
@@ -128,7 +135,7 @@ impl Command {
     /// [`Error::Lost`] if the connection is gone.
     pub async fn close_input(&self) -> Result<(), Error> {
         match &self.0 {
-            Kind::OnChannel(command) => command.close_input().await,
+            Kind::OnChannel(command, _) => command.close_input().await,
             Kind::Detached(_) => Ok(()),
         }
     }
@@ -137,8 +144,29 @@ impl Command {
     #[must_use]
     pub fn output_left_open(&self) -> bool {
         match &self.0 {
-            Kind::OnChannel(command) => command.output_left_open(),
+            Kind::OnChannel(command, _) => command.output_left_open(),
             Kind::Detached(_) => false,
         }
     }
+
+    /// Asks the VM whether it is still there; [`Event::Heard`] is the answer. It never comes over a connection that is dead
+    /// without that being noticed, so a program that only seems silent is told from one that is.
+    pub fn ask_for_sign(&mut self) {
+        match &mut self.0 {
+            Kind::OnChannel(command, sign) => *sign = Some(tokio::spawn(command.ping())),
+            Kind::Detached(command) => command.ask_for_sign(),
+        }
+    }
+}
+
+/// Returns when the VM has answered; never if it was not asked, or does not.
+async fn answered(sign: &mut Option<JoinHandle<bool>>) {
+    if let Some(ping) = sign {
+        let is_answered = ping.await.unwrap_or(false);
+        *sign = None;
+        if is_answered {
+            return;
+        }
+    }
+    std::future::pending().await
 }

@@ -87,6 +87,13 @@ impl Lease {
     }
 }
 
+impl Lease {
+    /// The session itself, for what is no command.
+    pub(crate) fn session(&self) -> Arc<Session> {
+        Arc::clone(&self.0)
+    }
+}
+
 impl std::ops::Deref for Lease {
     type Target = Session;
 

@@ -171,7 +171,7 @@ async fn interrupted(
             }
             Event::Output(chunk) => stderr.extend_from_slice(&chunk.data),
             Event::Interrupted { .. } => interruptions += 1,
-            Event::Resumed => {}
+            Event::Resumed | Event::Heard => {}
         }
         let arrived = stdout.iter().filter(|&&byte| byte == b'\n').count();
         if next.is_some_and(|&place| arrived >= place) {

@@ -1,5 +1,5 @@
 //! Detached commands that lost more than their connection: the VM was started anew, its disk is full, who watched them was
-//! killed.
+//! killed, what is said to them does not arrive.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 pub mod support;
@@ -8,8 +8,10 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Child;
 use std::time::Duration;
 
-use guest_ssh::{Command, Error, Event, Exit, Signal};
-use support::detached::{directories, nothing_is_left, processes, sh};
+use guest_ssh::{Command, Error, Event, Exit, Signal, Stream};
+use support::detached::{directories, nothing_is_left, processes, sh, through};
+use support::proxy::{Proxy, Weather};
+use support::run_out;
 use support::sshd::Sshd;
 use support::userland::Macos;
 use tokio::time::timeout;
@@ -143,4 +145,85 @@ async fn output_that_the_disk_has_no_room_to_index_is_a_fault_and_not_silence() 
     );
     assert!((100..600).contains(&bytes), "{bytes}");
     nothing_is_left(&server).await;
+}
+
+#[tokio::test]
+async fn a_signal_on_a_connection_that_is_dead_unnoticed_is_sent_on_the_next() {
+    let server = Sshd::start();
+    let proxy = Proxy::start(server.port, Weather::default()).await;
+    let connection = through(&proxy, &server).await;
+    let mut command = connection
+        .exec(sh("echo on; sleep 15; exit 4"))
+        .await
+        .unwrap();
+    command.next_output().await.unwrap();
+    proxy.freeze();
+    command.signal(Signal::Term).await.unwrap();
+    let exit = command.wait().await.unwrap();
+    assert!(
+        matches!(&exit, Exit::Signal { name, .. } if name == "TERM"),
+        "{exit:?}"
+    );
+    nothing_is_left(&server).await;
+}
+
+/// Whether it was heard before the connection broke or not.
+#[tokio::test]
+async fn a_signal_is_delivered_once_however_often_the_connection_breaks() {
+    let server = Sshd::start();
+    let proxy = Proxy::start(server.port, Weather::default()).await;
+    let connection = through(&proxy, &server).await;
+    let script = "n=0; trap 'n=$((n + 1)); echo $n; [ $n -lt 8 ] || late=0' USR1; echo on; late=-1; \
+                  while [ $late -lt 10 ]; do sleep 0.1; [ $late -lt 0 ] || late=$((late + 1)); done";
+    let mut command = connection.exec(sh(script)).await.unwrap();
+    command.next_output().await.unwrap();
+    let mut told = String::new();
+    for number in 1..=8 {
+        command.signal(Signal::Usr1).await.unwrap();
+        if number % 2 == 0 {
+            proxy.cut();
+        }
+        while !told.ends_with(&format!("{number}\n")) {
+            let chunk = timeout(Duration::from_secs(20), command.next_output());
+            let chunk = chunk.await.expect("each signal arrives").unwrap();
+            // The shell speaks of each `sleep` that the signal ended.
+            if chunk.stream == Stream::Stdout {
+                told += std::str::from_utf8(&chunk.data).unwrap();
+            }
+        }
+        proxy.cut();
+    }
+    let ran = run_out(command).await;
+    assert_eq!(
+        (told.as_str(), ran.stdout.as_slice()),
+        ("1\n2\n3\n4\n5\n6\n7\n8\n", &b""[..])
+    );
+    assert_eq!(ran.exit, Exit::Status(0));
+    nothing_is_left(&server).await;
+}
+
+#[tokio::test]
+async fn a_sign_of_life_comes_from_a_silent_program_and_never_over_a_dead_connection() {
+    let server = Sshd::start();
+    for is_detached in [true, false] {
+        let proxy = Proxy::start(server.port, Weather::default()).await;
+        let connection = through(&proxy, &server).await;
+        let mut request = sh("echo on; exec sleep 20");
+        if !is_detached {
+            request.detach = None;
+        }
+        let mut command = connection.exec(request).await.unwrap();
+        command.next_output().await.unwrap();
+        command.ask_for_sign();
+        let heard = timeout(Duration::from_secs(10), command.next_event()).await;
+        assert!(matches!(heard, Ok(Some(Event::Heard))), "{heard:?}");
+        proxy.freeze();
+        command.ask_for_sign();
+        let broken = timeout(Duration::from_secs(10), command.next_event()).await;
+        match broken.unwrap() {
+            Some(Event::Interrupted { .. }) => assert!(is_detached),
+            None => assert!(!is_detached),
+            other => panic!("{other:?}"),
+        }
+    }
 }

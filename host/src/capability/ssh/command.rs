@@ -25,6 +25,9 @@ const CAPTURE_BYTES_MAX: usize = 1024 * 1024;
 /// What a piece of captured output takes beside its bytes, so that many small ones stay within the limit too.
 const PIECE_OVERHEAD: usize = 64;
 
+/// How long asking for a sign of life may take; whatever holds it up is a sign of none.
+const ASK_MAX: Duration = Duration::from_secs(1);
+
 /// Signals of RFC 4254 section 6.10, and the two user signals that OpenSSH passes on as well.
 const SIGNALS: [&str; 13] = [
     "ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM", "USR1",
@@ -260,6 +263,12 @@ async fn drain(
             event = running.events.recv() => event,
             step = silence.passes() => {
                 match step {
+                    Step::Doubt => {
+                        let asked = timeout(ASK_MAX, running.control.ask_for_sign()).await;
+                        if asked == Ok(false) {
+                            silence.heard();
+                        }
+                    }
                     Step::Ask(signal) => {
                         if signal == "TERM" {
                             run.console.warn(&format!("{}; it is asked to stop", silence.message()));
@@ -302,6 +311,7 @@ async fn drain(
                 silence.broken();
                 run.console.info("the connection to the VM is back, and nothing of the program's output was lost");
             }
+            Some(Event::Heard) => silence.heard(),
             Some(Event::Exit(exit)) => break Ok(exit),
             Some(Event::Lost(failure)) => break Err(failure),
             None => {

@@ -10,6 +10,10 @@ use crate::failure::{Class, Failure, Kind};
 /// What a program gets between SIGTERM and SIGKILL.
 const POLITE: Duration = Duration::from_secs(10);
 
+/// How long a sign of life is waited for. A dead connection is noticed before that, as a rule; a VM that keeps the connection and
+/// does nothing else is as silent as its program.
+const SIGN_MAX: Duration = Duration::from_secs(120);
+
 /// How long the end of a program is waited for that was sent SIGKILL.
 const LAST: Duration = Duration::from_secs(3);
 
@@ -19,6 +23,8 @@ const LIMIT_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// What is to be done about a silent program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
+    /// Ask for a sign of life, and say so with [`Silence::heard`] when it comes.
+    Doubt,
     /// Send it this signal.
     Ask(&'static str),
     /// Wait for it no longer.
@@ -28,6 +34,8 @@ pub(super) enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Listening,
+    /// The program prints nothing, or the connection is dead and that was not noticed.
+    Doubting,
     Asked,
     Killed,
 }
@@ -74,7 +82,8 @@ impl Silence {
             None => std::future::pending().await,
         }
         let (step, stage, due) = match self.stage {
-            Stage::Listening => (Step::Ask("TERM"), Stage::Asked, POLITE),
+            Stage::Listening => (Step::Doubt, Stage::Doubting, SIGN_MAX),
+            Stage::Doubting => (Step::Ask("TERM"), Stage::Asked, POLITE),
             Stage::Asked => (Step::Ask("KILL"), Stage::Killed, LAST),
             Stage::Killed => (Step::GiveUp, Stage::Killed, LAST),
         };
@@ -85,21 +94,30 @@ impl Silence {
 
     /// It printed something, or can be heard again. What was asked to stop stays asked.
     pub(super) fn broken(&mut self) {
-        if self.stage == Stage::Listening {
+        if !self.is_over() {
+            self.stage = Stage::Listening;
             self.due = self.limit.map(|limit| Instant::now() + limit);
+        }
+    }
+
+    /// The VM is there, and the program has printed nothing.
+    pub(super) fn heard(&mut self) {
+        if self.stage == Stage::Doubting {
+            self.due = Some(Instant::now());
         }
     }
 
     /// It cannot be heard: nothing counts until [`Self::broken`].
     pub(super) fn suspend(&mut self) {
-        if self.stage == Stage::Listening {
+        if !self.is_over() {
+            self.stage = Stage::Listening;
             self.due = None;
         }
     }
 
     /// Whether it was silent for too long.
     pub(super) fn is_over(&self) -> bool {
-        self.stage != Stage::Listening
+        !matches!(self.stage, Stage::Listening | Stage::Doubting)
     }
 
     /// What is wrong.
@@ -132,7 +150,10 @@ mod tests {
     async fn a_silent_program_is_asked_killed_and_then_given_up() {
         let mut silence = Silence::after(Some(60_000)).unwrap();
         assert!(!silence.is_over());
-        assert_eq!(next(&mut silence).await, (Step::Ask("TERM"), 60_000));
+        assert_eq!(next(&mut silence).await, (Step::Doubt, 60_000));
+        assert!(!silence.is_over());
+        silence.heard();
+        assert_eq!(next(&mut silence).await, (Step::Ask("TERM"), 0));
         assert!(silence.is_over());
         silence.broken();
         silence.suspend();
@@ -160,7 +181,33 @@ mod tests {
         let long = tokio::time::timeout(Duration::from_secs(3600), silence.passes());
         assert!(long.await.is_err(), "nothing can be heard");
         silence.broken();
-        assert_eq!(next(&mut silence).await, (Step::Ask("TERM"), 1_000));
+        assert_eq!(next(&mut silence).await, (Step::Doubt, 1_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_dead_unnoticed_is_no_silence() {
+        let mut silence = Silence::after(Some(45_000)).unwrap();
+        assert_eq!(next(&mut silence).await, (Step::Doubt, 45_000));
+        // The connection's own patience is over first.
+        let sign = tokio::time::timeout(Duration::from_secs(60), silence.passes());
+        assert!(sign.await.is_err());
+        silence.suspend();
+        silence.heard();
+        let sign = tokio::time::timeout(Duration::from_secs(3600), silence.passes());
+        assert!(sign.await.is_err());
+        silence.broken();
+        assert_eq!(next(&mut silence).await, (Step::Doubt, 45_000));
+        // Nor does it end on a VM that keeps the connection and never answers.
+        assert_eq!(next(&mut silence).await, (Step::Ask("TERM"), 120_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn output_that_was_on_its_way_ends_the_doubt() {
+        let mut silence = Silence::after(Some(1_000)).unwrap();
+        assert_eq!(next(&mut silence).await, (Step::Doubt, 1_000));
+        silence.broken();
+        silence.heard();
+        assert_eq!(next(&mut silence).await, (Step::Doubt, 1_000));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
 //! Follows a detached program to its end, over as many connections as it takes.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::frames::{FRAME_MAX, Frames, Position, Said};
 use super::queue::Queue;
-use super::{Job, scripts};
+use super::{ASKED_QUEUED, Job, scripts};
 use crate::Error;
 use crate::command::{self, Exit, OutputChunk, Signal, Stream, Tail};
 use crate::connection::Following;
@@ -56,6 +57,22 @@ pub(super) enum Told {
     Ending(Result<Exit, Error>),
 }
 
+/// What the holder of the command asks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Asked {
+    Signal(Signal),
+    /// [`Event::Heard`].
+    Sign,
+}
+
+/// A signal that the VM has not confirmed. It goes to each follower again, under its number, until one has heard it.
+struct Unheard {
+    number: u64,
+    signal: Signal,
+    /// Which word to the follower of now it was.
+    word: u64,
+}
+
 /// How a follower ended.
 enum Followed {
     Ended(Exit),
@@ -74,7 +91,12 @@ pub(super) struct Driver {
     /// Feeds the program's standard input.
     feeding: Option<command::Command>,
     tell: mpsc::Sender<Told>,
-    signals: mpsc::Receiver<Signal>,
+    asked: mpsc::Receiver<Asked>,
+    /// Signals so far.
+    signals: u64,
+    unheard: VecDeque<Unheard>,
+    /// The word whose being heard is to be told.
+    sign: Option<u64>,
     waiting: Queue,
     position: Position,
     _following: Following,
@@ -85,14 +107,17 @@ impl Driver {
         job: Job,
         feeding: Option<command::Command>,
         tell: mpsc::Sender<Told>,
-        signals: mpsc::Receiver<Signal>,
+        asked: mpsc::Receiver<Asked>,
     ) -> Self {
         Self {
             _following: job.sessions.follow(),
             job,
             feeding,
             tell,
-            signals,
+            asked,
+            signals: 0,
+            unheard: VecDeque::new(),
+            sign: None,
             waiting: Queue::default(),
             position: Position::default(),
         }
@@ -112,7 +137,7 @@ impl Driver {
             ControlFlow::Continue(Ok(_)) => 0,
             _ => GRACE_TENTHS,
         };
-        self.signals.close();
+        self.asked.close();
         let Self {
             job, tell, waiting, ..
         } = &mut self;
@@ -248,6 +273,10 @@ impl Driver {
         let mut signs = interval(SIGN_OF_LIFE);
         signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut acknowledged = 0;
+        self.sign = None;
+        for signal in &mut self.unheard {
+            words.signal(signal);
+        }
         let followed = loop {
             tokio::select! {
                 chunk = command.next_output(), if self.waiting.held() < QUEUE_MAX => {
@@ -263,7 +292,18 @@ impl Driver {
                         break Followed::Dropped;
                     }
                 }
-                Some(signal) = self.signals.recv() => words.say(format!("signal {}\n", name_of(signal))),
+                Some(asked) = self.asked.recv(), if self.unheard.len() < ASKED_QUEUED => match asked {
+                    Asked::Signal(signal) => {
+                        self.signals += 1;
+                        let mut signal = Unheard { number: self.signals, signal, word: 0 };
+                        words.signal(&mut signal);
+                        self.unheard.push_back(signal);
+                    }
+                    Asked::Sign => {
+                        words.say("live\n".to_owned());
+                        self.sign = Some(words.said);
+                    }
+                },
                 _ = signs.tick() => words.say("live\n".to_owned()),
                 fed = fed(&mut self.feeding) => match fed {
                     Ok(()) => self.feeding = None,
@@ -303,6 +343,13 @@ impl Driver {
         let mut followed = None;
         let read = frames.push(data, |said| match said {
             Said::Output(stream, data) => self.waiting.push_output(stream, data),
+            Said::Heard(count) => {
+                self.unheard.retain(|signal| signal.word > count);
+                if self.sign.is_some_and(|word| word <= count) {
+                    self.sign = None;
+                    self.waiting.push(Event::Heard);
+                }
+            }
             Said::Fetched(file) => words.say(format!("rm {file}\n")),
             Said::End(exit) => followed = Some(Ok(exit)),
             Said::Absent => followed = Some(Err(None)),
@@ -367,6 +414,8 @@ async fn fed(feeding: &mut Option<command::Command>) -> Result<(), Error> {
 /// What is said to a follower: from a task of its own, so that saying never waits for reading.
 struct Words {
     lines: mpsc::UnboundedSender<Bytes>,
+    /// How many so far.
+    said: u64,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -381,10 +430,18 @@ impl Words {
                 }
             }
         });
-        Self { lines, task }
+        let said = 0;
+        Self { lines, said, task }
+    }
+
+    fn signal(&mut self, signal: &mut Unheard) {
+        let name = name_of(signal.signal);
+        self.say(format!("signal {} {name}\n", signal.number));
+        signal.word = self.said;
     }
 
     fn say(&mut self, line: String) {
+        self.said += 1;
         // A follower that is gone is noticed by its silence.
         let _ = self.lines.send(line.into());
     }

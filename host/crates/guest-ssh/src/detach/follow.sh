@@ -4,7 +4,8 @@
 #
 # Prints `STREAM SEGMENT LINES LENGTH` before that many bytes, `end HOW NUMBER BYTES` at the end, `absent` if the program was not
 # started and now never will be, `fault` if the disk could not hold what it printed, or `gone` if nobody watches it any more.
-# Reads `ack BYTES` (in all), `rm FILE`, `signal NAME`, and anything else as a sign of life.
+# Reads `ack BYTES` (in all), `rm FILE`, `signal NUMBER NAME`, and anything else as a sign of life; `heard COUNT` says how many of
+# those words were taken to heart. A signal is sent once however often it comes: its number says which it is.
 exec 3<&0 </dev/null
 printf 'orka-step: begin\n'
 case ${HOME-} in
@@ -51,7 +52,13 @@ hear() {
         case $word in
         ack) echo "$text" >"$dir/ack.$$" ;;
         rm) rm -f "$dir/$text" ;;
-        signal) ask "$text" ;;
+        signal)
+            read -r had <"$dir/signalled" || had=0
+            [ "${text%% *}" -le "$had" ] || {
+                echo "${text%% *}" >"$dir/signalled"
+                ask "${text#* }"
+            }
+            ;;
         esac
         echo "$$.$heard" >"$dir/alive"
     done
@@ -102,6 +109,17 @@ exec 6<"$dir/index.$file"
 skip=$((line % 4096))
 while [ "$skip" -gt 0 ] && read -r fetched <&6; do skip=$((skip - 1)); done
 
+told=0
+tell() {
+    read -r text <"$dir/alive" || return
+    text=${text#"$$".}
+    case $text in
+    "$told" | '' | *[!0-9]*) return ;;
+    esac
+    told=$text
+    echo "heard $told" || exit
+} 2>/dev/null
+
 sent=0 acked=0
 # Sends `length` bytes of `stream`, which `lines` lines of the index are about.
 send() {
@@ -127,6 +145,7 @@ send() {
     2) dd bs="$length" count=1 <&8 2>/dev/null || exit ;;
     esac
     sent=$((sent + length)) lines=0 length=0
+    tell
 }
 
 stream= segment= lines=0 length=0 idle=0 last=no part=
@@ -151,6 +170,7 @@ while :; do
     # Perhaps the beginning of a line whose rest is still being written.
     part=$part$text
     send
+    tell
     [ ! -e "$dir/fault" ] || {
         echo fault
         finish

@@ -48,6 +48,8 @@ pub(super) enum Said {
     End(Exit),
     /// The program was not started and now never will be.
     Absent,
+    /// So many words were heard.
+    Heard(u64),
     /// Nobody watches the program any more.
     Gone,
     /// The program cannot be followed any further, and why.
@@ -138,6 +140,10 @@ impl Frames {
         match words.as_slice() {
             ["absent"] => said(Said::Absent),
             ["gone"] => said(Said::Gone),
+            ["heard", count] => {
+                let count = count.parse().map_err(|_| strange())?;
+                said(Said::Heard(count));
+            }
             ["end", "status", status, bytes] => {
                 let status = status.parse().map_err(|_| strange())?;
                 let bytes = bytes.parse().map_err(|_| strange())?;
@@ -373,6 +379,8 @@ mod tests {
             b"1 0 1 -1\n",
             b"end status -1 0\n",
             b"end status 0\n",
+            b"heard\n",
+            b"heard -1\n",
             b"end status 0 -1\n",
             b"end signal \x1b[2J 0\n",
             b"\xff\n",
@@ -385,7 +393,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_the_vm_sends_no_more_comes_out_than_went_in(pieces: Vec<Vec<u8>>, headers in "([12] [0-9] [0-9] [0-9]\n|end status [0-9] [0-9]\n|[a-z]{0,5}){0,9}") {
+        fn whatever_the_vm_sends_no_more_comes_out_than_went_in(pieces: Vec<Vec<u8>>, headers in "([12] [0-9] [0-9] [0-9]\n|end status [0-9] [0-9]\n|heard [0-9]\n|[a-z]{0,5}){0,9}") {
             let mut frames = Frames::new(Position::default());
             let (mut given, mut got) = (0, 0);
             for piece in [headers.into_bytes()].into_iter().chain(pieces) {

@@ -30,14 +30,14 @@ use crate::ready::Keepalive;
 use crate::running::Event;
 use crate::transfer::Beginning;
 
-use driver::{Driver, REACH_AGAIN_MAX, Told};
+use driver::{Asked, Driver, REACH_AGAIN_MAX, Told};
 use scripts::Looks;
 
 /// Events on their way to whoever reads them.
 const EVENTS_QUEUED: usize = 16;
 
 /// Signals on their way to the program. More than this many are not waiting for anything but a connection.
-const SIGNALS_QUEUED: usize = 32;
+const ASKED_QUEUED: usize = 32;
 
 /// How long the command that starts the program is waited for after it has, so that its session can be used again.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -91,7 +91,7 @@ impl Detach {
 #[derive(Debug)]
 pub(crate) struct Detached {
     told: mpsc::Receiver<Told>,
-    signals: mpsc::Sender<Signal>,
+    asked: mpsc::Sender<Asked>,
     ending: Option<Result<Exit, Ended>>,
     address: String,
 }
@@ -152,7 +152,12 @@ impl Detached {
 
     pub(crate) fn signal(&self, signal: Signal) {
         // A program that has ended needs none, and one to which as many are on the way will not mind one less.
-        let _ = self.signals.try_send(signal);
+        let _ = self.asked.try_send(Asked::Signal(signal));
+    }
+
+    pub(crate) fn ask_for_sign(&self) {
+        // Where as much is asked already that cannot be said, there is no sign to be had.
+        let _ = self.asked.try_send(Asked::Sign);
     }
 }
 
@@ -197,11 +202,11 @@ pub(crate) async fn start(
         }
     };
     let (tell, told) = mpsc::channel(EVENTS_QUEUED);
-    let (signals, asked) = mpsc::channel(SIGNALS_QUEUED);
+    let (ask, asked) = mpsc::channel(ASKED_QUEUED);
     tokio::spawn(Driver::new(job, feeding, tell, asked).run(lost));
     Ok(Detached {
         told,
-        signals,
+        asked: ask,
         ending: None,
         address,
     })
