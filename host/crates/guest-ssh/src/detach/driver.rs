@@ -30,8 +30,12 @@ const QUEUE_MAX: usize = (WINDOW + FRAME_MAX) as usize;
 /// How often the VM is told that somebody follows.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
-/// How long a new connection is tried for after one was lost: a VM that is started anew has lost the program anyway.
+/// How long a new connection is tried for after one was lost, where one that brings nothing is none: a VM that is started anew has
+/// lost the program anyway.
 pub(super) const REACH_AGAIN_MAX: Duration = Duration::from_secs(120);
+
+/// A follower that still hears us after so long was worth its connection, also if the program has nothing to say.
+const FRUITFUL: Duration = Duration::from_secs(5);
 
 /// Pauses between those tries, doubled from the first to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -86,8 +90,24 @@ enum Followed {
     Dropped,
 }
 
+/// The tries since the last connection that brought something.
+struct Tries {
+    until: Option<Instant>,
+    pause: Duration,
+}
+
+impl Default for Tries {
+    fn default() -> Self {
+        Self {
+            until: None,
+            pause: PAUSE_FIRST,
+        }
+    }
+}
+
 pub(super) struct Driver {
     job: Job,
+    tries: Tries,
     /// Feeds the program's standard input.
     feeding: Option<command::Command>,
     tell: mpsc::Sender<Told>,
@@ -112,6 +132,7 @@ impl Driver {
         Self {
             _following: job.sessions.follow(),
             job,
+            tries: Tries::default(),
             feeding,
             tell,
             asked,
@@ -171,6 +192,7 @@ impl Driver {
             let followed = self.follow().await;
             if self.position != before {
                 fruitless = 0;
+                self.tries = Tries::default();
             }
             match followed {
                 Followed::Ended(exit) => return ControlFlow::Continue(Ok(exit)),
@@ -215,8 +237,11 @@ impl Driver {
         self.waiting.push(Event::Interrupted {
             reason: reason.clone(),
         });
-        let until = Instant::now() + REACH_AGAIN_MAX;
-        let mut pause = PAUSE_FIRST;
+        let first = self.tries.until.is_none();
+        let until = *(self.tries.until).get_or_insert_with(|| Instant::now() + REACH_AGAIN_MAX);
+        if !first {
+            self.pause().await?;
+        }
         loop {
             let last = {
                 let renewing = self.job.sessions.renew();
@@ -231,6 +256,12 @@ impl Driver {
                 }
             };
             let problem = match last {
+                Ok(()) if !first && Instant::now() >= until => {
+                    return ControlFlow::Continue(Err(Error::Lost {
+                        address: self.job.sessions.address(),
+                        reason: format!("{reason}; and new ones are no better"),
+                    }));
+                }
                 Ok(()) => {
                     self.waiting.push(Event::Resumed);
                     return ControlFlow::Continue(Ok(()));
@@ -244,17 +275,22 @@ impl Driver {
                     reason: format!("{reason}; and no new one can be made: {problem}"),
                 }));
             }
-            let pausing = sleep(pause);
-            tokio::pin!(pausing);
-            loop {
-                tokio::select! {
-                    () = &mut pausing => break,
-                    told = tell_next(&self.tell, &mut self.waiting) => if !told {
-                        return ControlFlow::Break(());
-                    },
-                }
+            self.pause().await?;
+        }
+    }
+
+    /// Waits before the next try, each time for longer. Breaks if nobody reads any more.
+    async fn pause(&mut self) -> ControlFlow<()> {
+        let pausing = sleep(self.tries.pause);
+        self.tries.pause = (self.tries.pause * 2).min(PAUSE_MAX);
+        tokio::pin!(pausing);
+        loop {
+            tokio::select! {
+                () = &mut pausing => return ControlFlow::Continue(()),
+                told = tell_next(&self.tell, &mut self.waiting) => if !told {
+                    return ControlFlow::Break(());
+                },
             }
-            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -269,7 +305,11 @@ impl Driver {
         };
         let mut words = Words::to(&command);
         let mut frames = Frames::new(self.position.clone());
-        let mut reading = Reading::default();
+        let mut reading = Reading {
+            began: Instant::now(),
+            beginning: Beginning::default(),
+            stderr: Tail::default(),
+        };
         let mut signs = interval(SIGN_OF_LIFE);
         signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut acknowledged = 0;
@@ -344,6 +384,9 @@ impl Driver {
         let read = frames.push(data, |said| match said {
             Said::Output(stream, data) => self.waiting.push_output(stream, data),
             Said::Heard(count) => {
+                if reading.began.elapsed() >= FRUITFUL {
+                    self.tries = Tries::default();
+                }
                 self.unheard.retain(|signal| signal.word > count);
                 if self.sign.is_some_and(|word| word <= count) {
                     self.sign = None;
@@ -382,8 +425,8 @@ impl Driver {
 const GONE: &str = "nobody watches it in the VM any more, so how it ended is not known; the VM may have been started anew";
 
 /// What one follower has said beside its frames.
-#[derive(Default)]
 struct Reading {
+    began: Instant,
     beginning: Beginning,
     stderr: Tail,
 }
