@@ -37,6 +37,13 @@ pub(super) struct Position {
     ahead: Option<(usize, u64)>,
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+impl Position {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 /// What a piece of the answer says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Said {

@@ -13,6 +13,12 @@
 
 mod driver;
 mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(
+    not(feature = "fuzzing"),
+    allow(unreachable_pub, reason = "reached from outside when fuzzing only")
+)]
+pub(crate) mod fuzzing;
 mod queue;
 mod scripts;
 

@@ -63,7 +63,7 @@ const NOISE_MAX: usize = 1024 * 1024;
 const ANSWER_MAX: usize = NOISE_MAX + 4096;
 
 impl Facts {
-    fn parse(answer: &[u8]) -> Option<Self> {
+    pub(super) fn parse(answer: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(answer).ok()?;
         let mut facts = Self::default();
         let mut ended = false;

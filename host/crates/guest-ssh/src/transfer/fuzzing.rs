@@ -21,6 +21,7 @@ use super::listing::Listing;
 use super::receive::receive;
 use super::staging::Staging;
 use super::{Counters, Direction, Limits, Meter, Selection};
+pub use crate::detach::fuzzing::frames;
 use crate::hostkey::{Fingerprint, KnownHosts};
 
 const LIMITS: Limits = Limits {
@@ -154,6 +155,30 @@ pub fn listing(bytes: &[u8]) {
     assert!(count <= LIMITS.entries);
 }
 
+/// Reads the bytes as a VM's answer to what it has, in pieces of a length the first byte gives.
+///
+/// # Panics
+///
+/// If other pieces make another answer, or a program is named that is none of ours.
+pub fn facts(bytes: &[u8]) {
+    let Some((&first, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let read = |size: usize| {
+        let mut beginning = super::facts::Beginning::default();
+        let mut answer = Vec::new();
+        for piece in bytes.chunks(size) {
+            answer.extend_from_slice(&beginning.strip(Bytes::copy_from_slice(piece)));
+        }
+        super::facts::Facts::parse(&answer)
+    };
+    let facts = read(usize::from(first) + 1);
+    assert_eq!(facts, read(bytes.len().max(1)));
+    if let Some(program) = facts.and_then(|facts| facts.sha256) {
+        assert!(["sha256sum", "shasum -a 256"].contains(&program));
+    }
+}
+
 /// Reads the bytes as a `known_hosts` file and as a fingerprint.
 pub fn host_keys(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
@@ -199,6 +224,8 @@ mod tests {
         for (target, run) in [
             ("archive", archive as fn(&[u8])),
             ("listing", listing),
+            ("facts", facts),
+            ("frames", frames),
             ("host_keys", host_keys),
             ("name_in_message", name_in_message),
         ] {
@@ -284,6 +311,26 @@ mod tests {
             piece in any::<u8>(),
         ) {
             listing(&[&[piece], names.join("\0").as_bytes(), b"\0"].concat());
+        }
+
+        #[test]
+        fn any_follower_is_understood_or_refused(
+            said in prop::collection::vec(
+                prop::string::bytes_regex("[12] [0-2] [0-2] [0-9]\n|1 0 1 3\nabc|2 0 1 2\nde|end status 0 [0-9]\n|end core [A-Z]{1,3} 3\n|heard 1\n|gone\n|.{0,9}").unwrap(),
+                0..20,
+            ),
+            size in any::<u8>(),
+            cut in 0..90_u8,
+        ) {
+            frames(&[&[size, 0, cut], said.concat().as_slice()].concat());
+        }
+
+        #[test]
+        fn any_answer_has_facts_or_not(
+            lines in prop::collection::vec("orka-step: begin|tar=(gnu|bsd|x)|find|details=[fc]|gzip|sha256=(shasum|sha256sum|rm)|end|.{0,9}", 0..20),
+            size in any::<u8>(),
+        ) {
+            facts(&[&[size], lines.join("\n").as_bytes()].concat());
         }
 
         #[test]
