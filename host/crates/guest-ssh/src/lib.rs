@@ -7,6 +7,7 @@
 //! ([`Selection`], [`Limits`], [`TransferSummary`]).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod after_exit;
 mod algorithms;
 mod auth;
 mod command;
