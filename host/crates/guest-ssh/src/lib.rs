@@ -40,6 +40,6 @@ pub use running::{Command, Event};
 #[cfg(feature = "fuzzing")]
 pub use transfer::fuzzing;
 pub use transfer::{
-    Compare, Compress, Direction, FileDigest, Limits, Selection, Skipped, TransferOptions,
+    Compare, Compress, Direction, FileDigest, Limits, Review, Selection, Skipped, TransferOptions,
     TransferProgress, TransferSummary, sweep,
 };

@@ -9,6 +9,8 @@ mod detach;
 mod detach_alone;
 #[path = "exec.rs"]
 mod exec;
+#[path = "review.rs"]
+mod review;
 #[path = "transfer.rs"]
 mod transfer;
 #[path = "transfer_limits.rs"]

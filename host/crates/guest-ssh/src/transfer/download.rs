@@ -1,6 +1,7 @@
 //! Fetching a tree: the VM lists names, we choose, its `tar` sends those alone, and they appear here complete or not at
 //! all.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -20,8 +21,8 @@ use super::listing::Chosen;
 use super::receive::receive;
 use super::staging::{Staging, sweep};
 use super::{
-    Compare, Counters, Direction, Limits, Meter, Moved, PIPE_PIECES, Reporter, Selection,
-    TransferProgress, apple, joined, place, script_error,
+    Compare, Counters, Direction, Limits, Meter, Moved, PIPE_PIECES, Reporter, Review, Selection,
+    TransferOptions, TransferProgress, apple, joined, place, script_error,
 };
 use crate::command::{self, Command, Exit, OutputChunk, Stream, Tail};
 use crate::connection::Connection;
@@ -114,7 +115,7 @@ impl Connection {
         let start = Start::script(PACK, arguments, Stdin::Bytes(chosen.names.into()));
         let command = command::start(self.lease().await?, self.address(), start).await?;
 
-        let work = Work::new(into, what, *limits, Arc::clone(&counters))?;
+        let work = Work::new(into, what, plan.options, Arc::clone(&counters))?;
         let target = target.to_owned();
         let (pieces, queue) = mpsc::channel(PIPE_PIECES);
         let queue = if plan.gzip {
@@ -239,13 +240,14 @@ pub(super) struct Work {
     selection: Selection,
     limits: Limits,
     counters: Arc<Counters>,
+    review: Option<Review>,
 }
 
 impl Work {
     pub(super) fn new(
         into: &Dir,
         selection: &Selection,
-        limits: Limits,
+        options: &TransferOptions,
         counters: Arc<Counters>,
     ) -> Result<Self, Error> {
         let into = into.try_clone().map_err(|problem| Error::Transfer {
@@ -257,8 +259,9 @@ impl Work {
         Ok(Self {
             into,
             selection: selection.clone(),
-            limits,
+            limits: options.limits,
             counters,
+            review: options.review.clone(),
         })
     }
 
@@ -289,9 +292,42 @@ impl Work {
         if go.blocking_recv() != Ok(true) {
             return Err(meter.refuse(b".", "the VM did not finish"));
         }
+        if let Some(review) = &self.review {
+            leave_out(review, &mut moved, &staging, &meter)?;
+        }
         moved
             .notes
             .extend(place::place(staging, &parent, name, &meter)?);
         Ok(moved)
     }
+}
+
+/// Lets somebody look at the files, and removes those that are not to come.
+fn leave_out(
+    review: &Review,
+    moved: &mut Moved,
+    staging: &Staging,
+    meter: &Meter<'_>,
+) -> Result<(), Error> {
+    let unwanted: BTreeSet<usize> = review
+        .look(&moved.files)
+        .map_err(|reason| meter.refuse(b".", reason))?
+        .into_iter()
+        .collect();
+    for at in &unwanted {
+        let Some(file) = moved.files.get(*at) else {
+            continue;
+        };
+        staging.tree().remove_file(&file.path).map_err(|problem| {
+            let path = file.path.as_os_str().as_bytes();
+            meter.failed(path, "it could not be left out", problem)
+        })?;
+        moved.left_out += 1;
+    }
+    let mut at = 0;
+    moved.files.retain(|_| {
+        at += 1;
+        !unwanted.contains(&(at - 1))
+    });
+    Ok(())
 }

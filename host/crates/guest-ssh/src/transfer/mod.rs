@@ -45,7 +45,7 @@ use std::time::Duration;
 pub(crate) use attempt::Memory;
 pub use digest::FileDigest;
 pub(crate) use facts::Beginning;
-pub use options::{Compare, Compress, TransferOptions};
+pub use options::{Compare, Compress, Review, TransferOptions};
 pub use select::Selection;
 pub use staging::sweep;
 
@@ -144,6 +144,8 @@ pub struct TransferSummary {
     pub notes: Vec<String>,
     /// Regular files that were left where they are because the target has the same; see [`Compare`].
     pub unchanged: u64,
+    /// Files that came and were left out after a look at them; see [`Review`].
+    pub left_out: u64,
     /// From start to end.
     pub duration: Duration,
 }
@@ -174,6 +176,7 @@ impl TransferSummary {
             warnings: moved.warnings,
             notes,
             unchanged: moved.unchanged,
+            left_out: moved.left_out,
             duration,
         }
     }
@@ -198,6 +201,8 @@ struct Moved {
     /// macOS's attribute files that were left out.
     apple_doubles: u64,
     unchanged: u64,
+    /// Left out after a look at them.
+    left_out: u64,
     warnings: Vec<String>,
     notes: Vec<String>,
 }

@@ -1,6 +1,9 @@
 //! How a transfer is to be made.
 
-use super::Limits;
+use std::fmt;
+use std::sync::Arc;
+
+use super::{FileDigest, Limits};
 
 /// What of the selected files comes back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +33,32 @@ pub enum Compress {
 /// Fresh starts after a lost connection. A VM that loses it more often has a problem that repeating does not mend.
 const RETRIES: u32 = 3;
 
+/// Looks at the files of a download once all of them are here, and before any takes its place.
+#[derive(Clone)]
+pub struct Review(Arc<Look>);
+
+type Look = dyn Fn(&[FileDigest]) -> Result<Vec<usize>, String> + Send + Sync;
+
+impl Review {
+    /// A look that gives the positions of files to leave out, or a reason why none of them may come. It is called on a
+    /// thread that may wait.
+    pub fn new(
+        look: impl Fn(&[FileDigest]) -> Result<Vec<usize>, String> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(look))
+    }
+
+    pub(super) fn look(&self, files: &[FileDigest]) -> Result<Vec<usize>, String> {
+        (self.0)(files)
+    }
+}
+
+impl fmt::Debug for Review {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Review")
+    }
+}
+
 /// How a transfer is to be made.
 #[derive(Clone, Debug)]
 pub struct TransferOptions {
@@ -43,6 +72,8 @@ pub struct TransferOptions {
     pub retries: u32,
     /// Whether an upload finds out beside its work how much there is, for its progress. Every entry is looked at once more.
     pub totals: bool,
+    /// Who looks at the files of a download before they take their place.
+    pub review: Option<Review>,
 }
 
 impl Default for TransferOptions {
@@ -53,6 +84,7 @@ impl Default for TransferOptions {
             compress: Compress::default(),
             retries: RETRIES,
             totals: false,
+            review: None,
         }
     }
 }

@@ -95,7 +95,7 @@ impl Connection {
             return Ok((about(Moved::default()), plan.pace()));
         }
         let counters = Arc::new(Counters::default());
-        let work = Work::new(into, what, limits, Arc::clone(&counters))?;
+        let work = Work::new(into, what, plan.options, Arc::clone(&counters))?;
         let target = target.to_owned();
         let (pieces, queue) = mpsc::channel(PIPE_PIECES);
         let (finished, go) = tokio::sync::oneshot::channel();
