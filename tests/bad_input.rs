@@ -345,7 +345,7 @@ async fn a_grants_file_with_a_mistake_is_refused() {
             "[[grant]]\nplugin = \"x\"\ncapabilities = [\"cluster.deplyo\"]\n",
             "did you mean `cluster.deploy`?",
         ),
-        ("[[grants]]\nplugin = \"x\"\n", "grants"),
+        ("[[grnat]]\nplugin = \"x\"\n", "grnat"),
         ("not toml", "the grants file"),
     ] {
         let cluster = Cluster::start().await;

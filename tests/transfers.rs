@@ -88,7 +88,7 @@ async fn more_than_may_come_back_is_refused_with_the_entry_and_what_raises_the_l
             step().granted(&operator("artifacts-max-size = \"1MiB\"")),
             [
                 by_size,
-                "raise `artifacts-max-size` under `[grant.ceilings]`",
+                "raise `artifacts-max-size` under `[grant.ceilings]` at ",
             ],
         ),
         (

@@ -72,6 +72,27 @@ pub struct Ready {
     pub warnings: Vec<String>,
 }
 
+/// A component as it was read: a plugin's or a guard's.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    /// `sha256:…` of its file.
+    pub digest: &'a str,
+    /// Where that is.
+    pub path: &'a Path,
+    /// Whether it came with this program.
+    pub bundled: bool,
+}
+
+/// What was made of a component's code.
+pub struct Made<T> {
+    /// The code, linked.
+    pub linked: T,
+    /// Where it came from.
+    pub origin: Origin,
+    /// As in [`Ready`].
+    pub warnings: Vec<String>,
+}
+
 /// Makes a plugin ready: from ahead-of-time code where it may be trusted, else by compiling it.
 ///
 /// What was compiled is kept in the cache, if there is one that can be written.
@@ -84,14 +105,45 @@ pub fn ready(
     plugin: &Plugin,
     cache: Option<&CodeCache>,
 ) -> Result<Ready, Failure> {
+    let source = Source {
+        digest: &plugin.digest,
+        path: &plugin.path,
+        bundled: plugin.bundled,
+    };
+    let made = made(
+        engine,
+        source,
+        cache,
+        || engine::compile(engine, plugin),
+        |component| Compiled::link(engine, component, plugin),
+    )?;
+    Ok(Ready {
+        compiled: made.linked,
+        origin: made.origin,
+        warnings: made.warnings,
+    })
+}
+
+/// As [`ready`], for any component: how it is compiled and linked is the caller's.
+///
+/// # Errors
+///
+/// Those of `compile` and `link`.
+pub fn made<T>(
+    engine: &Engine,
+    source: Source<'_>,
+    cache: Option<&CodeCache>,
+    compile: impl FnOnce() -> Result<engine::Component, Failure>,
+    link: impl Fn(&engine::Component) -> Result<T, Failure>,
+) -> Result<Made<T>, Failure> {
     let id = EngineId::of(engine);
     let mut warnings = Vec::new();
-    if plugin.bundled {
-        let path = plugin.path.with_extension(EXTENSION);
-        match beside_program(engine, &id, plugin, &path) {
+    if source.bundled {
+        let path = source.path.with_extension(EXTENSION);
+        match beside_program(engine, &id, source.digest, &path) {
             Ok(Some(component)) => {
-                return Ok(Ready {
-                    compiled: Compiled::link(engine, &component, plugin)?,
+                return Ok(Made {
+                    linked: link(&component)?,
                     origin: Origin::Program(path),
                     warnings,
                 });
@@ -101,11 +153,11 @@ pub fn ready(
         }
     }
     if let Some(cache) = cache {
-        let path = cache.path_of(plugin, &id);
-        match cache.load(engine, &id, plugin) {
+        let path = cache.path_of(source.digest, &id);
+        match cache.load(engine, &id, source.digest) {
             Ok(Some(component)) => {
-                return Ok(Ready {
-                    compiled: Compiled::link(engine, &component, plugin)?,
+                return Ok(Made {
+                    linked: link(&component)?,
                     origin: Origin::Cache(path),
                     warnings,
                 });
@@ -115,13 +167,13 @@ pub fn ready(
         }
     }
     let began = Instant::now();
-    let component = engine::compile(engine, plugin)?;
-    let compiled = Compiled::link(engine, &component, plugin)?;
+    let component = compile()?;
+    let linked = link(&component)?;
     let origin = Origin::Compiled(began.elapsed());
     if let Some(cache) = cache {
         let kept = serialized(&component)
             .map_err(Refusal::Declined)
-            .and_then(|code| cache.store(plugin, &id, &code).map(drop));
+            .and_then(|code| cache.store(source.digest, &id, &code).map(drop));
         if let Err(refusal) = kept {
             let directory = cache.directory().display();
             warnings.push(format!(
@@ -129,8 +181,8 @@ pub fn ready(
             ));
         }
     }
-    Ok(Ready {
-        compiled,
+    Ok(Made {
+        linked,
         origin,
         warnings,
     })
@@ -146,38 +198,33 @@ fn not_used(path: &Path, refusal: &Refusal) -> String {
 fn beside_program(
     engine: &Engine,
     id: &EngineId,
-    plugin: &Plugin,
+    digest: &str,
     path: &Path,
 ) -> Result<Option<engine::Component>, Refusal> {
     let Some((bytes, authority)) = place::beside_program(path)? else {
         return Ok(None);
     };
-    native::load(engine, id, &plugin.digest, &bytes, &authority).map(Some)
+    native::load(engine, id, digest, &bytes, &authority).map(Some)
 }
 
-/// Compiles a plugin and gives its code with a record that is good beside a program, and nowhere else.
+/// A component's code with a record that is good beside a program, and nowhere else.
+pub fn seal_for_program(engine: &Engine, digest: &str, code: Vec<u8>) -> Vec<u8> {
+    record::seal(code, digest, &EngineId::of(engine), None)
+}
+
+/// Keeps a component's code in the cache and gives the file's path.
 ///
 /// # Errors
 ///
-/// A component that is not valid or does not fit this host.
-pub fn compile_for_program(engine: &Engine, plugin: &Plugin) -> Result<Vec<u8>, Failure> {
-    let code = code_of(engine, plugin)?;
-    Ok(record::seal(code, plugin, &EngineId::of(engine), None))
-}
-
-/// Compiles a plugin into the cache and gives the file's path.
-///
-/// # Errors
-///
-/// A component that is not valid or does not fit this host, or a cache that cannot be written.
-pub fn compile_into_cache(
+/// A cache that cannot be written.
+pub fn keep(
     engine: &Engine,
-    plugin: &Plugin,
+    digest: &str,
+    code: &[u8],
     cache: &CodeCache,
 ) -> Result<PathBuf, Failure> {
-    let code = code_of(engine, plugin)?;
     cache
-        .store(plugin, &EngineId::of(engine), &code)
+        .store(digest, &EngineId::of(engine), code)
         .map_err(|refusal| {
             Failure::config(format!(
                 "the code cannot be kept in `{}`",
@@ -187,11 +234,25 @@ pub fn compile_into_cache(
         })
 }
 
-fn code_of(engine: &Engine, plugin: &Plugin) -> Result<Vec<u8>, Failure> {
+/// Compiles a plugin.
+///
+/// # Errors
+///
+/// A component that is not valid or does not fit this host.
+pub fn code_of(engine: &Engine, plugin: &Plugin) -> Result<Vec<u8>, Failure> {
     let component = engine::compile(engine, plugin)?;
     // Linked for the sake of the check: code of a plugin that no run can use is of no use either.
     Compiled::link(engine, &component, plugin)?;
-    serialized(&component)
+    code(&component)
+}
+
+/// The code of a component that was compiled.
+///
+/// # Errors
+///
+/// What the engine says.
+pub fn code(component: &engine::Component) -> Result<Vec<u8>, Failure> {
+    serialized(component)
         .map_err(|problem| Failure::internal(format!("the code cannot be written: {problem}")))
 }
 
@@ -223,5 +284,10 @@ pub(crate) fn compile_sealed(
     key: &CacheKey,
 ) -> Result<Vec<u8>, Failure> {
     let code = code_of(engine, plugin)?;
-    Ok(record::seal(code, plugin, &EngineId::of(engine), Some(key)))
+    Ok(record::seal(
+        code,
+        &plugin.digest,
+        &EngineId::of(engine),
+        Some(key),
+    ))
 }

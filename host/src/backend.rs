@@ -13,6 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cap_std::fs::Dir;
+use futures_util::future::BoxFuture;
 use guest_ssh::HostKeyTrust;
 pub use guest_ssh::{Compare, FileDigest};
 use secrecy::SecretString;
@@ -298,6 +299,42 @@ pub struct Choice {
     pub max_entries: u64,
     /// Which of the chosen files a download fetches.
     pub compare: Compare,
+    /// Who looks at the files of a download before they take their place.
+    pub review: Option<Review>,
+}
+
+/// Looks at files that came back and are not in place yet.
+#[derive(Clone)]
+pub struct Review(Arc<Look>);
+
+type Look =
+    dyn Fn(Vec<FileDigest>) -> BoxFuture<'static, Result<Vec<usize>, Failure>> + Send + Sync;
+
+impl Review {
+    /// A look that gives the positions of the files to leave out, or fails the download.
+    pub fn new(
+        look: impl Fn(Vec<FileDigest>) -> BoxFuture<'static, Result<Vec<usize>, Failure>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        Self(Arc::new(look))
+    }
+
+    /// The positions of the files to leave out.
+    ///
+    /// # Errors
+    ///
+    /// Why none of them may come.
+    pub async fn look(&self, files: Vec<FileDigest>) -> Result<Vec<usize>, Failure> {
+        (self.0)(files).await
+    }
+}
+
+impl std::fmt::Debug for Review {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Review")
+    }
 }
 
 /// What was copied.
@@ -313,6 +350,8 @@ pub struct Copied {
     pub entries: Vec<FileDigest>,
     /// Files left where they are because the target has the same.
     pub unchanged: u64,
+    /// Files that came and were left out by whoever looked at them.
+    pub left_out: u64,
     /// How it went, where that is worth knowing.
     pub notes: Vec<String>,
 }

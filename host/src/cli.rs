@@ -8,8 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::task_file::TaskInput;
 
+mod platform;
 mod plugin;
 
+pub use platform::{CheckArgs, GrantArgs, InspectArgs, SchemaName, TaskArgs};
 pub use plugin::{BenchArgs, CodeCacheArgs, CompileArgs, PluginArgs, PluginCommand, PluginPlace};
 #[cfg(feature = "authoring")]
 pub use plugin::{LanguageName, PluginBuildArgs, PluginNewArgs, PluginTestArgs};
@@ -73,10 +75,23 @@ pub enum Command {
     /// Reads Pipelines, PipelineRuns and TaskRuns from YAML files, and changes and asks nothing. Exit code: 0 if nothing
     /// has to be changed, 1 if something has to, 211 if a file cannot be read.
     Migrate(MigrateArgs),
+    /// Write the narrowest grants file that allows what a run did.
+    #[command(after_help = platform::GRANT_HELP)]
+    Grant(GrantArgs),
+    /// Print the JSON Schema of a file.
+    Schema {
+        /// Which file.
+        name: SchemaName,
+    },
+    /// List the sandbox's limits: name, default, highest value, what each bounds.
+    Limits,
     /// Run the whole job against a simulated cluster in this process.
     #[cfg(feature = "demo")]
     Demo(DemoArgs),
 }
+
+/// `--timeout` where nothing is given: under the hour that Tekton gives a TaskRun.
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(55 * 60);
 
 /// `orka-step run`.
 #[derive(Args, Clone, Debug)]
@@ -112,8 +127,8 @@ pub struct RunArgs {
     #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = name_and_value, help_heading = "Plugin")]
     pub params: Vec<(String, String)>,
 
-    /// What the plugin may do, in TOML; of a directory, the file `grants.toml`. Plugins that came with this program have a stock grant; others have nothing
-    /// without this file.
+    /// What the plugin may do, in TOML or YAML; of a directory, the file `grants.toml` or `grants.yaml`. Plugins that came
+    /// with this program have a stock grant; others have nothing without this file.
     #[arg(
         long,
         env = "ORKA_GRANTS",
@@ -123,6 +138,42 @@ pub struct RunArgs {
         help_heading = "Plugin"
     )]
     pub grants: Option<PathBuf>,
+
+    /// A guard: a component that allows, changes or denies what the plugin wants, asked before the grants are looked at.
+    /// May be repeated, or several with commas; asked in order. REF is the name of one that came with this program or the path of
+    /// a `.wasm` file, then `@sha256:DIGEST` to pin it and `=FILE` for its configuration, if wanted.
+    #[arg(
+        long = "guard",
+        env = "ORKA_GUARD",
+        hide_env_values = true,
+        value_name = "REF",
+        value_delimiter = ',',
+        help_heading = "Plugin"
+    )]
+    pub guards: Vec<String>,
+
+    /// A directory of guards, asked before those of `--guard`. Its file `guards` has one REF a line, as above; names and
+    /// paths in it are those of the directory.
+    #[arg(
+        long = "guards",
+        env = "ORKA_GUARDS",
+        hide_env_values = true,
+        value_name = "DIR",
+        value_parser = path_or_nothing(),
+        help_heading = "Plugin"
+    )]
+    pub guard_list: Option<PathBuf>,
+
+    /// What a guard that traps, breaks a limit or answers wrongly stands for.
+    #[arg(
+        long,
+        env = "ORKA_GUARD_FAILURE",
+        hide_env_values = true,
+        value_name = "WHAT",
+        default_value = "deny",
+        help_heading = "Plugin"
+    )]
+    pub guard_failure: crate::guard::OnFailure,
 
     /// A directory of secrets, one file each, that granted plugins can use but never read.
     #[arg(
@@ -135,7 +186,7 @@ pub struct RunArgs {
     )]
     pub secrets: Option<PathBuf>,
 
-    /// A limit of the plugin's sandbox; may be repeated. Names: `memory-mib`, `cpu-seconds`, `host-calls`, `handles`.
+    /// A limit of the sandbox; may be repeated, or several with commas. `orka-step limits` lists them.
     #[arg(long = "limit", env = "ORKA_LIMITS", hide_env_values = true, value_delimiter = ',', value_name = "NAME=VALUE", value_parser = name_and_value, help_heading = "Plugin")]
     pub limits: Vec<(String, String)>,
 
@@ -242,6 +293,7 @@ impl RunArgs {
         for path in [
             &mut self.plugin_dir,
             &mut self.grants,
+            &mut self.guard_list,
             &mut self.secrets,
             &mut self.workspace,
             &mut self.results,
@@ -249,6 +301,7 @@ impl RunArgs {
         ] {
             path.take_if(|path| path.as_os_str().is_empty());
         }
+        self.guards.retain(|guard| !guard.trim().is_empty());
         self.orka.orka_api.take_if(|url| url.is_empty());
         self
     }

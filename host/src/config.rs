@@ -19,6 +19,7 @@ use crate::aot::CodeCache;
 use crate::cli::{CodeCacheArgs, OrkaArgs, OrkaVersion, RunArgs};
 use crate::failure::Failure;
 use crate::grants::GrantsFile;
+use crate::guard::{GuardSource, OnFailure};
 use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::mask::Masker;
@@ -76,6 +77,10 @@ pub struct Config {
     pub grants: Option<GrantsFile>,
     /// The operator's cache of ahead-of-time code.
     pub plugin_cache: Option<CodeCache>,
+    /// The operator's guards, in order.
+    pub guards: Vec<GuardSource>,
+    /// What a guard that fails stands for.
+    pub guard_failure: OnFailure,
     /// The cluster.
     pub orka: ClientConfig,
     /// Logins into VMs.
@@ -134,6 +139,16 @@ fn needs_no_ssh(plugin: &PluginRef) -> bool {
 }
 
 impl Config {
+    /// The Orka namespace of the run, where it is certain before anything is sent that there is one.
+    pub(crate) fn namespace_asked_for(&self) -> Option<&str> {
+        let is_3 = match self.orka.version {
+            VersionChoice::V3 => true,
+            VersionChoice::V2 => false,
+            VersionChoice::Auto => matches!(self.orka.credentials, Credentials::Token(_)),
+        };
+        is_3.then_some(self.orka.namespace.as_str())
+    }
+
     /// Resolves the command line and the environment.
     ///
     /// # Errors
@@ -152,6 +167,7 @@ impl Config {
             None => problems.take(args.script.as_deref().map(read_script).transpose()),
         };
         let grants = problems.take(grants(args.grants.as_deref(), task.grants.as_deref()));
+        let guards = guards(args, &mut problems);
         let plugin_cache = problems.take(code_cache(&args.code_cache, args.workspace.as_deref()));
         let orka = resolve_orka(&args.orka, environment, &masker, &mut problems);
         let ssh = match ssh::resolve(&args.ssh, environment, &masker) {
@@ -194,6 +210,7 @@ impl Config {
             Some(plugin),
             Some(script),
             Some(grants),
+            Some(guards),
             Some(plugin_cache),
             Some(orka),
             Some(ssh),
@@ -209,6 +226,7 @@ impl Config {
             plugin,
             script,
             grants,
+            guards,
             plugin_cache,
             orka,
             ssh,
@@ -236,6 +254,8 @@ impl Config {
             script,
             grants,
             plugin_cache,
+            guards,
+            guard_failure: args.guard_failure,
             orka,
             ssh,
             workspace,
@@ -625,9 +645,31 @@ fn grants(file: Option<&Path>, text: Option<&str>) -> Result<Option<GrantsFile>,
         )
         .with_hint("leave the Task's parameter `grants` empty, or its workspace `grants` unbound")),
         (Some(path), None) => GrantsFile::load(path).map(Some),
-        (None, Some(text)) => GrantsFile::parse(text, "the Task's parameter `grants`").map(Some),
+        (None, Some(text)) => {
+            GrantsFile::parse_text(text, "the Task's parameter `grants`").map(Some)
+        }
         (None, None) => Ok(None),
     }
+}
+
+/// The operator's guards, in the order in which they are asked; none where one of them is wrong.
+fn guards(args: &RunArgs, problems: &mut Problems) -> Option<Vec<GuardSource>> {
+    let list = args.guard_list.as_deref().map(GuardSource::list);
+    let listed = problems.take(list.transpose());
+    // By name, only those that came with this program: whoever chooses the plugin must not choose who judges it.
+    let named = args
+        .guards
+        .iter()
+        .map(|text| GuardSource::parse(text, None));
+    let named: Vec<_> = named.map(|guard| problems.take(guard)).collect();
+    let named: Option<Vec<_>> = named.into_iter().collect();
+    Some(
+        listed?
+            .unwrap_or_default()
+            .into_iter()
+            .chain(named?)
+            .collect(),
+    )
 }
 
 fn params<'a>(

@@ -51,6 +51,7 @@ pub enum Level {
 }
 
 /// How a phase ended.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PhaseEnding {
@@ -65,6 +66,7 @@ pub enum PhaseEnding {
 }
 
 /// A phase, for the report.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PhaseRecord {

@@ -16,11 +16,9 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use crate::bindings::Plugin as PluginWorld;
 use crate::failure::Failure;
-use crate::limits::{
-    Breach, EPOCH_TICK, FIBRE_STACK_BYTES, HOST_CALL_BYTES_MAX, Limiter, WASM_STACK_BYTES,
-};
+use crate::limits::{Breach, EPOCH_TICK, Limiter, Limits, Whose};
 use crate::plugin::Plugin;
-use crate::state::{HostState, RunContext};
+use crate::state::{BreachError, HostState, RunContext};
 
 /// So much of what a guest writes to its standard streams is kept for error messages; older text is dropped.
 const GUEST_OUTPUT_KEPT: usize = 16 * 1024;
@@ -31,7 +29,7 @@ pub fn target() -> &'static str {
     &TARGET
 }
 
-/// An engine with the strictest configuration that all guest toolchains work with.
+/// An engine with the strictest configuration that all guest toolchains work with, and the stack of the default limits.
 ///
 /// It compiles for every processor of the architecture rather than for the one at hand, so that code which was compiled
 /// ahead of time on one machine runs on all: naming the target keeps wasmtime from asking what this processor can do.
@@ -40,13 +38,22 @@ pub fn target() -> &'static str {
 ///
 /// A configuration that wasmtime refuses, which is a bug of ours.
 pub fn engine() -> Result<Engine, Failure> {
+    engine_with(&Limits::default())
+}
+
+/// As [`engine`], with the stack of these limits: the one limit that belongs to the engine and not to a store.
+///
+/// # Errors
+///
+/// As [`engine`].
+pub fn engine_with(limits: &Limits) -> Result<Engine, Failure> {
     let mut config = Config::new();
     config
         .target(target())
         .map_err(|error| internal("the Wasm engine does not know this machine", &error))?
         .epoch_interruption(true)
-        .max_wasm_stack(WASM_STACK_BYTES)
-        .async_stack_size(FIBRE_STACK_BYTES)
+        .max_wasm_stack(limits.stack_bytes)
+        .async_stack_size(limits.fibre_stack_bytes())
         .concurrency_support(false)
         // Tables that nobody here reads: a trap is told by the names of functions, which do not need them. They would make
         // a sixth of the code's size.
@@ -131,11 +138,12 @@ impl Compiled {
                     .map(ToString::to_string)
                     .collect::<Vec<_>>()
                     .join(": ");
-                Failure::plugin_rejected(
+                let differences = crate::fit::differences(&plugin.bytes);
+                let failure = Failure::plugin_rejected(
                     "plugin.mismatch",
                     format!("plugin `{shown}` does not fit this host: {problem}"),
-                )
-                .with_hint(format!(
+                );
+                crate::fit::told(failure, &differences).with_hint(format!(
                     "rebuild it against the contract `{}` {}.{} as it is in `wit/`",
                     crate::plugin::CONTRACT_PACKAGE,
                     crate::plugin::CONTRACT_VERSION.0,
@@ -148,12 +156,18 @@ impl Compiled {
         })
     }
 
+    /// What it was compiled for.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// A fresh store with its limits, and the instance in it.
     ///
     /// # Errors
     ///
     /// A guest that does not start within its limits.
     pub async fn start(&self, run: Arc<RunContext>) -> Result<Started, wasmtime::Error> {
+        let limits = run.limits;
         let (mut store, output) = store(&self.engine, run);
         match self.instance.instantiate_async(&mut store).await {
             Ok(instance) => Ok(Started {
@@ -163,8 +177,9 @@ impl Compiled {
             }),
             Err(error) => {
                 // The breach is in the store, which ends here: say it in the error.
-                Err(match store.data().limiter.breach() {
-                    Some(breach) => error.context(breach.explain().0),
+                let found = || Breach::found_by_engine(&error, &limits);
+                Err(match store.data().limiter.breach().or_else(found) {
+                    Some(breach) => error.context(BreachError(breach)),
                     None => error,
                 })
             }
@@ -186,18 +201,20 @@ pub(crate) fn store(engine: &Engine, run: Arc<RunContext>) -> (Store<HostState>,
     let state = HostState {
         run,
         table,
-        limiter: Limiter::new(limits),
+        limiter: Limiter::new(limits, Whose::Plugin),
         wasi,
     };
     let mut store = Store::new(engine, state);
     store.limiter(|state| &mut state.limiter);
-    store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
+    store.set_hostcall_fuel(limits.host_call_bytes);
     store.set_max_component_handles(limits.handles);
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(move |mut store| {
         let state = store.data_mut();
-        if state.run.cpu.pause() >= limits.cpu {
-            return Err(state.limiter.broken(Breach::Cpu(limits.cpu)));
+        let used = state.run.cpu.pause();
+        if used >= limits.cpu {
+            let limit = limits.cpu;
+            return Err(state.limiter.broken(Breach::Cpu { used, limit }));
         }
         state.run.cpu.resume();
         Ok(UpdateDeadline::Yield(1))

@@ -1,49 +1,27 @@
 //! What a plugin may do: what its manifest asks for, and what the operator grants. Both must name it.
+//!
+//! The operator's file is in [`file`], upper limits in [`ceilings`], what a run used of it all in [`used`].
 
 mod ceilings;
+mod file;
+mod used;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use plugin_manifest::{Capability, Manifest};
-use serde::Deserialize;
 
+use crate::backend::Copied;
+use crate::bindings::orka::plugin::cluster::VmSpec;
+use crate::cli::GrantArgs;
 use crate::failure::Failure;
 
 pub use ceilings::Ceilings;
-use ceilings::CeilingsEntry;
-pub(crate) use ceilings::how_to_raise;
+pub use file::GrantsFile;
+pub use used::{Asked, Granted, GrantsRecord, Used, narrowest, read_report};
 
-/// The operator's grants file, in TOML.
-///
-/// The first entry whose `plugin` and `digest` fit decides; later ones are not looked at.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct GrantsFile {
-    #[serde(default, rename = "grant")]
-    grants: Vec<Grant>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Grant {
-    /// The name in the plugin's manifest, or `*`.
-    plugin: String,
-    /// `sha256:…` of the plugin's file; absent fits any.
-    digest: Option<String>,
-    /// Capabilities; `*` and `ssh.*` stand for several.
-    #[serde(default)]
-    capabilities: Vec<String>,
-    /// Names of secrets; `*` stands for all that the manifest asks for.
-    #[serde(default)]
-    secrets: Vec<String>,
-    #[serde(default)]
-    ceilings: CeilingsEntry,
-}
-
-/// The file of a directory that is given as grants.
-const FILE_NAME: &str = "grants.toml";
+use file::{Grant, Place, WorkspaceAccess};
 
 /// What this run's plugin may do.
 #[derive(Clone, Debug, Default)]
@@ -52,52 +30,9 @@ pub struct Grants {
     secrets: BTreeSet<String>,
     /// Upper limits.
     pub ceilings: Ceilings,
-}
-
-impl GrantsFile {
-    /// Reads the file.
-    ///
-    /// # Errors
-    ///
-    /// A file that cannot be read, is not TOML, or has unknown members or capabilities.
-    pub fn load(path: &Path) -> Result<Self, Failure> {
-        let inside = path.join(FILE_NAME);
-        let path = if path.is_dir() { &inside } else { path };
-        let shown = format!("the grants file `{}`", path.display());
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Failure::config(format!("cannot read {shown}")).with_source(error))?;
-        Self::parse(&text, &shown)
-    }
-
-    /// Reads grants out of a text; `shown` names it in messages.
-    ///
-    /// # Errors
-    ///
-    /// A text that is not TOML, or has unknown members or capabilities.
-    pub fn parse(text: &str, shown: &str) -> Result<Self, Failure> {
-        let file: Self = toml::from_str(text)
-            .map_err(|error| Failure::config(format!("{shown} is wrong")).with_source(error))?;
-        for grant in &file.grants {
-            for name in &grant.capabilities {
-                expand(name).map_err(|problem| Failure::config(format!("{shown}: {problem}")))?;
-            }
-            grant
-                .ceilings
-                .read()
-                .map_err(|problem| Failure::config(format!("{shown}: {problem}")))?;
-        }
-        Ok(file)
-    }
-
-    fn find(&self, manifest: &Manifest, digest: &str) -> Option<&Grant> {
-        self.grants.iter().find(|grant| {
-            (grant.plugin == "*" || grant.plugin == manifest.name)
-                && grant
-                    .digest
-                    .as_deref()
-                    .is_none_or(|wanted| wanted == digest)
-        })
-    }
+    /// `file:line` of the entry that grants it.
+    by: Option<String>,
+    used: Arc<Mutex<Used>>,
 }
 
 impl Grants {
@@ -115,12 +50,16 @@ impl Grants {
         digest: &str,
         bundled: bool,
     ) -> Result<Self, Failure> {
-        let granted = match file.and_then(|file| file.find(manifest, digest)) {
-            Some(grant) => Self::of(grant, manifest)?,
+        let found = file.and_then(|file| {
+            let (position, grant) = file.find(manifest, digest)?;
+            Some((grant, file.place(position)))
+        });
+        let granted = match &found {
+            Some((grant, place)) => Self::of(grant, place.clone(), manifest)?,
             None if bundled => Self {
                 capabilities: manifest.capabilities.clone(),
                 secrets: manifest.secrets.clone(),
-                ceilings: Ceilings::default(),
+                ..Self::default()
             },
             None => Self::default(),
         };
@@ -142,13 +81,23 @@ impl Grants {
                 missing.join(", ")
             ),
         )
-        .with_hint(how_to_grant(file, manifest, digest)))
+        .with_hint(how_to_grant(file, found.as_ref(), manifest, digest)))
     }
 
-    fn of(grant: &Grant, manifest: &Manifest) -> Result<Self, Failure> {
+    fn of(grant: &Grant, place: Place, manifest: &Manifest) -> Result<Self, Failure> {
         let mut capabilities = BTreeSet::new();
         for name in &grant.capabilities {
             capabilities.extend(expand(name).map_err(Failure::config)?);
+        }
+        match grant.ceilings.workspace {
+            None | Some(WorkspaceAccess::Write) => {}
+            Some(WorkspaceAccess::Read) => {
+                capabilities.remove(&Capability::WorkspaceWrite);
+            }
+            Some(WorkspaceAccess::None) => {
+                capabilities.remove(&Capability::WorkspaceWrite);
+                capabilities.remove(&Capability::WorkspaceRead);
+            }
         }
         let all_secrets = grant.secrets.iter().any(|name| name == "*");
         let secrets = if all_secrets {
@@ -164,7 +113,9 @@ impl Grants {
         Ok(Self {
             capabilities: capabilities.intersection(&asked).copied().collect(),
             secrets: secrets.intersection(&manifest.secrets).cloned().collect(),
-            ceilings: grant.ceilings.read().map_err(Failure::config)?,
+            by: place.entry(),
+            ceilings: Ceilings::of(grant, place)?,
+            used: Arc::default(),
         })
     }
 
@@ -177,7 +128,7 @@ impl Grants {
                 .copied()
                 .collect(),
             secrets: manifest.secrets.clone(),
-            ceilings: Ceilings::default(),
+            ..Self::default()
         }
     }
 
@@ -195,21 +146,26 @@ impl Grants {
             .all(|needed| self.capabilities.contains(needed))
     }
 
-    /// Lets the caller go on only with this capability.
+    /// Lets the caller go on only with this capability, and notes that it was used.
     ///
     /// # Errors
     ///
     /// `denied`, naming the capability.
     pub fn require(&self, capability: Capability) -> Result<(), Failure> {
         if self.capabilities.contains(&capability) {
+            self.used().capabilities.insert(capability.to_string());
             return Ok(());
         }
+        let place = self.by.as_deref().map_or_else(
+            || "grant it in the grants file".to_owned(),
+            |by| format!("add it to `capabilities` of the entry at {by}"),
+        );
         Err(Failure::denied(
             "run.not-granted",
             format!("this run was not granted `{capability}`"),
         )
         .with_hint(format!(
-            "ask for `{capability}` in the plugin's manifest and grant it in the grants file"
+            "ask for `{capability}` in the plugin's manifest and {place}"
         )))
     }
 
@@ -220,19 +176,20 @@ impl Grants {
     /// `denied`, naming the first one.
     pub fn require_either(&self, first: Capability, second: Capability) -> Result<(), Failure> {
         if self.capabilities.contains(&second) {
-            Ok(())
+            self.require(second)
         } else {
             self.require(first)
         }
     }
 
-    /// Lets the caller go on only if the run may use this secret.
+    /// Lets the caller go on only if the run may use this secret, and notes that it was used.
     ///
     /// # Errors
     ///
     /// `denied`, naming the secret.
     pub fn require_secret(&self, name: &str) -> Result<(), Failure> {
         if self.secrets.contains(name) {
+            self.used().secrets.insert(name.to_owned());
             return Ok(());
         }
         Err(Failure::denied(
@@ -242,14 +199,128 @@ impl Grants {
         .with_hint("name it under `secrets` in the plugin's manifest and in the grants file"))
     }
 
+    /// Lets a VM of this shape through, as [`Ceilings::admit`], and notes it.
+    ///
+    /// # Errors
+    ///
+    /// `denied`, naming the ceiling.
+    pub fn admit_vm(&self, spec: &mut VmSpec) -> Result<(), Failure> {
+        self.ceilings
+            .admit(&spec.image, &mut spec.cpu_cores, &mut spec.memory_mib)?;
+        let mut used = self.used();
+        used.images.insert(spec.image.clone());
+        if let Some(cores) = spec.cpu_cores {
+            Used::raise(&mut used.cpu_cores, cores);
+        }
+        if let Some(memory) = spec.memory_mib {
+            Used::raise(&mut used.memory_mib, memory);
+        }
+        Ok(())
+    }
+
+    /// Lets the run into an Orka namespace, and notes it.
+    ///
+    /// # Errors
+    ///
+    /// `denied`, naming the ceiling.
+    pub fn admit_namespace(&self, namespace: &str) -> Result<(), Failure> {
+        self.ceilings.admit_namespace(namespace)?;
+        self.used().namespaces.insert(namespace.to_owned());
+        Ok(())
+    }
+
+    /// Lets a program be started, and notes it.
+    ///
+    /// # Errors
+    ///
+    /// `denied`, naming the ceiling.
+    pub fn admit_program(&self, program: &str) -> Result<(), Failure> {
+        self.ceilings.admit_program(program)?;
+        self.used().programs.insert(program.to_owned());
+        Ok(())
+    }
+
+    /// Notes a deployment: so many VMs at once, so many in all.
+    pub fn note_deployment(&self, (at_once, total): (u32, u32)) {
+        let mut used = self.used();
+        used.vms_at_once = used.vms_at_once.max(at_once);
+        used.vms_total = used.vms_total.max(total);
+    }
+
+    /// Notes what a download brought back.
+    pub fn note_artifacts(&self, copied: &Copied) {
+        let mut used = self.used();
+        let before = used.artifact_bytes.unwrap_or(0);
+        used.artifact_bytes = Some(before.saturating_add(copied.bytes));
+    }
+
+    /// Notes for how long a VM is kept.
+    pub fn note_keeping(&self, lifetime: Duration) {
+        let seconds = lifetime.as_secs() + u64::from(lifetime.subsec_nanos() > 0);
+        Used::raise(&mut self.used().keep_seconds, seconds);
+    }
+
     /// The names of the secrets that the run may use.
     pub fn secrets(&self) -> &BTreeSet<String> {
         &self.secrets
     }
+
+    /// What is granted, for people and for the report.
+    pub fn granted(&self) -> Granted {
+        Granted::new(
+            self.by.clone(),
+            self.capabilities.iter().map(ToString::to_string).collect(),
+            self.secrets.clone(),
+            self.ceilings.written(),
+        )
+    }
+
+    /// What was asked for, granted and used, with every text through `mask`.
+    pub fn record(
+        &self,
+        manifest: &Manifest,
+        timeout: Duration,
+        mask: impl Fn(&str) -> String,
+    ) -> GrantsRecord {
+        let mut used = self.used().clone();
+        used.programs = used.programs.iter().map(|it| mask(it)).collect();
+        used.images = used.images.iter().map(|it| mask(it)).collect();
+        GrantsRecord {
+            asked: Asked::of(manifest),
+            granted: self.granted(),
+            used,
+            timeout_seconds: timeout.as_secs(),
+        }
+    }
+
+    fn used(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `orka-step grant`: the narrowest file, printed or written.
+///
+/// # Errors
+///
+/// As [`narrowest`], or a file that cannot be written.
+pub fn grant(args: &GrantArgs) -> Result<String, Failure> {
+    let text = narrowest(&args.from_run)?;
+    let Some(output) = &args.output else {
+        return Ok(text);
+    };
+    std::fs::write(output, text).map_err(|error| {
+        Failure::config(format!("cannot write `{}`", output.display())).with_source(error)
+    })?;
+    Ok(String::new())
 }
 
 /// The entry that would allow all that a plugin asks for, and what it has to take the place of.
-fn how_to_grant(file: Option<&GrantsFile>, manifest: &Manifest, digest: &str) -> String {
+fn how_to_grant(
+    file: Option<&GrantsFile>,
+    found: Option<&(&Grant, Place)>,
+    manifest: &Manifest,
+    digest: &str,
+) -> String {
     let quoted = |names: Vec<String>| {
         names
             .iter()
@@ -257,17 +328,29 @@ fn how_to_grant(file: Option<&GrantsFile>, manifest: &Manifest, digest: &str) ->
             .collect::<Vec<_>>()
             .join(", ")
     };
-    let fitting = file.and_then(|file| file.find(manifest, digest));
+    let at = |place: &Place| match place.entry() {
+        Some(entry) => format!(" at {entry}"),
+        None => String::new(),
+    };
     let other_digest = file.and_then(|file| {
-        file.grants
+        let position = file
+            .grants
             .iter()
-            .find(|grant| grant.plugin == manifest.name)
+            .position(|it| it.plugin == manifest.name)?;
+        Some((
+            file.grants[position].digest.as_deref()?,
+            file.place(position),
+        ))
     });
-    let place = match (fitting, other_digest.and_then(|grant| grant.digest.as_deref())) {
-        (Some(_), _) => "the grants file has an entry for it that grants less; if you trust it, replace that entry by".to_owned(),
-        (None, Some(other)) => format!(
-            "the grants file has an entry for `{}` with the digest {other}; if you trust this file too, replace it by",
-            manifest.name
+    let place = match (found, other_digest) {
+        (Some((_, place)), _) => format!(
+            "the entry{} grants less; if you trust the plugin, replace that entry by",
+            at(place)
+        ),
+        (None, Some((other, place))) => format!(
+            "the grants file has an entry for `{}`{} with the digest {other}; if you trust this file too, replace it by",
+            manifest.name,
+            at(&place)
         ),
         (None, None) => "if you trust it, put this into the file given with `--grants`".to_owned(),
     };
@@ -318,150 +401,5 @@ fn expand(name: &str) -> Result<BTreeSet<Capability>, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn manifest() -> Manifest {
-        Manifest::parse_toml(
-            "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
-             capabilities = [\"cluster.deploy\", \"ssh.exec\"]\nsecrets = [\"KEY\"]\n",
-        )
-        .unwrap()
-    }
-
-    fn file(text: &str) -> GrantsFile {
-        toml::from_str(text).unwrap()
-    }
-
-    #[test]
-    fn a_foreign_plugin_has_nothing_and_is_told_the_lines_that_would_allow_it() {
-        let failure = Grants::intersect(None, &manifest(), "sha256:abc", false).unwrap_err();
-        assert_eq!(failure.code, "run.not-granted");
-        let hint = failure.hint.unwrap();
-        assert!(
-            hint.contains("capabilities = [\"cluster.deploy\", \"ssh.exec\"]"),
-            "{hint}"
-        );
-        assert!(hint.contains("secrets = [\"KEY\"]"), "{hint}");
-        assert!(hint.contains("digest = \"sha256:abc\""), "{hint}");
-    }
-
-    #[test]
-    fn the_hint_is_a_working_grants_file() {
-        let failure = Grants::intersect(None, &manifest(), "sha256:abc", false).unwrap_err();
-        let hint = failure.hint.unwrap();
-        let grants = file(&hint[hint.find("[[grant]]").unwrap()..]);
-        assert!(Grants::intersect(Some(&grants), &manifest(), "sha256:abc", false).is_ok());
-        assert!(Grants::intersect(Some(&grants), &manifest(), "sha256:other", false).is_err());
-    }
-
-    #[test]
-    fn a_partial_or_outdated_grant_is_told_as_such_with_the_whole_entry() {
-        let hint = |text: &str| {
-            Grants::intersect(Some(&file(text)), &manifest(), "sha256:new", false)
-                .unwrap_err()
-                .hint
-                .unwrap()
-        };
-        let partial = hint("[[grant]]\nplugin = \"mine\"\ncapabilities = [\"ssh.exec\"]\n");
-        assert!(
-            partial.contains("grants less") && partial.contains("replace"),
-            "{partial}"
-        );
-        let outdated =
-            hint("[[grant]]\nplugin = \"mine\"\ndigest = \"sha256:old\"\ncapabilities = [\"*\"]\n");
-        assert!(outdated.contains("sha256:old"), "{outdated}");
-        for hint in [partial, outdated] {
-            let grants = file(&hint[hint.find("[[grant]]").unwrap()..]);
-            assert!(Grants::intersect(Some(&grants), &manifest(), "sha256:new", false).is_ok());
-        }
-    }
-
-    #[test]
-    fn a_bundled_plugin_has_its_stock_grant_unless_the_file_names_it() {
-        assert!(Grants::intersect(None, &manifest(), "d", true).is_ok());
-        let narrower = file("[[grant]]\nplugin = \"mine\"\ncapabilities = [\"ssh.*\"]\n");
-        assert!(Grants::intersect(Some(&narrower), &manifest(), "d", true).is_err());
-    }
-
-    #[test]
-    fn only_what_is_asked_and_granted_is_allowed() {
-        let generous =
-            file("[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\nsecrets = [\"*\"]\n");
-        let grants = Grants::intersect(Some(&generous), &manifest(), "d", false).unwrap();
-        assert!(grants.require(Capability::SshExec).is_ok());
-        assert!(
-            grants.require(Capability::WorkspaceWrite).is_err(),
-            "granted but never asked for"
-        );
-        assert!(grants.require_secret("KEY").is_ok());
-        assert!(grants.require_secret("OTHER").is_err());
-    }
-
-    #[test]
-    fn ceilings_hold_also_for_what_is_left_open() {
-        let text = "[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\nsecrets = [\"*\"]\n\
-                    [grant.ceilings]\nimages = [\"*.orkasi\"]\ncpu-cores = 8\nmemory-mib = 1024\n";
-        let ceilings = Grants::intersect(Some(&file(text)), &manifest(), "d", false)
-            .unwrap()
-            .ceilings;
-        let admit = |image: &str, mut cores: Option<u32>, mut memory: Option<u32>| {
-            ceilings
-                .admit(image, &mut cores, &mut memory)
-                .map(|()| (cores, memory))
-        };
-        assert_eq!(
-            admit("sonoma.orkasi", Some(8), None).unwrap(),
-            (Some(8), Some(1024))
-        );
-        assert_eq!(
-            admit("sonoma.orkasi", None, Some(512)).unwrap(),
-            (Some(8), Some(512))
-        );
-        assert!(admit("sonoma.img", Some(8), None).is_err());
-        assert!(admit("evil.example.com/sonoma.orkasi", Some(8), None).is_err());
-        assert!(admit("sonoma.orkasi", Some(12), None).is_err());
-        assert!(admit("sonoma.orkasi", None, Some(2048)).is_err());
-    }
-
-    #[test]
-    fn what_a_plugin_can_do_without_is_granted_only_by_the_file_and_never_missed() {
-        let manifest = Manifest::parse_toml(
-            "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
-             capabilities = [\"cluster.deploy\"]\noptional-capabilities = [\"cluster.keep\"]\n",
-        )
-        .unwrap();
-        let granted = |text: Option<&str>, bundled| {
-            let file = text.map(file);
-            Grants::intersect(file.as_ref(), &manifest, "d", bundled)
-                .unwrap()
-                .keep_max()
-        };
-        let entry = "[[grant]]\nplugin = \"mine\"\ncapabilities = [\"cluster.*\"]\n";
-        assert_eq!(granted(None, true), None, "a stock grant keeps nothing");
-        assert_eq!(
-            granted(
-                Some("[[grant]]\nplugin = \"mine\"\ncapabilities = [\"cluster.deploy\"]\n"),
-                false
-            ),
-            None
-        );
-        assert_eq!(
-            granted(Some(entry), false),
-            Some(Ceilings::default().keep_max)
-        );
-        let ceiling = format!("{entry}[grant.ceilings]\nkeep-max = \"30m\"\n");
-        assert_eq!(
-            granted(Some(&ceiling), false),
-            Some(Duration::from_secs(1800))
-        );
-    }
-
-    #[test]
-    fn a_wildcard_stands_only_for_a_whole_part() {
-        assert!(expand("ssh.*").unwrap().len() >= 2);
-        assert!(expand("ss*").is_err());
-        assert!(expand("nothing.*").is_err());
-        assert!(expand("ssh.exce").is_err());
-    }
-}
+#[path = "grants/tests.rs"]
+mod tests;

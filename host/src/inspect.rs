@@ -5,20 +5,40 @@ use std::fmt::Write as _;
 use plugin_manifest::{Manifest, ParameterType, ParameterValue};
 use serde_json::{Value, json};
 
+use crate::cli::InspectArgs;
 use crate::failure::Failure;
+use crate::grants::{Grants, GrantsFile, GrantsRecord, read_report};
 use crate::plugin::{Plugin, PluginRef};
 
 /// What is known of a plugin, for people or as JSON.
 ///
 /// # Errors
 ///
-/// As [`Plugin::load`].
-pub fn inspect(reference: &PluginRef, as_json: bool) -> Result<String, Failure> {
-    let plugin = Plugin::load(reference)?;
+/// As [`Plugin::load`], and files that cannot be read.
+pub fn inspect(args: &InspectArgs) -> Result<String, Failure> {
+    let reference = PluginRef::parse(&args.plugin, args.place.plugin_dir.clone())?;
+    let plugin = Plugin::load(&reference)?;
+    let file = args.grants.as_deref().map(GrantsFile::load).transpose()?;
+    let granted = Grants::intersect(
+        file.as_ref(),
+        &plugin.manifest,
+        &plugin.digest,
+        plugin.bundled,
+    );
+    let report = args.report.as_deref().map(read_report).transpose()?;
+    if let Some((name, digest, _)) = &report
+        && *name != plugin.manifest.name
+    {
+        let digest = digest.as_deref().unwrap_or("no digest");
+        return Err(Failure::config(format!(
+            "the report is of plugin `{name}` ({digest}), not of `{}`",
+            plugin.manifest.name
+        )));
+    }
     let imports = plugin_manifest::imports(&plugin.bytes).map_err(|error| {
         Failure::internal("the imports cannot be read again").with_source(error)
     })?;
-    if as_json {
+    if args.json {
         let manifest: Value = plugin
             .manifest
             .to_json()
@@ -31,13 +51,84 @@ pub fn inspect(reference: &PluginRef, as_json: bool) -> Result<String, Failure> 
         let value = json!({
             "path": plugin.path, "digest": plugin.digest, "bytes": plugin.bytes.len(), "bundled": plugin.bundled,
             "imports": imports, "manifest": manifest,
+            "granted": granted.as_ref().ok().map(Grants::granted),
+            "denied": granted.as_ref().err().map(|failure| failure.message.clone()),
+            "used": report.as_ref().map(|(_, _, record)| &record.used),
         });
         return Ok(format!("{value:#}\n"));
     }
-    Ok(describe(&plugin, &imports))
+    let mut text = describe(&plugin, &imports, &granted, file.is_some());
+    if let Some((_, digest, record)) = &report {
+        used(&mut text, record);
+        if digest.as_deref() != Some(&plugin.digest) {
+            text.push_str(
+                "            (by another file of this plugin: the report has another digest)\n",
+            );
+        }
+    }
+    parameters(&mut text, &plugin.manifest);
+    for (name, result) in &plugin.manifest.results {
+        let _ = writeln!(text, "\nresult {name}\n    {}", result.description);
+    }
+    Ok(text)
 }
 
-fn describe(plugin: &Plugin, imports: &[String]) -> String {
+/// What a run used, and what of that it need not have been granted.
+fn used(text: &mut String, record: &GrantsRecord) {
+    let used = &record.used;
+    let set = |items: &std::collections::BTreeSet<String>| {
+        if items.is_empty() {
+            "nothing".to_owned()
+        } else {
+            items.iter().cloned().collect::<Vec<_>>().join(", ")
+        }
+    };
+    let _ = writeln!(text, "  used      {}", set(&used.capabilities));
+    let mut lines = Vec::new();
+    if !used.secrets.is_empty() {
+        lines.push(format!("secrets {}", set(&used.secrets)));
+    }
+    if !used.images.is_empty() {
+        lines.push(format!("images {}", set(&used.images)));
+    }
+    let numbers = [
+        ("CPU cores", used.cpu_cores.map(u64::from)),
+        ("MiB of memory", used.memory_mib.map(u64::from)),
+        ("VMs at once", Some(u64::from(used.vms_at_once))),
+        ("VMs in all", Some(u64::from(used.vms_total))),
+        ("bytes of artifacts", used.artifact_bytes),
+        ("seconds of keeping", used.keep_seconds),
+    ];
+    for (what, number) in numbers {
+        lines.extend(number.map(|number| format!("{number} {what}")));
+    }
+    if !used.namespaces.is_empty() {
+        lines.push(format!("namespaces {}", set(&used.namespaces)));
+    }
+    if !used.programs.is_empty() {
+        lines.push(format!("programs {}", set(&used.programs)));
+    }
+    for line in lines {
+        let _ = writeln!(text, "            {line}");
+    }
+    let unused: Vec<&str> = record
+        .granted
+        .capabilities
+        .difference(&used.capabilities)
+        .chain(record.granted.secrets.difference(&used.secrets))
+        .map(String::as_str)
+        .collect();
+    if !unused.is_empty() {
+        let _ = writeln!(text, "  unused    {}", unused.join(", "));
+    }
+}
+
+fn describe(
+    plugin: &Plugin,
+    imports: &[String],
+    granted: &Result<Grants, Failure>,
+    has_grants: bool,
+) -> String {
     let manifest = &plugin.manifest;
     let mut text = String::new();
     // Writing into a `String` cannot fail.
@@ -92,17 +183,27 @@ fn describe(plugin: &Plugin, imports: &[String]) -> String {
                 .join(", ")
         );
     }
-    let granted = if plugin.bundled {
-        "all of it (it came with this program)"
-    } else {
-        "nothing without `--grants`"
-    };
-    let _ = writeln!(text, "  granted   {granted}");
-    let _ = writeln!(text, "  imports   {}", imports.join("\n            "));
-    parameters(&mut text, manifest);
-    for (name, result) in &manifest.results {
-        let _ = writeln!(text, "\nresult {name}\n    {}", result.description);
+    match granted {
+        Err(_) if !has_grants => text.push_str("  granted   nothing without `--grants`\n"),
+        Err(failure) => {
+            let _ = writeln!(text, "  granted   not enough to start: {failure}");
+        }
+        Ok(grants) => {
+            let granted = grants.granted();
+            let by = granted.by.as_deref().unwrap_or("it came with this program");
+            let names: Vec<&str> = granted
+                .capabilities
+                .iter()
+                .chain(&granted.secrets)
+                .map(String::as_str)
+                .collect();
+            let _ = writeln!(text, "  granted   {} ({by})", names.join(", "));
+            for ceiling in granted.ceiling_lines() {
+                let _ = writeln!(text, "            {ceiling}");
+            }
+        }
     }
+    let _ = writeln!(text, "  imports   {}", imports.join("\n            "));
     text
 }
 

@@ -161,6 +161,14 @@ struct Entries {
     deployed: u32,
 }
 
+impl Entries {
+    /// VMs of this run that exist, may exist or are about to.
+    fn live(&self) -> u32 {
+        let own = self.debts.iter().filter(|debt| !debt.inherited);
+        own.map(Debt::vms).fold(self.unnamed, u32::saturating_add)
+    }
+}
+
 /// The ledger of a run.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -343,13 +351,7 @@ impl Ledger {
     /// The limit that is reached.
     pub fn allow_deployment(&self, limits: VmLimits) -> Result<(), LimitReached> {
         let mut entries = self.entries();
-        let live = entries
-            .debts
-            .iter()
-            .filter(|debt| !debt.inherited)
-            .map(Debt::vms)
-            .fold(entries.unnamed, u32::saturating_add);
-        if live >= limits.at_once {
+        if entries.live() >= limits.at_once {
             return Err(LimitReached::AtOnce);
         }
         if entries.deployed >= limits.total {
@@ -498,6 +500,12 @@ impl Ledger {
                 .collect::<Vec<_>>()
         };
         entries.debts.iter().flat_map(of).collect()
+    }
+
+    /// VMs of this run that exist, may exist or are about to, and deployments allowed in all.
+    pub fn vms(&self) -> (u32, u32) {
+        let entries = self.entries();
+        (entries.live(), entries.deployed)
     }
 
     /// Deployments allowed in all.

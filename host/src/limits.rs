@@ -1,17 +1,23 @@
-//! What a plugin may use of this machine, and how a breach is told.
+//! What a plugin or a guard may use of this machine: each limit with its name, unit and default.
+//!
+//! A breach, and how it is told, is in [`breach`].
 
-use std::sync::Arc;
+pub mod breach;
+
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-use wasmtime::ResourceLimiter;
-
 use crate::failure::Failure;
+
+pub use breach::{Breach, Limiter, Whose};
 
 /// How often the clock that stops spinning guests ticks. A spinning guest gives way to other work once a tick.
 pub const EPOCH_TICK: Duration = Duration::from_millis(10);
 
+const KIB: usize = 1024;
 const MIB: usize = 1024 * 1024;
+
+/// What host functions need of a fibre's stack beside what guest code may use.
+const HOST_STACK_BYTES: usize = MIB;
 
 /// The sandbox's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,28 +30,29 @@ pub struct Limits {
     pub host_calls: u64,
     /// Resources that exist at the same time.
     pub handles: usize,
+    /// Elements of all tables together: a function table of a large interpreter has some ten thousand.
+    pub table_elements: usize,
+    /// Core instances: Python components have between 31 and 40.
+    pub instances: usize,
+    /// Tables: one or a few an instance.
+    pub tables: usize,
+    /// Memories: one an instance with code of its own.
+    pub memories: usize,
+    /// Bytes that one host call may make the host allocate for its arguments.
+    pub host_call_bytes: usize,
+    /// Stack for guest code, in bytes. Deeper recursion than this is a mistake in a policy.
+    pub stack_bytes: usize,
+    /// Programs of a run that have not ended, or whose captured output is kept: each may hold a few MiB of the host.
+    pub commands: usize,
+    /// Connections of a run to its VMs.
+    pub connections: usize,
+    /// Linear memory of one guard, in bytes.
+    pub guard_memory_bytes: usize,
+    /// Time a guard may compute for one answer.
+    pub guard_cpu: Duration,
+    /// Lines that one guard may write to the log in a run.
+    pub guard_log_lines: u64,
 }
-
-/// Elements of all tables together: a function table of a large interpreter has some ten thousand.
-const TABLE_ELEMENTS_MAX: usize = 1_000_000;
-/// Core instances: Python components have between 31 and 40.
-const INSTANCES_MAX: usize = 200;
-/// Tables: one or a few an instance.
-const TABLES_MAX: usize = 200;
-/// Memories: one an instance with code of its own.
-const MEMORIES_MAX: usize = 50;
-
-/// Programs of a run that have not ended, or whose captured output is kept: each may hold a few MiB of the host.
-pub const COMMANDS_MAX: usize = 64;
-/// Connections of a run to its VMs.
-pub const CONNECTIONS_MAX: usize = 64;
-
-/// Bytes that one host call may make the host allocate for its arguments.
-pub const HOST_CALL_BYTES_MAX: usize = 8 * MIB;
-/// Stack for guest code. Deeper recursion than this is a mistake in a policy.
-pub const WASM_STACK_BYTES: usize = MIB;
-/// Stack of the fibre that guest code and host functions called from it run on.
-pub const FIBRE_STACK_BYTES: usize = 2 * MIB;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -54,8 +61,158 @@ impl Default for Limits {
             cpu: Duration::from_secs(30),
             host_calls: 1_000_000,
             handles: 10_000,
+            table_elements: 1_000_000,
+            instances: 200,
+            tables: 200,
+            memories: 50,
+            host_call_bytes: 8 * MIB,
+            stack_bytes: MIB,
+            commands: 64,
+            connections: 64,
+            guard_memory_bytes: 64 * MIB,
+            guard_cpu: Duration::from_secs(2),
+            guard_log_lines: 1000,
         }
     }
+}
+
+/// A limit as it is named on the command line.
+pub struct Row {
+    /// Its name, which says the unit.
+    pub name: &'static str,
+    /// The highest value that can be given: beyond it this program or the machine would suffer first.
+    pub max: u32,
+    /// What it bounds.
+    pub about: &'static str,
+    get: fn(&Limits) -> u64,
+    set: fn(&mut Limits, u32),
+}
+
+impl Row {
+    /// Its value among these limits, in its own unit.
+    pub fn of(&self, limits: &Limits) -> u64 {
+        (self.get)(limits)
+    }
+}
+
+/// One row: the field of [`Limits`], its name, its unit, the highest value, what it bounds.
+macro_rules! row {
+    ($field:ident, $name:literal, bytes $unit:expr, $max:literal, $about:literal) => {
+        Row {
+            name: $name,
+            max: $max,
+            about: $about,
+            get: |limits| (limits.$field / $unit) as u64,
+            set: |limits, value| limits.$field = (value as usize).saturating_mul($unit),
+        }
+    };
+    ($field:ident, $name:literal, seconds, $max:literal, $about:literal) => {
+        Row {
+            name: $name,
+            max: $max,
+            about: $about,
+            get: |limits| limits.$field.as_secs(),
+            set: |limits, value| limits.$field = Duration::from_secs(u64::from(value)),
+        }
+    };
+    ($field:ident, $name:literal, count, $max:literal, $about:literal) => {
+        Row {
+            name: $name,
+            max: $max,
+            about: $about,
+            get: |limits| limits.$field as u64,
+            set: |limits, value| limits.$field = value as _,
+        }
+    };
+}
+
+/// Every limit of the sandbox.
+pub const TABLE: [Row; 15] = [
+    row!(memory_bytes, "memory-mib", bytes MIB, 4096, "linear memory of the plugin"),
+    row!(
+        cpu,
+        "cpu-seconds",
+        seconds,
+        86_400,
+        "time the plugin itself computes"
+    ),
+    row!(
+        host_calls,
+        "host-calls",
+        count,
+        1_000_000_000,
+        "host calls in the whole run"
+    ),
+    row!(
+        handles,
+        "handles",
+        count,
+        1_000_000,
+        "resources at the same time"
+    ),
+    row!(
+        table_elements,
+        "table-elements",
+        count,
+        10_000_000,
+        "elements of all tables together"
+    ),
+    row!(instances, "instances", count, 10_000, "core instances"),
+    row!(tables, "tables", count, 10_000, "tables"),
+    row!(memories, "memories", count, 10_000, "memories"),
+    row!(host_call_bytes, "host-call-kib", bytes KIB, 1_048_576, "what one host call makes the host allocate"),
+    row!(stack_bytes, "stack-kib", bytes KIB, 65_536, "stack of the plugin's code"),
+    row!(
+        commands,
+        "commands",
+        count,
+        1024,
+        "programs in VMs at the same time"
+    ),
+    row!(
+        connections,
+        "connections",
+        count,
+        1024,
+        "connections to VMs at the same time"
+    ),
+    row!(guard_memory_bytes, "guard-memory-mib", bytes MIB, 4096, "linear memory of one guard"),
+    row!(
+        guard_cpu,
+        "guard-cpu-seconds",
+        seconds,
+        3600,
+        "time a guard computes for one answer"
+    ),
+    row!(
+        guard_log_lines,
+        "guard-log-lines",
+        count,
+        1_000_000,
+        "lines of one guard in the log"
+    ),
+];
+
+/// The table for people.
+pub fn listing() -> String {
+    let defaults = Limits::default();
+    let mut text = format!(
+        "{:<18} {:>10} {:>12}  {}\n",
+        "NAME", "DEFAULT", "HIGHEST", "BOUNDS"
+    );
+    for row in &TABLE {
+        text.push_str(&format!(
+            "{:<18} {:>10} {:>12}  {}\n",
+            row.name,
+            row.of(&defaults),
+            row.max,
+            row.about
+        ));
+    }
+    text.push_str(
+        "\nChange one with `--limit NAME=VALUE`, or several with `ORKA_LIMITS=NAME=VALUE,…`.\n",
+    );
+    text
 }
 
 impl Limits {
@@ -63,203 +220,51 @@ impl Limits {
     ///
     /// # Errors
     ///
-    /// An unknown name, or a value that is not a positive whole number.
+    /// An unknown name, or a value that is not a positive whole number within the row's own bounds.
     pub fn with(mut self, changes: &[(String, String)]) -> Result<Self, Failure> {
         for (name, value) in changes {
+            let Some(row) = TABLE.iter().find(|row| row.name == *name) else {
+                let names = TABLE.iter().map(|row| row.name);
+                let near = plugin_manifest::nearest(name, names.clone())
+                    .map(|near| format!("did you mean `{near}`? "))
+                    .unwrap_or_default();
+                let known: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+                return Err(Failure::config(format!("`--limit` knows no `{name}`"))
+                    .with_hint(format!("{near}it knows {}", known.join(", "))));
+            };
             let number: u32 = value
                 .parse()
                 .ok()
-                .filter(|number| *number > 0)
+                .filter(|number| (1..=row.max).contains(number))
                 .ok_or_else(|| {
                     Failure::config(format!(
-                        "`--limit {name}={value}` needs a positive whole number"
+                        "`--limit {name}={value}` needs a whole number from 1 to {}",
+                        row.max
                     ))
-                    .with_hint("for example `--limit memory-mib=512`")
+                    .with_hint(format!(
+                        "it bounds the {}; the default is {}",
+                        row.about,
+                        row.of(&Self::default())
+                    ))
                 })?;
-            match name.as_str() {
-                "memory-mib" => self.memory_bytes = (number as usize).saturating_mul(MIB),
-                "cpu-seconds" => self.cpu = Duration::from_secs(u64::from(number)),
-                "host-calls" => self.host_calls = u64::from(number),
-                "handles" => self.handles = number as usize,
-                _ => {
-                    return Err(
-                        Failure::config(format!("`--limit` knows no `{name}`")).with_hint(
-                            "it knows `memory-mib`, `cpu-seconds`, `host-calls` and `handles`",
-                        ),
-                    );
-                }
-            }
+            (row.set)(&mut self, number);
         }
         Ok(self)
     }
-}
 
-/// Which limit a guest broke.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Breach {
-    /// It wanted more memory.
-    Memory {
-        /// Bytes it wanted to have in all.
-        wanted: usize,
-        /// Bytes it may have.
-        limit: usize,
-    },
-    /// It wanted a larger table.
-    Table,
-    /// It computed for too long.
-    Cpu(Duration),
-    /// It made too many host calls.
-    HostCalls(u64),
-    /// It kept too many resources.
-    Handles(usize),
-}
-
-impl Breach {
-    /// Message and hint for a person.
-    pub fn explain(self) -> (String, String) {
-        match self {
-            Self::Memory { wanted, limit } => (
-                format!(
-                    "it wanted {} MiB of memory and may have {}",
-                    wanted.div_ceil(MIB),
-                    limit / MIB
-                ),
-                format!(
-                    "if the policy really needs more, raise it with `--limit memory-mib={}`",
-                    wanted.div_ceil(MIB)
-                ),
-            ),
-            Self::Table => (
-                format!("it wanted tables of more than {TABLE_ELEMENTS_MAX} elements together"),
-                "this limit is fixed; no toolchain needs so many".to_owned(),
-            ),
-            Self::Cpu(limit) => (
-                format!(
-                    "it computed for {} s without an end; waiting for the cluster or a VM does not count",
-                    limit.as_secs()
-                ),
-                format!(
-                    "look for an endless loop, or raise it with `--limit cpu-seconds={}`",
-                    limit.as_secs() * 2
-                ),
-            ),
-            Self::HostCalls(limit) => (
-                format!("it made more than {limit} host calls"),
-                format!(
-                    "look for a loop that never waits, or raise it with `--limit host-calls={}`",
-                    limit * 2
-                ),
-            ),
-            Self::Handles(limit) => (
-                format!("it kept more than {limit} resources"),
-                format!(
-                    "drop handles that are done with, or raise it with `--limit handles={}`",
-                    limit * 2
-                ),
-            ),
-        }
+    /// Stack of the fibre that guest code and host functions called from it run on, in bytes.
+    pub fn fibre_stack_bytes(&self) -> usize {
+        self.stack_bytes + HOST_STACK_BYTES
     }
-}
 
-/// Watches what a store's guest takes, and remembers the first breach.
-#[derive(Debug)]
-pub struct Limiter {
-    limits: Limits,
-    memory_bytes: usize,
-    table_elements: usize,
-    commands: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
-    breach: Option<Breach>,
-}
-
-impl Limiter {
-    /// Nothing taken yet.
-    pub fn new(limits: Limits) -> Self {
+    /// What holds for a guard: it shares the structural limits, and has memory and time of its own.
+    #[must_use]
+    pub fn of_guard(self) -> Self {
         Self {
-            limits,
-            memory_bytes: 0,
-            table_elements: 0,
-            commands: Arc::new(Semaphore::new(COMMANDS_MAX)),
-            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-            breach: None,
+            memory_bytes: self.guard_memory_bytes,
+            cpu: self.guard_cpu,
+            ..self
         }
-    }
-
-    /// One permit for each program that may run.
-    pub(crate) fn commands(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.commands)
-    }
-
-    /// One permit for each connection that may exist.
-    pub(crate) fn connections(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.connections)
-    }
-
-    /// The first breach, if any.
-    pub fn breach(&self) -> Option<Breach> {
-        self.breach
-    }
-
-    /// Notes a breach and gives the error that ends the guest.
-    pub fn broken(&mut self, breach: Breach) -> wasmtime::Error {
-        let first = *self.breach.get_or_insert(breach);
-        wasmtime::Error::msg(format!("limit exceeded: {}", first.explain().0))
-    }
-}
-
-impl ResourceLimiter for Limiter {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let wanted = self
-            .memory_bytes
-            .saturating_add(desired.saturating_sub(current));
-        if wanted > self.limits.memory_bytes {
-            // An allocator told "no" aborts with a bare trap; ending the guest here keeps the reason.
-            return Err(self.broken(Breach::Memory {
-                wanted,
-                limit: self.limits.memory_bytes,
-            }));
-        }
-        if maximum.is_some_and(|maximum| desired > maximum) {
-            return Ok(false);
-        }
-        self.memory_bytes = wanted;
-        Ok(true)
-    }
-
-    fn table_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let wanted = self
-            .table_elements
-            .saturating_add(desired.saturating_sub(current));
-        if wanted > TABLE_ELEMENTS_MAX {
-            return Err(self.broken(Breach::Table));
-        }
-        if maximum.is_some_and(|maximum| desired > maximum) {
-            return Ok(false);
-        }
-        self.table_elements = wanted;
-        Ok(true)
-    }
-
-    fn instances(&self) -> usize {
-        INSTANCES_MAX
-    }
-
-    fn tables(&self) -> usize {
-        TABLES_MAX
-    }
-
-    fn memories(&self) -> usize {
-        MEMORIES_MAX
     }
 }
 
@@ -267,76 +272,46 @@ impl ResourceLimiter for Limiter {
 mod tests {
     use super::*;
 
-    #[test]
-    fn memory_counts_all_memories_together_and_the_first_breach_stays() {
-        let mut limiter = Limiter::new(Limits {
-            memory_bytes: 10 * MIB,
-            ..Limits::default()
-        });
-        assert!(limiter.memory_growing(0, 6 * MIB, None).unwrap());
-        assert!(limiter.memory_growing(0, 5 * MIB, None).is_err());
-        assert_eq!(
-            limiter.breach(),
-            Some(Breach::Memory {
-                wanted: 11 * MIB,
-                limit: 10 * MIB
-            })
-        );
-        limiter.broken(Breach::Table);
-        assert!(matches!(limiter.breach(), Some(Breach::Memory { .. })));
+    fn changed(name: &str, value: &str) -> Result<Limits, Failure> {
+        Limits::default().with(&[(name.to_owned(), value.to_owned())])
     }
 
     #[test]
-    fn elements_count_in_all_tables_together() {
-        let mut limiter = Limiter::new(Limits::default());
-        assert!(limiter.table_growing(0, 600_000, None).unwrap());
-        assert!(!limiter.table_growing(0, 500, Some(400)).unwrap());
-        assert!(limiter.table_growing(600_000, 700_000, None).unwrap());
-        assert!(limiter.table_growing(0, 300_000, None).unwrap());
-        assert!(limiter.table_growing(0, 1, None).is_err());
-        assert_eq!(limiter.breach(), Some(Breach::Table));
-    }
-
-    /// `(module (table 1 funcref) (func (export "run") (loop (drop (table.grow (ref.null func) (i32.const 10000))) br 0)))`
-    const GROWS_A_TABLE: [u8; 54] = [
-        0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00, // header
-        0x01, 0x04, 0x01, 0x60, 0x00, 0x00, // types
-        0x03, 0x02, 0x01, 0x00, // functions
-        0x04, 0x04, 0x01, 0x70, 0x00, 0x01, // tables
-        0x07, 0x07, 0x01, 0x03, b'r', b'u', b'n', 0x00, 0x00, // exports
-        0x0a, 0x13, 0x01, 0x11, 0x00, 0x03, 0x40, 0xd0, 0x70, 0x41, 0x90, 0xce, 0x00, 0xfc, 0x0f,
-        0x00, 0x1a, 0x0c, 0x00, 0x0b, 0x0b, // code
-    ];
-
-    #[tokio::test]
-    async fn a_module_that_grows_its_table_without_end_is_stopped() {
-        let engine = crate::engine::engine().unwrap();
-        let module = wasmtime::Module::new(&engine, GROWS_A_TABLE).unwrap();
-        let mut store = wasmtime::Store::new(&engine, Limiter::new(Limits::default()));
-        store.limiter(|limiter| limiter);
-        store.set_epoch_deadline(u64::from(u32::MAX));
-        let instance = wasmtime::Instance::new_async(&mut store, &module, &[])
-            .await
-            .unwrap();
-        let run = instance
-            .get_typed_func::<(), ()>(&mut store, "run")
-            .unwrap();
-        assert!(run.call_async(&mut store, ()).await.is_err());
-        assert_eq!(store.data().breach(), Some(Breach::Table));
+    fn every_limit_is_changed_by_its_name_and_by_no_other() {
+        let defaults = Limits::default();
+        for row in &TABLE {
+            let other = row.of(&defaults) + 1;
+            let limits = changed(row.name, &other.to_string()).unwrap();
+            assert_eq!(row.of(&limits), other, "{}", row.name);
+            for untouched in TABLE.iter().filter(|it| it.name != row.name) {
+                assert_eq!(untouched.of(&limits), untouched.of(&defaults));
+            }
+        }
     }
 
     #[test]
-    fn limits_are_changed_by_name_and_typos_are_told() {
-        let change = |name: &str, value: &str| {
-            Limits::default().with(&[(name.to_owned(), value.to_owned())])
-        };
-        assert_eq!(change("memory-mib", "64").unwrap().memory_bytes, 64 * MIB);
-        assert!(
-            change("memory", "64")
-                .unwrap_err()
-                .message
-                .contains("knows no `memory`")
-        );
-        assert!(change("memory-mib", "0").is_err());
+    fn typos_and_impossible_values_are_told_with_what_would_do() {
+        let failure = changed("memroy-mib", "64").unwrap_err();
+        assert!(failure.message.contains("knows no `memroy-mib`"));
+        let hint = failure.hint.unwrap();
+        assert!(hint.contains("did you mean `memory-mib`?"), "{hint}");
+        assert!(hint.contains("`guard-log-lines`"), "{hint}");
+        for value in ["0", "-1", "much", "99999999999", "4097"] {
+            let failure = changed("memory-mib", value).unwrap_err();
+            assert!(
+                failure.message.contains("from 1 to 4096"),
+                "{}",
+                failure.message
+            );
+            assert!(failure.hint.unwrap().contains("the default is 256"));
+        }
+    }
+
+    #[test]
+    fn a_guard_has_memory_and_time_of_its_own() {
+        let limits = changed("guard-memory-mib", "7").unwrap().of_guard();
+        assert_eq!(limits.memory_bytes, 7 * MIB);
+        assert_eq!(limits.cpu, Duration::from_secs(2));
+        assert_eq!(limits.handles, Limits::default().handles);
     }
 }

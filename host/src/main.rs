@@ -11,7 +11,6 @@ use orka_step::console::{Console, Level};
 use orka_step::failure::Failure;
 use orka_step::mask::Masker;
 use orka_step::outcome::{self, EXIT_INTERNAL, StopSignal};
-use orka_step::plugin::PluginRef;
 use orka_step::results::Results;
 use orka_step::run::{self, Finished};
 use orka_step::state::Stop;
@@ -83,7 +82,11 @@ fn when_stopped(command: &Command) -> Option<&'static str> {
         Command::Demo(_) => Some("VMs are deleted first"),
         Command::Doctor(_) => Some("checks that were not made are left out; nothing was deployed"),
         Command::Reap(_) => Some("deletions under way are finished, no other begins"),
-        Command::Plugin(_) | Command::Migrate(_) => None,
+        Command::Plugin(_)
+        | Command::Migrate(_)
+        | Command::Grant(_)
+        | Command::Schema { .. }
+        | Command::Limits => None,
     }
 }
 
@@ -112,11 +115,9 @@ async fn dispatch(cli: Cli, console: Console, stop: Stop) -> u8 {
             orka_step::migrate::migrate(&args.files, args.json, &console).await
         }
         Command::Plugin(args) => match args.command {
-            PluginCommand::Inspect {
-                plugin,
-                place,
-                json,
-            } => inspect_command(&plugin, place.plugin_dir, json, &console).await,
+            PluginCommand::Inspect(args) => shown(inspect::inspect(&args), &console).await,
+            PluginCommand::Check(args) => orka_step::check::check(&args, &console).await,
+            PluginCommand::Task(args) => shown(orka_step::task::task(&args), &console).await,
             #[cfg(feature = "authoring")]
             PluginCommand::New(args) => {
                 tokio::task::block_in_place(|| orka_step::authoring::new(&args, &console))
@@ -142,6 +143,11 @@ async fn dispatch(cli: Cli, console: Console, stop: Stop) -> u8 {
             }
             PluginCommand::Bench(args) => shown(measure::bench(&args).await, &console).await,
         },
+        Command::Grant(args) => shown(orka_step::grants::grant(&args), &console).await,
+        Command::Schema { name } => {
+            shown(Ok(orka_step::schema::text(name).to_owned()), &console).await
+        }
+        Command::Limits => shown(Ok(orka_step::limits::listing()), &console).await,
         #[cfg(feature = "demo")]
         Command::Demo(args) => orka_step::demo::demo(args, console, stop).await,
     }
@@ -191,17 +197,6 @@ fn with_task_file(args: &RunArgs) -> Result<RunArgs, Failure> {
         }),
         _ => Err(Failure::internal("the command line became another")),
     }
-}
-
-async fn inspect_command(
-    plugin: &str,
-    directory: Option<std::path::PathBuf>,
-    json: bool,
-    console: &Console,
-) -> u8 {
-    let inspected = PluginRef::parse(plugin, directory)
-        .and_then(|reference| inspect::inspect(&reference, json));
-    shown(inspected, console).await
 }
 
 /// Shows data, or why there is none; gives the exit code.

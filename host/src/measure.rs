@@ -19,6 +19,7 @@ use crate::console::{Console, bytes};
 use crate::engine::{self, Compiled, Component, Engine};
 use crate::failure::Failure;
 use crate::grants::Grants;
+use crate::guard::Guards;
 use crate::identity::{DEFAULT_PREFIX, Identity};
 use crate::ledger::Ledger;
 use crate::limits::Limits;
@@ -174,6 +175,7 @@ fn context(plugin: &Plugin) -> Result<Arc<RunContext>, Failure> {
         console,
         ledger: Ledger::in_memory(),
         grants: Grants::intersect(None, &plugin.manifest, &plugin.digest, true)?,
+        guards: Guards::default(),
         params: BTreeMap::new(),
         script: None,
         manifest: plugin.manifest.clone(),

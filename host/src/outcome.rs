@@ -38,6 +38,7 @@ pub const EXIT_LEFTOVERS: u8 = 219;
 const STATUS_MAX: u32 = 255;
 
 /// The result `outcome`.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {

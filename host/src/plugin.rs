@@ -90,7 +90,7 @@ impl PluginRef {
         self.locate().ok().map(|(path, _)| path)
     }
 
-    fn locate(&self) -> Result<(PathBuf, bool), Failure> {
+    pub(crate) fn locate(&self) -> Result<(PathBuf, bool), Failure> {
         match self {
             Self::Path(path) => Ok((path.clone(), false)),
             Self::Bundled { name, directory } => {
@@ -320,7 +320,8 @@ fn check_contract(bytes: &[u8], shown: &str) -> Result<(), Problem> {
     }
 }
 
-fn same_minor(version: &str) -> bool {
+/// Whether a version is one of the contract that this host provides.
+pub(crate) fn same_minor(version: &str) -> bool {
     let (major, minor) = CONTRACT_VERSION;
     semver::Version::parse(version).is_ok_and(|version| {
         version.major == major && version.minor == minor && version.pre.is_empty()

@@ -1,4 +1,4 @@
-//! `orka-step plugin compile`: native code of plugins, made before it is needed.
+//! `orka-step plugin compile`: native code of plugins and guards, made before it is needed.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -10,8 +10,9 @@ use crate::aot::{self, CodeCache, EXTENSION};
 use crate::cli::CompileArgs;
 use crate::config;
 use crate::console::{Console, bytes, millis};
-use crate::engine;
+use crate::engine::{self, Engine};
 use crate::failure::Failure;
+use crate::guard::{GuardFile, GuardSource};
 use crate::plugin::{Plugin, PluginRef};
 
 /// Compiles plugins and gives a line for each.
@@ -25,27 +26,27 @@ pub fn compile(args: &CompileArgs, console: &Console) -> Result<String, Failure>
     let plugins = args
         .plugins
         .iter()
-        .map(|plugin| Plugin::load(&PluginRef::parse(plugin, args.place.plugin_dir.clone())?))
+        .map(|plugin| Subject::load(plugin, args.place.plugin_dir.as_ref()))
         .collect::<Result<Vec<_>, _>>()?;
     let engine = engine::engine()?;
     let mut text = String::new();
     for plugin in &plugins {
         let began = Instant::now();
+        let code = plugin.code(&engine)?;
         let path = match &place {
             Place::BesideProgram(directory) => {
-                let code = aot::compile_for_program(&engine, plugin)?;
-                write(directory, plugin, &code)?
+                let code = aot::seal_for_program(&engine, plugin.digest(), code);
+                write(directory, plugin.path(), &code)?
             }
-            Place::Cache(cache) => aot::compile_into_cache(&engine, plugin, cache)?,
+            Place::Cache(cache) => aot::keep(&engine, plugin.digest(), &code, cache)?,
         };
         let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
         // Writing into a `String` cannot fail.
         let _ = writeln!(
             text,
-            "{} {} ({}): {} in {} ms: {}",
-            plugin.manifest.name,
-            plugin.manifest.version,
-            plugin.digest,
+            "{} ({}): {} in {} ms: {}",
+            plugin.shown(),
+            plugin.digest(),
             bytes(size),
             millis(began.elapsed()),
             path.display()
@@ -58,6 +59,59 @@ pub fn compile(args: &CompileArgs, console: &Console) -> Result<String, Failure>
         ));
     }
     Ok(text)
+}
+
+/// What is compiled.
+enum Subject {
+    Plugin(Plugin),
+    Guard(GuardFile),
+}
+
+impl Subject {
+    fn load(text: &str, directory: Option<&PathBuf>) -> Result<Self, Failure> {
+        match Plugin::load(&PluginRef::parse(text, directory.cloned())?) {
+            Ok(plugin) => Ok(Self::Plugin(plugin)),
+            // A component that is neither is told as what it lacks to be a plugin.
+            Err(failure) if failure.code == "plugin.other-world" => {
+                let guard = GuardSource::parse(text, directory.cloned())?.load();
+                guard.map(Self::Guard).map_err(|_| failure)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn code(&self, engine: &Engine) -> Result<Vec<u8>, Failure> {
+        match self {
+            Self::Plugin(plugin) => aot::code_of(engine, plugin),
+            Self::Guard(guard) => guard.code(engine),
+        }
+    }
+
+    fn digest(&self) -> &str {
+        match self {
+            Self::Plugin(plugin) => &plugin.digest,
+            Self::Guard(guard) => &guard.digest,
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Plugin(plugin) => &plugin.path,
+            Self::Guard(guard) => &guard.path,
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Self::Plugin(plugin) => {
+                format!("{} {}", plugin.manifest.name, plugin.manifest.version)
+            }
+            Self::Guard(guard) => match &guard.version {
+                Some(version) => format!("{} {version}", guard.name),
+                None => guard.name.clone(),
+            },
+        }
+    }
 }
 
 enum Place {
@@ -81,8 +135,8 @@ impl Place {
 }
 
 /// Writes the code whole or not at all, whatever it replaces.
-fn write(directory: &Path, plugin: &Plugin, code: &[u8]) -> Result<PathBuf, Failure> {
-    let stem = plugin.path.file_stem().unwrap_or_default();
+fn write(directory: &Path, component: &Path, code: &[u8]) -> Result<PathBuf, Failure> {
+    let stem = component.file_stem().unwrap_or_default();
     let path = directory.join(stem).with_extension(EXTENSION);
     let temporary = path.with_extension(format!("{EXTENSION}.{}.tmp", std::process::id()));
     let written = std::fs::OpenOptions::new()

@@ -10,6 +10,8 @@ use crate::bindings::orka::plugin::cluster::SignOut;
 use crate::bindings::orka::plugin::types::Exit;
 use crate::console::{Console, Level, PhaseRecord, millis, seconds};
 use crate::failure::Failure;
+use crate::grants::GrantsRecord;
+use crate::guard::GuardRecord;
 use crate::mask::Masker;
 use crate::outcome::{self, Outcome};
 use crate::results::{BYTES_MAX, Results};
@@ -23,47 +25,82 @@ const LEFTOVERS_BYTES_MAX: usize = 120;
 /// The form of the report; raised when a member changes its meaning.
 const SCHEMA: u32 = 1;
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report<'a> {
+    /// The form of the report: raised when a member changes its meaning.
     schema: u32,
+    /// `orka-step` and its version.
     program: &'static str,
+    /// The result `outcome`.
     outcome: Outcome,
+    /// The step's exit code.
     exit_code: u8,
+    /// The script's exit status; 128 + N if signal N ended it.
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_status: Option<u32>,
+    /// The signal that ended the script, without `SIG`.
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_signal: Option<&'a str>,
+    /// When the run began, as RFC 3339.
     started_at: String,
+    /// How long it took, in milliseconds.
     duration_ms: u64,
+    /// Which plugin ran; absent if none was started.
     #[serde(skip_serializing_if = "Option::is_none")]
     plugin: Option<PluginSection<'a>>,
+    /// What went wrong, the decisive failure first.
     failures: Vec<FailureSection>,
+    /// Phases that the plugin named, in the order of their ends.
     phases: Vec<PhaseRecord>,
+    /// VMs that were deployed.
     vms_deployed: u32,
+    /// Host keys that were accepted.
     host_keys: Vec<SeenHostKey>,
+    /// Files of the last download.
     artifacts: ArtifactsSection,
+    /// Names of what was deleted at the end.
     removed: &'a [String],
+    /// What may still exist.
     leftovers: &'a [Leftover],
+    /// VMs that are kept on purpose.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     kept: &'a [KeptVm],
+    /// What became of the token.
     #[serde(skip_serializing_if = "Option::is_none")]
     sign_out: Option<String>,
+    /// Calls that the plugin made.
     host_calls: u64,
+    /// What the plugin asked for, was granted and used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grants: Option<GrantsRecord>,
+    /// What the guards did, in the order in which they were asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    guards: Vec<GuardRecord>,
+    /// Tekton results by name.
     results: BTreeMap<String, String>,
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Serialize)]
 struct PluginSection<'a> {
+    /// The name in its manifest.
     name: &'a str,
+    /// The version in its manifest.
     version: String,
+    /// `sha256:…` of its file.
     digest: Option<&'a str>,
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Serialize)]
 struct FailureSection {
+    /// Stable machine code, dotted.
     code: String,
+    /// One sentence.
     message: String,
+    /// Causes, outermost first.
     causes: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
@@ -71,6 +108,7 @@ struct FailureSection {
     details: BTreeMap<String, String>,
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Default, Serialize)]
 struct ArtifactsSection {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,10 +116,14 @@ struct ArtifactsSection {
     files: Vec<ArtifactFile>,
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Serialize)]
 struct ArtifactFile {
+    /// Relative to the workspace.
     path: String,
+    /// In bytes.
     size: u64,
+    /// In hexadecimal.
     sha256: String,
 }
 
@@ -271,6 +313,12 @@ fn write_report(
                 SignOut::NotApplicable => "not-applicable".to_owned(),
             }),
         host_calls: run.map_or(0, |run| run.journal.count()),
+        grants: run.map(|run| {
+            let timeout = run.deadline.duration_since(run.started);
+            run.grants
+                .record(&run.manifest, timeout, |text| masker.mask(text))
+        }),
+        guards: run.map(|run| run.guards.records()).unwrap_or_default(),
         results: results.map(Results::all).unwrap_or_default(),
     };
     write_whole(path, &serde_json::to_vec_pretty(&report)?)?;
@@ -306,6 +354,12 @@ fn write_whole(path: &Path, contents: &[u8]) -> std::io::Result<()> {
     let directory = cap_std::fs::Dir::open_ambient_dir(parent, cap_std::ambient_authority())?;
     let name = path.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
     crate::host_folder::write_whole(&directory, Path::new(name), contents)
+}
+
+/// The JSON Schema of the report.
+#[cfg(test)]
+pub(crate) fn schema() -> serde_json::Value {
+    schemars::schema_for!(Report<'_>).to_value()
 }
 
 #[cfg(test)]

@@ -12,11 +12,13 @@ use crate::backend::orka::OrkaCluster;
 use crate::backend::ssh::SshGuests;
 use crate::bindings::exports::orka::plugin::policy::Verdict;
 use crate::bindings::orka::plugin::types::{Error as GuestError, Exit};
+use crate::cli;
 use crate::config::Config;
-use crate::console::{Console, Level};
+use crate::console::{Console, Level, seconds};
 use crate::engine::{self, Compiled, Started};
 use crate::failure::{Class, Failure, Kind};
 use crate::grants::Grants;
+use crate::guard::{Guards, Wanted};
 use crate::host_folder;
 use crate::ledger::Ledger;
 use crate::outcome::{self, EXIT_LEFTOVERS, Outcome, StopSignal};
@@ -65,9 +67,21 @@ pub async fn run(config: Config, console: Console, stop: Stop) -> Finished {
         plugin,
         mut parts,
         given,
+        guards,
     } = match prepare(config, console, stop) {
         Ok(prepared) => prepared,
         Err(failures) => return Finished::not_started(failures),
+    };
+    let started = Guards::start(
+        &guards,
+        compiled.engine(),
+        parts.limits,
+        &parts.console,
+        &plugin.digest,
+    );
+    parts.guards = match started.await {
+        Ok(guards) => guards,
+        Err(failure) => return Finished::not_started(vec![failure]),
     };
     let recorder = record.is_some().then(|| {
         let workspace = parts.workspace.as_ref().map(|workspace| &workspace.dir);
@@ -117,6 +131,8 @@ struct Prepared {
     parts: RunParts,
     /// Parameters as they were given.
     given: BTreeMap<String, String>,
+    /// Who is asked; not started yet.
+    guards: Wanted,
 }
 
 /// Everything that can be wrong before anything is sent to the cluster.
@@ -133,7 +149,20 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
         plugin.bundled,
     )
     .map_err(one)?;
-    let ready = engine::engine()
+    let timeout = grants
+        .ceilings
+        .admit_lifetime(config.timeout, cli::TIMEOUT_DEFAULT)
+        .map_err(one)?;
+    if timeout < config.timeout {
+        console.info(&format!(
+            "the run may last {}, as its grant says",
+            seconds(timeout)
+        ));
+    }
+    if let Some(namespace) = config.namespace_asked_for() {
+        grants.ceilings.admit_namespace(namespace).map_err(one)?;
+    }
+    let ready = engine::engine_with(&config.limits)
         .and_then(|engine| aot::ready(&engine, &plugin, config.plugin_cache.as_ref()))
         .map_err(one)?;
     ready
@@ -157,6 +186,7 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
         console,
         ledger,
         grants,
+        guards: Guards::default(),
         params,
         script: config.script,
         manifest: plugin.manifest.clone(),
@@ -166,7 +196,7 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
         identity: config.identity,
         owner: config.owner,
         limits: config.limits,
-        timeout: config.timeout,
+        timeout,
         stop,
         random: Box::new(rand::rngs::StdRng::from_os_rng()),
     };
@@ -175,6 +205,11 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
         plugin,
         parts,
         given,
+        guards: Wanted {
+            sources: config.guards,
+            on_failure: config.guard_failure,
+            code_cache: config.plugin_cache,
+        },
     })
 }
 

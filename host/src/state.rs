@@ -21,6 +21,7 @@ use crate::config::Workspace;
 use crate::console::Console;
 use crate::failure::{Class, Failure};
 use crate::grants::Grants;
+use crate::guard::Guards;
 use crate::identity::Identity;
 use crate::interference::Interference;
 use crate::journal::Journal;
@@ -94,6 +95,7 @@ struct Issued {
 }
 
 /// A host key that was accepted, for the report.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct SeenHostKey {
     /// The VM's name, or the jump host's address.
@@ -116,6 +118,8 @@ pub struct RunContext {
     pub ledger: Ledger,
     /// What the plugin may do.
     pub grants: Grants,
+    /// Who is asked before that.
+    pub guards: Guards,
     /// The plugin's parameters, checked.
     pub params: BTreeMap<String, ParameterValue>,
     /// The script given as a file.
@@ -191,6 +195,8 @@ pub struct RunParts {
     /// See [`RunContext`].
     pub grants: Grants,
     /// See [`RunContext`].
+    pub guards: Guards,
+    /// See [`RunContext`].
     pub params: BTreeMap<String, ParameterValue>,
     /// See [`RunContext`].
     pub script: Option<Vec<u8>>,
@@ -236,6 +242,7 @@ impl RunContext {
             console: parts.console,
             ledger: parts.ledger,
             grants: parts.grants,
+            guards: parts.guards,
             params: parts.params,
             script: parts.script,
             manifest: parts.manifest,

@@ -43,6 +43,7 @@ const DOUBT_PAUSE: Duration = Duration::from_secs(1);
 const SIGN_OUT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Something that may still exist.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Leftover {
     /// Its name.
@@ -56,6 +57,7 @@ pub struct Leftover {
 }
 
 /// A VM that is kept on purpose.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct KeptVm {
     /// Its name.

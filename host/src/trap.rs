@@ -6,8 +6,8 @@ use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use crate::failure::{Class, Failure, Kind};
-use crate::limits::Breach;
-use crate::state::RunContext;
+use crate::limits::{Breach, Whose};
+use crate::state::{BreachError, RunContext};
 
 /// Frames shown of a guest's stack.
 const FRAMES_MAX: usize = 12;
@@ -31,6 +31,9 @@ pub fn explain(
     output: &str,
 ) -> Failure {
     let name = &run.manifest.name;
+    let breach = breach
+        .or_else(|| error.downcast_ref::<BreachError>().map(|found| found.0))
+        .or_else(|| Breach::found_by_engine(error, &run.limits));
     let mask = |text: &str| run.console.masker().mask(text);
     let last_words = run
         .last_words
@@ -39,7 +42,7 @@ pub fn explain(
         .clone();
     let mut failure = match (breach, error.downcast_ref::<I32Exit>(), last_words.as_deref()) {
         (Some(breach), _, _) => {
-            let (what, hint) = breach.explain();
+            let (what, hint) = breach.explain(Whose::Plugin);
             plugin_failure("plugin.limit", format!("plugin `{name}` was stopped: {what}")).with_hint(hint)
         }
         (None, Some(I32Exit(status)), _) => plugin_failure(
@@ -78,7 +81,8 @@ fn plugin_failure(code: &'static str, message: String) -> Failure {
     Failure::new(Kind::Other, Class::Plugin, code, message)
 }
 
-fn reason(error: &wasmtime::Error) -> String {
+/// What a trap says, in words.
+pub fn reason(error: &wasmtime::Error) -> String {
     match error.downcast_ref::<Trap>() {
         Some(Trap::MemoryOutOfBounds) => {
             "it reached outside its memory (in Rust, mostly a stack that is too deep)".to_owned()
@@ -86,14 +90,14 @@ fn reason(error: &wasmtime::Error) -> String {
         Some(Trap::UnreachableCodeReached) => {
             "it gave up without saying why (`unreachable`)".to_owned()
         }
-        Some(Trap::StackOverflow) => "its stack is too deep (endless recursion?)".to_owned(),
         Some(trap) => trap.to_string(),
         // The backtrace is the outermost layer of the chain; what happened is the innermost.
         None => error.root_cause().to_string(),
     }
 }
 
-fn frames(error: &wasmtime::Error) -> Option<String> {
+/// Where a trap was, by the guest's own function names.
+pub fn frames(error: &wasmtime::Error) -> Option<String> {
     let backtrace = error.downcast_ref::<WasmBacktrace>()?;
     let names: Vec<String> = backtrace
         .frames()

@@ -15,7 +15,6 @@ use super::place::{Directory, OTHERS, not_writable};
 use super::record::{self, EngineId};
 use crate::engine::{Component, Engine};
 use crate::failure::Failure;
-use crate::plugin::Plugin;
 
 /// A key shorter than this can be guessed.
 const KEY_BYTES_MIN: usize = 32;
@@ -110,19 +109,19 @@ impl CodeCache {
         &self.directory
     }
 
-    /// Where this plugin's code for this engine is, if it is there.
-    pub fn path_of(&self, plugin: &Plugin, engine: &EngineId) -> PathBuf {
-        self.directory.join(file_name(plugin, engine))
+    /// Where the code of the component with this digest for this engine is, if it is there.
+    pub fn path_of(&self, component: &str, engine: &EngineId) -> PathBuf {
+        self.directory.join(file_name(component, engine))
     }
 
-    /// Loads a plugin's code; `None` if there is none.
+    /// Loads a component's code; `None` if there is none.
     pub(super) fn load(
         &self,
         engine: &Engine,
         id: &EngineId,
-        plugin: &Plugin,
+        component: &str,
     ) -> Result<Option<Component>, Refusal> {
-        let name = file_name(plugin, id);
+        let name = file_name(component, id);
         let Some(directory) = self.checked()? else {
             return Ok(None);
         };
@@ -132,18 +131,18 @@ impl CodeCache {
         check_owner("it", file.stat.st_uid, Some(directory.owner()))?;
         not_writable("it", &file.stat, OTHERS)?;
         let authority = Authority::Key(&self.key);
-        native::load(engine, id, &plugin.digest, &file.read()?, &authority).map(Some)
+        native::load(engine, id, component, &file.read()?, &authority).map(Some)
     }
 
-    /// Keeps a plugin's code: whole under its name, or not at all.
+    /// Keeps a component's code: whole under its name, or not at all.
     pub(super) fn store(
         &self,
-        plugin: &Plugin,
+        component: &str,
         id: &EngineId,
         code: &[u8],
     ) -> Result<PathBuf, Refusal> {
-        let sealed = record::seal(code.to_vec(), plugin, id, Some(&self.key));
-        let name = file_name(plugin, id);
+        let sealed = record::seal(code.to_vec(), component, id, Some(&self.key));
+        let name = file_name(component, id);
         let gone = || Refusal::Io(std::io::ErrorKind::NotFound.into());
         let directory = self.checked()?.ok_or_else(gone)?;
         // Two at once write a file each, and the last rename wins: both are right.
@@ -181,14 +180,14 @@ impl CodeCache {
     }
 }
 
-fn file_name(plugin: &Plugin, engine: &EngineId) -> String {
+fn file_name(component: &str, engine: &EngineId) -> String {
     let short = |digest: &str| -> String {
         let digits = digest.strip_prefix("sha256:").unwrap_or(digest);
         digits.chars().take(NAME_DIGITS).collect()
     };
     format!(
         "{}-{}.{}",
-        short(&plugin.digest),
+        short(component),
         short(&engine.to_string()),
         super::EXTENSION
     )

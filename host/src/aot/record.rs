@@ -13,7 +13,6 @@ use sha2::{Digest as _, Sha256};
 use super::cache::CacheKey;
 use super::native::Refusal;
 use crate::engine::{Engine, target};
-use crate::plugin::Plugin;
 
 /// The last bytes of a file of ours.
 const MAGIC: [u8; 8] = *b"orkaAOT1";
@@ -122,15 +121,15 @@ impl<'a> Sealed<'a> {
     }
 }
 
-/// Code with its record behind it; without a key it is good beside a program only.
+/// The code of the component with this digest, its record behind it; without a key it is good beside a program only.
 pub(super) fn seal(
     mut code: Vec<u8>,
-    plugin: &Plugin,
+    component: &str,
     engine: &EngineId,
     key: Option<&CacheKey>,
 ) -> Vec<u8> {
     let record = Record {
-        plugin: plugin.digest.clone(),
+        plugin: component.to_owned(),
         code: digest(&code),
         engine: engine.clone(),
         host: env!("CARGO_PKG_VERSION").to_owned(),

@@ -63,7 +63,7 @@ impl Stage {
 
     fn sealed(&self, key: Option<&CacheKey>) -> Vec<u8> {
         let code = code(&self.engine, &self.plugin);
-        record::seal(code, &self.plugin, &self.id, key)
+        record::seal(code, &self.plugin.digest, &self.id, key)
     }
 
     fn load(&self, bytes: &[u8], authority: &Authority<'_>) -> Result<Component, Refusal> {
@@ -106,11 +106,14 @@ impl Stage {
 
     fn stored(&self) -> PathBuf {
         let code = code(&self.engine, &self.plugin);
-        self.cache().store(&self.plugin, &self.id, &code).unwrap()
+        self.cache()
+            .store(&self.plugin.digest, &self.id, &code)
+            .unwrap()
     }
 
     fn load_cached(&self) -> Result<Option<Component>, Refusal> {
-        self.cache().load(&self.engine, &self.id, &self.plugin)
+        self.cache()
+            .load(&self.engine, &self.id, &self.plugin.digest)
     }
 }
 
@@ -162,7 +165,7 @@ fn code_loads_beside_the_program_and_from_the_cache() {
     );
     assert_eq!(
         stage.stored(),
-        stage.cache().path_of(&stage.plugin, &stage.id)
+        stage.cache().path_of(&stage.plugin.digest, &stage.id)
     );
     assert!(stage.load_cached().unwrap().is_some());
     let gone = stage.directory.path().join("no/x.cwasm");
@@ -219,7 +222,7 @@ fn a_file_that_is_cut_short_or_goes_on_is_refused() {
 fn code_of_another_plugin_is_refused() {
     let stage = Stage::new();
     let other = plugin(2);
-    let sealed = record::seal(code(&stage.engine, &other), &other, &stage.id, None);
+    let sealed = record::seal(code(&stage.engine, &other), &other.digest, &stage.id, None);
     let path = stage.file_beside(&sealed);
     let refusal = refusal(stage.load_beside(stage.program(), &path));
     assert!(refusal.to_string().contains(&other.digest), "{refusal}");
@@ -236,7 +239,7 @@ fn code_of_another_engine_is_refused_and_its_maker_is_named() {
     let foreign = code(&other, &stage.plugin);
     let sealed = record::seal(
         foreign.clone(),
-        &stage.plugin,
+        &stage.plugin.digest,
         &EngineId::of(&other),
         Some(&key),
     );
@@ -246,7 +249,7 @@ fn code_of_another_engine_is_refused_and_its_maker_is_named() {
         "{told}"
     );
     // A record that is wrong about the engine: what the engine itself can tell, it tells.
-    let wrong = record::seal(foreign, &stage.plugin, &stage.id, Some(&key));
+    let wrong = record::seal(foreign, &stage.plugin.digest, &stage.id, Some(&key));
     let refusal = refusal(stage.load(&wrong, &Authority::Key(&key)));
     assert!(matches!(refusal, Refusal::Declined(_)), "{refusal}");
 }
@@ -321,7 +324,7 @@ fn what_is_no_regular_file_is_refused_at_once() {
             .or_else(|_| fs::remove_dir(&beside))
             .unwrap();
     }
-    let cached = stage.cache().path_of(&stage.plugin, &stage.id);
+    let cached = stage.cache().path_of(&stage.plugin.digest, &stage.id);
     for (name, make) in no_files(&cached) {
         make();
         let told = refusal(stage.load_cached());
@@ -351,7 +354,11 @@ fn a_cache_that_everybody_may_write_is_neither_read_nor_written() {
         mode(directory, bad);
         let told = refusal(stage.load_cached());
         assert!(matches!(told, Refusal::Writable { .. }), "{told}");
-        let told = refusal(stage.cache().store(&stage.plugin, &stage.id, b"code"));
+        let told = refusal(
+            stage
+                .cache()
+                .store(&stage.plugin.digest, &stage.id, b"code"),
+        );
         assert!(matches!(told, Refusal::Writable { .. }), "{told}");
     }
     mode(directory, 0o755);
@@ -378,7 +385,7 @@ fn writers_and_readers_at_once_never_meet_half_a_file() {
                 for _ in 0..25 {
                     stage
                         .cache()
-                        .store(&stage.plugin, &stage.id, &code)
+                        .store(&stage.plugin.digest, &stage.id, &code)
                         .unwrap();
                 }
             });

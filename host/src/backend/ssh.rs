@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::{
     Choice, Control, Copied, Event, Exec, Guest, Guests, Input, JumpHostKey, Login, OutputStream,
-    Running,
+    Review, Running,
 };
 use crate::bindings::orka::plugin::cluster::VmInfo;
 use crate::bindings::orka::plugin::types::{Exit, ExitSignal};
@@ -257,17 +257,41 @@ impl Guest for SshGuest {
         let shown = console.transfer("copying back");
         let progress = |progress: &TransferProgress| shown.update(of_transfer(progress));
         let what = selection(choice)?;
-        let options = options(choice);
+        let refusal = Arc::new(Mutex::new(None));
+        let options = TransferOptions {
+            review: choice.review.as_ref().map(|it| look(it, &refusal)),
+            ..options(choice)
+        };
         let download =
             (self.connection).download(&source, &what, workspace, into, options, progress);
-        let summary = shown.shown(download).await.map_err(transfer_failure)?;
+        let downloaded = shown.shown(download).await;
         drop(shown);
-        Ok(copied(summary, console))
+        // Who looked at the files says more than that the transfer was refused.
+        if let Some(failure) = refusal.lock().ok().and_then(|mut it| it.take()) {
+            return Err(failure);
+        }
+        Ok(copied(downloaded.map_err(transfer_failure)?, console))
     }
 
     async fn close(&self) {
         self.connection.close().await;
     }
+}
+
+/// A look at files that waits for the answer on the transfer's own thread, and keeps a refusal as it was given.
+fn look(review: &Review, refusal: &Arc<Mutex<Option<Failure>>>) -> guest_ssh::Review {
+    let (review, refusal) = (review.clone(), Arc::clone(refusal));
+    let runtime = tokio::runtime::Handle::current();
+    guest_ssh::Review::new(move |files| {
+        let looked = runtime.block_on(review.look(files.to_vec()));
+        looked.map_err(|failure| {
+            let reason = failure.message.clone();
+            if let Ok(mut refusal) = refusal.lock() {
+                *refusal = Some(failure);
+            }
+            reason
+        })
+    })
 }
 
 /// What is asked of the task that owns a program.
@@ -446,6 +470,7 @@ fn copied(summary: TransferSummary, console: &Console) -> Copied {
         digest: is_received.then(|| summary.digest_hex()),
         entries: summary.entries,
         unchanged: summary.unchanged,
+        left_out: summary.left_out,
         notes: summary.notes,
     }
 }

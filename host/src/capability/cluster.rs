@@ -19,7 +19,7 @@ use crate::bindings::orka::plugin::cluster::{
 };
 use crate::console::seconds;
 use crate::failure::{Class, Failure, Kind};
-use crate::grants::{Ceilings, how_to_raise};
+use crate::grants::Ceilings;
 use crate::ledger::{DeployEnd, LimitReached, Thing, VmLimits};
 use crate::predecessors;
 use crate::state::{CallError, HostState, RunContext};
@@ -95,6 +95,9 @@ impl Host for HostState {
             run.facts
                 .get_or_try_init(|| async {
                     let facts = run.cluster.sign_in().await?;
+                    if let Some(namespace) = &facts.namespace {
+                        run.grants.admit_namespace(namespace)?;
+                    }
                     run.console
                         .info(&format!("signed in: {}", described(&facts)));
                     predecessors::remove_inherited(&run);
@@ -265,9 +268,8 @@ impl HostSession for HostState {
 
 async fn create_config(run: &RunContext, mut spec: VmSpec) -> Result<VmConfig, Failure> {
     run.grants.require(Capability::ClusterDeploy)?;
-    run.grants
-        .ceilings
-        .admit(&spec.image, &mut spec.cpu_cores, &mut spec.memory_mib)?;
+    run.guards.config(run, &mut spec).await?;
+    run.grants.admit_vm(&mut spec)?;
     still_signed_in(run)?;
     let stored = run.cluster.stores_configs();
     let name = if stored {
@@ -314,6 +316,19 @@ struct Admitted {
     /// What the ledger knows the VM under.
     name: String,
     options: DeployOptions,
+}
+
+/// Checks a deployment with the guards, and then as [`admit`].
+async fn ask_and_admit(
+    run: &RunContext,
+    template: Arc<Template>,
+    mut options: DeployOptions,
+) -> Result<Admitted, Failure> {
+    run.grants.require(Capability::ClusterDeploy)?;
+    run.guards
+        .deployment(run, &template.spec, &mut options)
+        .await?;
+    admit(run, template, options)
 }
 
 /// Checks a deployment against grant and ceilings and enters it into the ledger, all before anything is sent.
@@ -368,6 +383,7 @@ fn admit(
             total: ceilings.vms_total,
         })
         .map_err(|reached| limit_reached(reached, ceilings))?;
+    run.grants.note_deployment(run.ledger.vms());
     let owed = if !run.cluster.stores_configs() {
         next_owed(run, Thing::Vm)
     } else if template.adopted {
@@ -409,8 +425,9 @@ fn limit_reached(reached: LimitReached, ceilings: &Ceilings) -> Failure {
             ),
         ),
     };
-    Failure::new(Kind::NoCapacity, Class::Denied, "run.vm-limit", message)
-        .with_hint(how_to_raise(ceiling))
+    let mut failure = ceilings.above(ceiling, message);
+    (failure.kind, failure.code) = (Kind::NoCapacity, "run.vm-limit".into());
+    failure
 }
 
 /// Deploys one VM, waiting for room if asked to.
@@ -550,7 +567,7 @@ impl HostVmConfig for HostState {
         let run = self.run.clone();
         let vm = run
             .call("cluster.deploy", async {
-                let admitted = admit(&run, template, options)?;
+                let admitted = ask_and_admit(&run, template, options).await?;
                 deploy(&run, admitted).await
             })
             .await?;
@@ -565,7 +582,12 @@ impl HostVmConfig for HostState {
         let template = self.table.get(&config)?.0.clone();
         let run = self.run.clone();
         // In the ledger before the guest goes on: nothing it does next can overtake the deployment.
-        let admitted = run.call_now("cluster.start-deploy", || admit(&run, template, options))?;
+        let admitted = run
+            .call(
+                "cluster.start-deploy",
+                ask_and_admit(&run, template, options),
+            )
+            .await?;
         let (done, is_done) = watch::channel(false);
         let outcome: Outcome = Arc::default();
         let deployment = Deployment {

@@ -15,6 +15,11 @@ pub struct Secret {
 }
 
 impl Secret {
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// For the backends alone.
     pub(crate) fn value(&self) -> &SecretString {
         &self.value

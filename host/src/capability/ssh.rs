@@ -19,16 +19,16 @@ use super::cluster::Vm;
 use super::secrets::Secret;
 use super::workspace;
 use crate::artifacts;
-use crate::backend::{Choice, Compare, Copied, Exec, Guest, Input, Login};
+use crate::backend::{Choice, Compare, Copied, Exec, Guest, Input, Login, Review};
 use crate::bindings::orka::plugin::ssh::{
     Compare as WantedCompare, ConnectOptions, ExecOptions, Host, HostConnection, Shell, Stdin,
     TransferOptions, TransferSummary,
 };
 use crate::console::{bytes, millis, seconds};
 use crate::failure::{Class, Failure, Kind};
-use crate::grants::how_to_raise;
+use crate::grants::Ceilings;
+use crate::guard::Input as Reads;
 use crate::host_folder;
-use crate::limits::{COMMANDS_MAX, CONNECTIONS_MAX};
 use crate::state::{CallError, HostState, RunContext, SeenHostKey};
 
 /// What the contract promises at most for a file written by the plugin.
@@ -37,6 +37,7 @@ const FILE_BYTES_MAX: usize = 1024 * 1024;
 /// A login in a VM.
 pub struct Connection {
     guest: Arc<dyn Guest>,
+    vm: String,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -67,7 +68,7 @@ impl Host for HostState {
                     .require_either(Capability::SshExec, Capability::SshTransfer)?;
                 let slot = slots
                     .try_acquire_owned()
-                    .map_err(|_| too_many("connections", CONNECTIONS_MAX))?;
+                    .map_err(|_| too_many("connections", run.limits.connections))?;
                 let patience = options
                     .timeout_ms
                     .map_or(run.guests.patience(), Duration::from_millis);
@@ -84,7 +85,11 @@ impl Host for HostState {
                     guest.host_key_trust()
                 ));
                 note_host_keys(&run, &info.name, guest.as_ref());
-                Ok(Connection { guest, _slot: slot })
+                Ok(Connection {
+                    guest,
+                    vm: info.name.clone(),
+                    _slot: slot,
+                })
             })
             .await?;
         self.keep(connection)
@@ -138,20 +143,23 @@ impl HostState {
         program: String,
         arguments: Vec<String>,
         options: ExecOptions,
-    ) -> Result<(Exec, Option<String>), CallError> {
+    ) -> Result<(Exec, Reads), CallError> {
         let mut secret_env = Vec::new();
         for (name, secret) in &options.secret_env {
             secret_env.push((name.clone(), self.table.get(secret)?.value().clone()));
         }
-        let mut file = None;
-        let input = match options.stdin {
-            Stdin::Empty => Input::Empty,
-            Stdin::Bytes(bytes) => Input::Bytes(bytes),
-            Stdin::Secret(secret) => Input::Secret(self.table.get(&secret)?.value().clone()),
-            Stdin::File(path) => {
-                file = Some(path);
-                Input::Empty
+        let (input, reads) = match options.stdin {
+            Stdin::Empty => (Input::Empty, Reads::Empty),
+            Stdin::Bytes(bytes) => {
+                let length = bytes.len() as u64;
+                (Input::Bytes(bytes), Reads::Bytes(length))
             }
+            Stdin::Secret(secret) => {
+                let secret = self.table.get(&secret)?;
+                let name = secret.name().to_owned();
+                (Input::Secret(secret.value().clone()), Reads::Secret(name))
+            }
+            Stdin::File(path) => (Input::Empty, Reads::File(path)),
         };
         let exec = Exec {
             program,
@@ -164,7 +172,7 @@ impl HostState {
             pty: options.pty,
             detach: options.detach,
         };
-        Ok((exec, file))
+        Ok((exec, reads))
     }
 }
 
@@ -185,15 +193,18 @@ impl HostConnection for HostState {
         let slots = self.limiter.commands();
         let output = options.output;
         let silence_ms = options.silence_timeout_ms;
-        let (mut exec, file) = self.exec_request(program, arguments, options)?;
+        let vm = self.table.get(&connection)?.vm.clone();
+        let (mut exec, reads) = self.exec_request(program, arguments, options)?;
         let command = run
             .call("ssh.exec", async {
                 run.grants.require(Capability::SshExec)?;
                 let silence = Silence::after(silence_ms)?;
+                run.guards.exec(&run, &vm, &mut exec, reads.clone()).await?;
+                run.grants.admit_program(&exec.program)?;
                 let slot = slots
                     .try_acquire_owned()
-                    .map_err(|_| too_many("commands", COMMANDS_MAX))?;
-                if let Some(path) = file {
+                    .map_err(|_| too_many("commands", run.limits.commands))?;
+                if let Reads::File(path) = reads {
                     run.grants.require(Capability::WorkspaceRead)?;
                     let open = move |dir: &_| workspace::open_for_reading(dir, &path);
                     exec.input = Input::File(workspace::blocking(&run, open).await?);
@@ -260,22 +271,27 @@ impl HostConnection for HostState {
         options: TransferOptions,
     ) -> Result<TransferSummary, CallError> {
         let guest = self.guest(&connection)?;
-        let run = &self.run;
+        let run = self.run.clone();
         run.call_in_grace("ssh.download", async {
             run.grants.require(Capability::SshTransfer)?;
             run.grants.require(Capability::WorkspaceWrite)?;
             let into = workspace::inside(&target)?;
             let workspace = run.workspace()?;
             let asked = (options.max_bytes, options.max_entries);
-            let most = Most::left_of(run);
-            let choice = choice(options, into == Path::new("."), most);
+            let most = Most::left_of(&run);
+            let mut choice = choice(options, into == Path::new("."), most);
+            if !run.guards.is_empty() {
+                choice.review = Some(review(&run, &source, &target));
+            }
             let began = tokio::time::Instant::now();
             let copied = guest
                 .download(&source, &workspace.dir, &into, &choice, &run.console)
                 .await
-                .map_err(|failure| explain_limit(failure, asked, most))?;
-            most.note(run, &copied);
-            if copied.files == 0 && copied.unchanged == 0 && !choice.include.is_empty() {
+                .map_err(|failure| explain_limit(failure, asked, most, &run.grants.ceilings))?;
+            most.note(&run, &copied);
+            run.grants.note_artifacts(&copied);
+            let has_none = copied.files == 0 && copied.unchanged == 0 && copied.left_out == 0;
+            if has_none && !choice.include.is_empty() {
                 return Err(Failure::new(
                     Kind::NotFound,
                     Class::Files,
@@ -286,9 +302,9 @@ impl HostConnection for HostState {
                     ),
                 ));
             }
-            tell(run, "copied back", &copied, began.elapsed());
+            tell(&run, "copied back", &copied, began.elapsed());
             let answer = summary(&copied, began.elapsed());
-            artifacts::arrived(run, into, copied.entries).await;
+            artifacts::arrived(&run, into, copied.entries).await;
             Ok(answer)
         })
         .await
@@ -338,7 +354,12 @@ impl Most {
 }
 
 /// Says of a limit that a download passed who set it and what raises it.
-fn explain_limit(failure: Failure, asked: (Option<u64>, Option<u32>), most: Most) -> Failure {
+fn explain_limit(
+    failure: Failure,
+    asked: (Option<u64>, Option<u32>),
+    most: Most,
+    ceilings: &Ceilings,
+) -> Failure {
     if failure.code != "files.limit" {
         return failure;
     }
@@ -369,7 +390,7 @@ fn explain_limit(failure: Failure, asked: (Option<u64>, Option<u32>), most: Most
         .with_detail("set by", "the operator")
         .with_hint(format!(
             "{}; it counts all that a run fetches",
-            how_to_raise(ceiling)
+            ceilings.how_to_raise(ceiling)
         ))
 }
 
@@ -396,7 +417,17 @@ fn choice(options: TransferOptions, is_root: bool, most: Most) -> Choice {
             .map_or(u64::MAX, u64::from)
             .min(most.entries),
         compare,
+        review: None,
     }
+}
+
+/// Asks the guards about files that came back.
+fn review(run: &Arc<RunContext>, source: &str, target: &str) -> Review {
+    let (run, source, target) = (Arc::clone(run), source.to_owned(), target.to_owned());
+    Review::new(move |files| {
+        let (run, source, target) = (Arc::clone(&run), source.clone(), target.clone());
+        Box::pin(async move { run.guards.artifacts(&run, &source, &target, &files).await })
+    })
 }
 
 fn too_many(what: &str, limit: usize) -> Failure {
@@ -407,7 +438,8 @@ fn too_many(what: &str, limit: usize) -> Failure {
         format!("this run has {limit} {what} already"),
     )
     .with_hint(format!(
-        "end some of the {what} and drop their handles first"
+        "end some of the {what} and drop their handles first, or raise `--limit {what}={}`",
+        limit * 2
     ))
 }
 
@@ -488,7 +520,7 @@ mod tests {
             ("entries", (None, None), "raise `artifacts-max-count`"),
             ("bytes in a path", (None, None), "this limit is fixed"),
         ] {
-            let told = explain_limit(failed(limit), asked, most);
+            let told = explain_limit(failed(limit), asked, most, &Ceilings::default());
             assert!(told.message.contains("`dist/big`"), "{}", told.message);
             let said = told.hint.unwrap_or_default();
             assert!(said.contains(hint), "{limit}: {said}");

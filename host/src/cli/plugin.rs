@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use clap::{Args, Subcommand};
 
+use super::platform::{CHECK_HELP, CheckArgs, InspectArgs, TASK_HELP, TaskArgs};
+
 const COMPILE_HELP: &str = "\
 Native code has all the power of this program, so a file of it is used in two places only:
   beside the program  in `plugins/` there, owned as the program is and writable by nobody else: for images
@@ -54,17 +56,14 @@ pub struct PluginArgs {
 /// The commands about plugins.
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
-    /// Show what a plugin says of itself and asks for, without running it.
-    Inspect {
-        /// A bundled name or the path of a `.wasm` file.
-        #[arg(value_name = "REF")]
-        plugin: String,
-        #[command(flatten)]
-        place: PluginPlace,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    /// Show what a plugin says of itself, asks for, is granted and has used, without running it.
+    Inspect(InspectArgs),
+    /// Find out whether a plugin or a guard fits this host, and what differs if not.
+    #[command(after_help = CHECK_HELP)]
+    Check(CheckArgs),
+    /// Print a Tekton Task with the plugin's parameters and results.
+    #[command(after_help = TASK_HELP)]
+    Task(TaskArgs),
     /// Compile plugins ahead of time, so that runs need not.
     #[command(after_help = COMPILE_HELP)]
     Compile(CompileArgs),

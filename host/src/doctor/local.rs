@@ -352,6 +352,11 @@ fn grants(
         Ok(granted) => granted,
         Err(failure) => return Check::failed(Subject::Grants, Stage::Grants, vec![failure]),
     };
+    let unusable = config.guards.iter().filter_map(|guard| guard.load().err());
+    let unusable: Vec<Failure> = unusable.collect();
+    if !unusable.is_empty() {
+        return Check::failed(Subject::Grants, Stage::Grants, unusable);
+    }
     if let Some(image) = image(args, params)
         && let Err(failure) =
             granted

@@ -95,6 +95,8 @@ fn defuse(part: Part, args: &mut RunArgs, environment: &mut Environment) {
             args.plugin_dir = None;
             args.params.clear();
             args.grants = None;
+            args.guards.clear();
+            args.guard_list = None;
             args.secrets = None;
             args.code_cache = CodeCacheArgs::default();
         }

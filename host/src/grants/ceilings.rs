@@ -1,30 +1,34 @@
-//! How much of what is granted: upper limits, each with a default.
+//! Upper limits of what a granted plugin may ask for, each told with the line that sets it.
 
 use std::time::Duration;
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use globset::GlobSet;
 use guest_ssh::Limits;
-use serde::Deserialize;
+use humantime::format_duration;
 
+use super::file::{CeilingsEntry, Grant, Place, duration, globs, size};
 use crate::failure::Failure;
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(super) struct CeilingsEntry {
-    images: Option<Vec<String>>,
-    cpu_cores: Option<u32>,
-    memory_mib: Option<u32>,
-    vms_at_once: Option<u32>,
-    vms_total: Option<u32>,
-    keep_max: Option<String>,
-    artifacts_max_size: Option<String>,
-    artifacts_max_count: Option<u64>,
+/// A plugin that loops over deploys must not empty the cluster: a run that needs more says so in its grant.
+const VMS_AT_ONCE_DEFAULT: u32 = 4;
+/// As above; leaves room for deploying anew after failures.
+const VMS_TOTAL_DEFAULT: u32 = 16;
+/// Long enough to look into a build that failed, short enough to be over by the next day.
+pub(super) const KEEP_MAX_DEFAULT: Duration = Duration::from_secs(4 * 3600);
+
+/// Patterns as they are written, and ready to be matched.
+#[derive(Clone, Debug)]
+struct Patterns {
+    globs: GlobSet,
+    written: Vec<String>,
 }
 
 /// Upper limits of what a granted plugin may ask the cluster for.
 #[derive(Clone, Debug)]
 pub struct Ceilings {
-    images: Option<(GlobSet, Vec<String>)>,
+    images: Option<Patterns>,
+    namespaces: Option<Patterns>,
+    programs: Option<Patterns>,
     /// CPU cores of one VM.
     pub cpu_cores: Option<u32>,
     /// Memory of one VM, in MiB.
@@ -35,90 +39,75 @@ pub struct Ceilings {
     pub vms_total: u32,
     /// How long a VM may be kept after the run.
     pub keep_max: Duration,
+    /// How long the run may last.
+    pub lifetime: Option<Duration>,
     /// Bytes of all files that the run fetches from its VMs.
     pub artifacts_max_size: u64,
     /// Their number, links and directories included where one fetch brings them.
     pub artifacts_max_count: u64,
+    /// As the operator wrote them.
+    written: CeilingsEntry,
+    place: Place,
 }
-
-/// A plugin that loops over deploys must not empty the cluster: a run that needs more says so in its grant.
-const VMS_AT_ONCE_DEFAULT: u32 = 4;
-/// As above; leaves room for deploying anew after failures.
-const VMS_TOTAL_DEFAULT: u32 = 16;
-
-/// Long enough to look into a build that failed, short enough to be over by the next day.
-const KEEP_MAX_DEFAULT: Duration = Duration::from_secs(4 * 3600);
 
 impl Default for Ceilings {
     fn default() -> Self {
         Self {
             images: None,
+            namespaces: None,
+            programs: None,
             cpu_cores: None,
             memory_mib: None,
             vms_at_once: VMS_AT_ONCE_DEFAULT,
             vms_total: VMS_TOTAL_DEFAULT,
             keep_max: KEEP_MAX_DEFAULT,
+            lifetime: None,
             artifacts_max_size: Limits::default().bytes,
             artifacts_max_count: Limits::default().entries,
+            written: CeilingsEntry::default(),
+            place: Place::default(),
         }
-    }
-}
-
-impl CeilingsEntry {
-    /// What the entry says, with defaults for what it leaves out.
-    pub(super) fn read(&self) -> Result<Ceilings, String> {
-        let defaults = Ceilings::default();
-        let images = match &self.images {
-            Some(patterns) => Some((image_globs(patterns)?, patterns.clone())),
-            None => None,
-        };
-        let keep_max = match &self.keep_max {
-            Some(text) => humantime::parse_duration(text)
-                .map_err(|_| format!("`keep-max = \"{text}\"` is no duration such as `4h`"))?,
-            None => defaults.keep_max,
-        };
-        let artifacts_max_size = match &self.artifacts_max_size {
-            Some(text) => size(text).ok_or_else(|| {
-                format!("`artifacts-max-size = \"{text}\"` is no size such as `2Gi`")
-            })?,
-            None => defaults.artifacts_max_size,
-        };
-        Ok(Ceilings {
-            images,
-            cpu_cores: self.cpu_cores,
-            memory_mib: self.memory_mib,
-            vms_at_once: self.vms_at_once.unwrap_or(defaults.vms_at_once),
-            vms_total: self.vms_total.unwrap_or(defaults.vms_total),
-            keep_max,
-            artifacts_max_size,
-            artifacts_max_count: self
-                .artifacts_max_count
-                .unwrap_or(defaults.artifacts_max_count),
-        })
     }
 }
 
 impl Ceilings {
-    /// Lets a VM be kept for so long.
-    ///
-    /// # Errors
-    ///
-    /// `denied`, naming the ceiling.
-    pub fn admit_keeping(&self, lifetime: Duration) -> Result<(), Failure> {
-        if lifetime <= self.keep_max {
-            return Ok(());
-        }
-        let shown = |span: Duration| {
-            humantime::format_duration(Duration::from_secs(span.as_secs())).to_string()
+    /// The ceilings of an entry, with defaults where it has none.
+    pub(super) fn of(grant: &Grant, place: Place) -> Result<Self, Failure> {
+        let written = &grant.ceilings;
+        let patterns = |given: &Option<Vec<String>>| -> Result<Option<Patterns>, Failure> {
+            let compiled = globs(given.as_deref())
+                .map_err(|error| Failure::config("a grant has a bad pattern").with_source(error))?;
+            Ok(compiled
+                .zip(given.clone())
+                .map(|(globs, written)| Patterns { globs, written }))
         };
-        Err(above(
-            "keep-max",
-            format!(
-                "keeping a VM for {} is above the {} granted",
-                shown(lifetime),
-                shown(self.keep_max)
-            ),
-        ))
+        let defaults = Self::default();
+        Ok(Self {
+            images: patterns(&written.images)?,
+            namespaces: patterns(&written.namespaces)?,
+            programs: patterns(&written.programs)?,
+            cpu_cores: written.cpu_cores,
+            memory_mib: written.memory_mib,
+            vms_at_once: written.vms_at_once.unwrap_or(defaults.vms_at_once),
+            vms_total: written.vms_total.unwrap_or(defaults.vms_total),
+            keep_max: duration("keep-max", written.keep_max.as_deref())
+                .map_err(Failure::config)?
+                .unwrap_or(defaults.keep_max),
+            lifetime: duration("lifetime", written.lifetime.as_deref()).map_err(Failure::config)?,
+            artifacts_max_size: size("artifacts-max-size", written.artifacts_max_size.as_deref())
+                .map_err(Failure::config)?
+                .unwrap_or(defaults.artifacts_max_size),
+            artifacts_max_count: written
+                .artifacts_max_count
+                .unwrap_or(defaults.artifacts_max_count),
+            written: written.clone(),
+            place,
+        })
+    }
+
+    /// As the operator wrote them, for the report.
+    pub(super) fn written(&self) -> &CeilingsEntry {
+        &self.written
     }
 
     /// Lets a VM of this shape through. What the shape leaves open is set to the ceiling where there is one: the
@@ -133,19 +122,12 @@ impl Ceilings {
         cpu_cores: &mut Option<u32>,
         memory_mib: &mut Option<u32>,
     ) -> Result<(), Failure> {
-        if let Some((globs, patterns)) = &self.images
-            && !globs.is_match(image)
-        {
-            return Err(above(
-                "images",
-                format!("image `{image}` is none of {patterns:?}"),
-            ));
-        }
+        self.admit_name("images", self.images.as_ref(), "image", image)?;
         if let Some(ceiling) = self.cpu_cores
             && *cpu_cores.get_or_insert(ceiling) > ceiling
         {
             let asked = cpu_cores.unwrap_or_default();
-            return Err(above(
+            return Err(self.above(
                 "cpu-cores",
                 format!("{asked} CPU cores are above the {ceiling} granted"),
             ));
@@ -154,106 +136,117 @@ impl Ceilings {
             && *memory_mib.get_or_insert(ceiling) > ceiling
         {
             let asked = memory_mib.unwrap_or_default();
-            return Err(above(
+            return Err(self.above(
                 "memory-mib",
                 format!("{asked} MiB of memory are above the {ceiling} granted"),
             ));
         }
         Ok(())
     }
-}
 
-/// A failure for what lies above a ceiling.
-fn above(ceiling: &str, message: String) -> Failure {
-    Failure::denied("run.above-ceiling", message).with_hint(how_to_raise(ceiling))
-}
-
-/// What raises a ceiling.
-pub(crate) fn how_to_raise(ceiling: &str) -> String {
-    format!("the operator can raise `{ceiling}` under `[grant.ceilings]` in the grants file")
-}
-
-/// Bytes, as Kubernetes writes them: `512`, `10Mi`, `2Gi`; a `B` after that is accepted.
-fn size(text: &str) -> Option<u64> {
-    let text = text.strip_suffix('B').unwrap_or(text);
-    let unit_at = text.len().checked_sub(2);
-    let (number, factor) = match unit_at.and_then(|at| text.split_at_checked(at)) {
-        Some((number, "Ki")) => (number, 1 << 10),
-        Some((number, "Mi")) => (number, 1 << 20),
-        Some((number, "Gi")) => (number, 1 << 30),
-        Some((number, "Ti")) => (number, 1_u64 << 40),
-        _ => (text, 1),
-    };
-    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-    let number: u64 = is_number.then(|| number.parse().ok())??;
-    number.checked_mul(factor)
-}
-
-fn image_globs(patterns: &[String]) -> Result<GlobSet, String> {
-    let bad = |error: globset::Error| format!("bad image pattern: {error}");
-    let mut globs = GlobSetBuilder::new();
-    for pattern in patterns {
-        // `*` stays within one part of an OCI reference: `sonoma-*` is no pattern for somebody else's registry.
-        let glob = GlobBuilder::new(pattern).literal_separator(true).build();
-        globs.add(glob.map_err(bad)?);
-    }
-    globs.build().map_err(bad)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::grants::GrantsFile;
-
-    #[test]
-    fn keeping_longer_than_granted_is_denied_and_a_ceiling_is_a_duration() {
-        let ceilings = Ceilings::default();
-        assert!(ceilings.admit_keeping(KEEP_MAX_DEFAULT).is_ok());
-        let failure = ceilings
-            .admit_keeping(KEEP_MAX_DEFAULT + Duration::from_secs(1))
-            .unwrap_err();
-        assert_eq!(failure.code, "run.above-ceiling");
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("grants.toml");
-        std::fs::write(
-            &path,
-            "[[grant]]\nplugin = \"x\"\n[grant.ceilings]\nkeep-max = \"long\"\n",
+    /// Lets the run into this Orka namespace.
+    ///
+    /// # Errors
+    ///
+    /// `denied`, naming the ceiling.
+    pub fn admit_namespace(&self, namespace: &str) -> Result<(), Failure> {
+        self.admit_name(
+            "namespaces",
+            self.namespaces.as_ref(),
+            "namespace",
+            namespace,
         )
-        .unwrap();
-        assert!(
-            GrantsFile::load(&path)
-                .unwrap_err()
-                .message
-                .contains("keep-max")
-        );
     }
 
-    #[test]
-    fn sizes_are_written_as_in_kubernetes() {
-        for (text, bytes) in [
-            ("0", 0),
-            ("7", 7),
-            ("512B", 512),
-            ("10Ki", 10 << 10),
-            ("5MiB", 5 << 20),
-            ("2Gi", 2 << 30),
-            ("1TiB", 1 << 40),
-        ] {
-            assert_eq!(size(text), Some(bytes), "{text}");
-        }
-        for text in [
-            "",
-            "B",
-            "Gi",
-            "+1",
-            "-1Mi",
-            "1.5Gi",
-            "1G",
-            "1 Gi",
-            "99999999999Ti",
-            "é",
-        ] {
-            assert_eq!(size(text), None, "{text}");
+    /// Lets this program be started in a VM.
+    ///
+    /// # Errors
+    ///
+    /// `denied`, naming the ceiling.
+    pub fn admit_program(&self, program: &str) -> Result<(), Failure> {
+        self.admit_name("programs", self.programs.as_ref(), "program", program)
+    }
+
+    fn admit_name(
+        &self,
+        ceiling: &str,
+        patterns: Option<&Patterns>,
+        what: &str,
+        name: &str,
+    ) -> Result<(), Failure> {
+        match patterns {
+            Some(patterns) if !patterns.globs.is_match(name) => Err(self.above(
+                ceiling,
+                format!("{what} `{name}` is none of {:?}", patterns.written),
+            )),
+            _ => Ok(()),
         }
     }
+
+    /// Lets a VM be kept for so long.
+    ///
+    /// # Errors
+    ///
+    /// `denied`, naming the ceiling.
+    pub fn admit_keeping(&self, lifetime: Duration) -> Result<(), Failure> {
+        if lifetime <= self.keep_max {
+            return Ok(());
+        }
+        Err(self.above(
+            "keep-max",
+            format!(
+                "keeping a VM for {} is above the {} granted",
+                shown(lifetime),
+                shown(self.keep_max)
+            ),
+        ))
+    }
+
+    /// How long a run may last that was given `timeout`, which nobody may have asked for if it is the default.
+    ///
+    /// # Errors
+    ///
+    /// `denied` where more was asked for than granted, naming the ceiling.
+    pub fn admit_lifetime(
+        &self,
+        timeout: Duration,
+        default: Duration,
+    ) -> Result<Duration, Failure> {
+        match self.lifetime {
+            Some(ceiling) if timeout > ceiling && timeout == default => Ok(ceiling),
+            Some(ceiling) if timeout > ceiling => Err(self.above(
+                "lifetime",
+                format!(
+                    "a run of {} (`--timeout`) is above the {} granted",
+                    shown(timeout),
+                    shown(ceiling)
+                ),
+            )),
+            _ => Ok(timeout),
+        }
+    }
+
+    /// A denial of what lies above a ceiling, with the line that would have to change.
+    pub fn above(&self, ceiling: &str, message: String) -> Failure {
+        Failure::denied("run.above-ceiling", message).with_hint(self.how_to_raise(ceiling))
+    }
+
+    /// What raises a ceiling, with the line that would have to change.
+    pub fn how_to_raise(&self, ceiling: &str) -> String {
+        match (self.place.member(ceiling), self.place.entry()) {
+            (Some(line), _) => {
+                format!("the operator can raise `{ceiling}` under `[grant.ceilings]` at {line}")
+            }
+            (None, Some(entry)) => format!(
+                "the operator can raise `{ceiling}`: add it under `[grant.ceilings]` to the entry at {entry}"
+            ),
+            (None, None) => format!(
+                "the operator can raise `{ceiling}` under `[grant.ceilings]` in the grants file"
+            ),
+        }
+    }
+}
+
+fn shown(span: Duration) -> String {
+    format_duration(Duration::from_secs(span.as_secs())).to_string()
 }

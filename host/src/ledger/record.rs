@@ -62,6 +62,7 @@ impl Head {
 }
 
 /// A VM that is kept on purpose after its run.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Kept {

@@ -291,8 +291,9 @@ impl Guest for ScriptedGuest {
         self.0.called("download", source)?;
         let selection = selection(choice)?;
         let mut copied = Copied::default();
-        let mut set = Sha256::new();
         let prefix = format!("{source}/");
+        let mut found: Vec<(FileDigest, Vec<u8>)> = Vec::new();
+        let mut bytes = 0;
         for (path, contents) in self.0.state().files.clone() {
             let Some(name) = path.strip_prefix(&prefix) else {
                 continue;
@@ -300,10 +301,10 @@ impl Guest for ScriptedGuest {
             if !selection.selects(Path::new(name), false) {
                 continue;
             }
-            let (files, bytes) = (copied.files + 1, copied.bytes + contents.len() as u64);
+            bytes += contents.len() as u64;
             for (limit, allowed, wanted) in [
                 ("bytes", choice.max_bytes, bytes),
-                ("entries", choice.max_entries, files),
+                ("entries", choice.max_entries, found.len() as u64 + 1),
             ] {
                 if wanted > allowed {
                     return Err(transfer_failure(guest_ssh::Error::LimitExceeded {
@@ -314,17 +315,32 @@ impl Guest for ScriptedGuest {
                     }));
                 }
             }
-            let place = into.join(name);
-            place
-                .parent()
-                .map_or(Ok(()), |parent| workspace.create_dir_all(parent))
-                .map_err(trouble)?;
-            workspace.write(&place, &contents).map_err(trouble)?;
             let file = FileDigest {
                 path: name.into(),
                 size: contents.len() as u64,
                 sha256: Sha256::digest(&contents).into(),
             };
+            found.push((file, contents));
+        }
+        let left_out = match &choice.review {
+            None => Vec::new(),
+            Some(review) => {
+                let files = found.iter().map(|(file, _)| file.clone());
+                review.look(files.collect()).await?
+            }
+        };
+        copied.left_out = left_out.len() as u64;
+        let mut set = Sha256::new();
+        for (at, (file, contents)) in found.into_iter().enumerate() {
+            if left_out.contains(&at) {
+                continue;
+            }
+            let place = into.join(&file.path);
+            place
+                .parent()
+                .map_or(Ok(()), |parent| workspace.create_dir_all(parent))
+                .map_err(trouble)?;
+            workspace.write(&place, &contents).map_err(trouble)?;
             set.update(file.sums_line());
             copied.files += 1;
             copied.bytes += file.size;

@@ -1,6 +1,7 @@
 //! What a test's cluster and VMs do.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crate::bindings::orka::plugin::cluster::Node;
 use crate::bindings::orka::plugin::types::{Exit, ExitSignal};
 use crate::failure::Failure;
 use crate::grants::GrantsFile;
+use crate::guard::GuardSource;
 use crate::limits::Limits;
 use crate::outcome::StopSignal;
 
@@ -208,6 +210,7 @@ pub struct Scenario {
     pub(crate) workspace: Option<BTreeMap<String, Vec<u8>>>,
     pub(crate) secrets: BTreeMap<String, SecretString>,
     pub(crate) grants: Option<Arc<GrantsFile>>,
+    pub(crate) guards: Vec<GuardSource>,
     pub(crate) limits: Limits,
     pub(crate) timeout: Duration,
     pub(crate) stop: Option<(Duration, StopSignal)>,
@@ -242,6 +245,7 @@ impl Scenario {
             workspace: Some(BTreeMap::new()),
             secrets: BTreeMap::new(),
             grants: None,
+            guards: Vec::new(),
             limits: Limits::default(),
             timeout: Duration::from_secs(3600),
             stop: None,
@@ -301,6 +305,14 @@ impl Scenario {
     #[must_use]
     pub fn grants(mut self, file: GrantsFile) -> Self {
         self.grants = Some(Arc::new(file));
+        self
+    }
+
+    /// Asks the guard of this file with this configuration, after those named before.
+    #[must_use]
+    pub fn guard(mut self, file: &Path, config: &str) -> Self {
+        let source = GuardSource::of_file(file.to_owned(), Some(config));
+        self.guards.push(source);
         self
     }
 

@@ -20,6 +20,7 @@ use crate::console::{Console, Level, PhaseRecord};
 use crate::engine::{self, Compiled, Engine};
 use crate::failure::Failure;
 use crate::grants::Grants;
+use crate::guard::{GuardRecord, Guards, Wanted};
 use crate::identity::Identity;
 use crate::interference::{Interference, Strike};
 use crate::ledger::Ledger;
@@ -77,6 +78,8 @@ pub struct Report {
     pub workspace: BTreeMap<String, Vec<u8>>,
     /// Where a secret of the scenario could be read, which is nowhere unless something is badly wrong.
     pub secrets_shown: Vec<String>,
+    /// What the guards did.
+    pub guards: Vec<GuardRecord>,
     /// How long the run took on the virtual clock.
     pub elapsed: Duration,
 }
@@ -212,7 +215,7 @@ impl Subject {
         let parts = match self.parts(scenario, &console, backends, directory.as_ref()) {
             Err(Refused::Run(failures)) => Err(failures),
             Err(Refused::Test(failure)) => return Err(failure),
-            Ok(parts) => Ok(parts),
+            Ok(parts) => self.guarded(parts, scenario).await,
         };
         let finished = match parts {
             Err(failures) => Finished::not_started(failures),
@@ -271,9 +274,35 @@ impl Subject {
             vm_files: BTreeMap::new(),
             workspace,
             secrets_shown,
+            guards: finished
+                .run
+                .as_ref()
+                .map(|run| run.guards.records())
+                .unwrap_or_default(),
             elapsed: started.elapsed(),
         };
         Ok(Ended { report })
+    }
+
+    /// The same with the scenario's guards started.
+    async fn guarded(
+        &self,
+        parts: RunParts,
+        scenario: &Scenario,
+    ) -> Result<RunParts, Vec<Failure>> {
+        let wanted = Wanted {
+            sources: scenario.guards.clone(),
+            ..Wanted::default()
+        };
+        let guards = Guards::start(
+            &wanted,
+            self.compiled.engine(),
+            scenario.limits,
+            &parts.console,
+            &self.plugin.digest,
+        );
+        let guards = guards.await.map_err(|failure| vec![failure])?;
+        Ok(RunParts { guards, ..parts })
     }
 
     /// The run as production would set it up, on scripted backends.
@@ -310,6 +339,7 @@ impl Subject {
             console: console.clone(),
             ledger: Ledger::in_memory(),
             grants,
+            guards: Guards::default(),
             params,
             script: scenario.script.clone(),
             manifest: manifest.clone(),

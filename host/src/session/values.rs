@@ -247,6 +247,7 @@ impl CopiedRecord {
             bytes: self.bytes,
             digest: self.digest,
             unchanged: self.unchanged,
+            left_out: 0,
             entries: self.entries.into_iter().map(entry).collect(),
             notes: Vec::new(),
         }

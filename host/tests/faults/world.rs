@@ -15,6 +15,7 @@ use orka_step::config::{Config, Environment};
 use orka_step::console::Console;
 use orka_step::engine::{self, Compiled};
 use orka_step::grants::Grants;
+use orka_step::guard::Guards;
 use orka_step::ledger::Ledger;
 use orka_step::mask::Masker;
 use orka_step::outcome::Outcome;
@@ -236,6 +237,7 @@ fn parts(config: Config, plugin: &Plugin, console: Console) -> RunParts {
         console,
         ledger: Ledger::in_memory(),
         grants,
+        guards: Guards::default(),
         params,
         script: config.script,
         manifest: plugin.manifest.clone(),

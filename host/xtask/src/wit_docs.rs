@@ -35,47 +35,51 @@ pub(crate) fn run(workspace: &Workspace, check: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The worlds of the contract; a component of each is called the same.
+const WORLDS: [&str; 2] = ["plugin", "guard"];
+
 fn render(directory: &Path) -> Result<String> {
     let mut resolve = Resolve::default();
     let (package, _) = resolve
         .push_dir(directory)
         .with_context(|| format!("`{}` is not valid WIT", directory.display()))?;
     let package_of = &resolve.packages[package];
-    let world = package_of
-        .worlds
-        .values()
-        .next()
-        .map(|id| &resolve.worlds[*id])
-        .ok_or_else(|| anyhow!("the package has no world"))?;
     let mut page = format!("# The contract `{}`\n\n", package_of.name);
-    page.push_str(
-        "Made from the `.wit` files beside this page by `cargo xtask wit-docs`. A plugin is a component of this world:\n\n",
-    );
+    page.push_str("Made from the `.wit` files beside this page by `cargo xtask wit-docs`.");
     let mut interfaces = Vec::new();
-    for (is_export, items) in [(false, &world.imports), (true, &world.exports)] {
-        for (key, item) in items {
-            if let (WorldKey::Interface(id), WorldItem::Interface { .. }) = (key, item) {
-                interfaces.push((is_export, &resolve.interfaces[*id]));
-            }
-        }
-    }
-    page.push_str("| Interface | | |\n| --- | --- | --- |\n");
-    for (is_export, interface) in &interfaces {
-        let name = interface.name.as_deref().unwrap_or_default();
-        let role = if *is_export {
-            "the plugin has it"
-        } else {
-            "the host has it"
-        };
+    for component in WORLDS {
+        let world = package_of
+            .worlds
+            .get(component)
+            .map(|id| &resolve.worlds[*id])
+            .ok_or_else(|| anyhow!("the package has no world `{component}`"))?;
         let _ = writeln!(
             page,
-            "| [`{name}`](#{name}) | {role} | {} |",
-            first_line(&interface.docs)
+            "\n\nA {component} is a component of the world `{component}`:\n"
         );
+        page.push_str("| Interface | | |\n| --- | --- | --- |\n");
+        for (is_export, items) in [(false, &world.imports), (true, &world.exports)] {
+            for (key, item) in items {
+                if let (WorldKey::Interface(id), WorldItem::Interface { .. }) = (key, item) {
+                    let interface = &resolve.interfaces[*id];
+                    let side = if is_export { component } else { "host" };
+                    let name = interface.name.as_deref().unwrap_or_default();
+                    let _ = writeln!(
+                        page,
+                        "| [`{name}`](#{name}) | the {side} has it | {} |",
+                        first_line(&interface.docs)
+                    );
+                    interfaces.push(interface);
+                }
+            }
+        }
+        docs(&mut page, &world.docs, "");
+        let trimmed = page.trim_end().len();
+        page.truncate(trimmed);
     }
-    docs(&mut page, &world.docs, "");
+    page.push('\n');
     docs(&mut page, &package_of.docs, "");
-    for (_, interface) in &interfaces {
+    for interface in &interfaces {
         describe(&mut page, &resolve, interface);
     }
     Ok(page)

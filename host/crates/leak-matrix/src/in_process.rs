@@ -12,6 +12,7 @@ use orka_step::cli::{Cli, Command};
 use orka_step::config::{Config, Environment};
 use orka_step::console::Console;
 use orka_step::grants::Grants;
+use orka_step::guard::Guards;
 use orka_step::ledger::Ledger;
 use orka_step::limits::Limits;
 use orka_step::mask::Masker;
@@ -148,6 +149,7 @@ fn parts(config: Config, console: Console) -> RunParts {
         console,
         ledger: Ledger::in_memory(),
         grants,
+        guards: Guards::default(),
         params,
         script: config.script,
         manifest: plugin.manifest.clone(),

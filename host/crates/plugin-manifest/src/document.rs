@@ -14,56 +14,79 @@ use crate::{Error, Manifest, Parameter, ParameterType};
 pub(crate) const SCHEMA: u32 = 1;
 
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Document {
     /// Present in the embedded form only; authors need not write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) schema: Option<u32>,
+    /// Who the plugin is and what it asks for.
     pub(crate) plugin: PluginTable,
+    /// Parameters of a run, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) parameters: BTreeMap<String, ParameterTable>,
+    /// Tekton results that the plugin may set, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) results: BTreeMap<String, ResultTable>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct PluginTable {
+    /// Its name: lower-case letters, digits and `-`.
     pub(crate) name: String,
+    /// Its version, such as `1.2.3`.
     pub(crate) version: String,
+    /// The version of the contract that it was written for, such as `0.1`.
     pub(crate) contract: String,
+    /// What it does, in a sentence.
     pub(crate) description: String,
+    /// The oldest `orka-step` that it runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) minimum_host: Option<String>,
+    /// Capabilities that it needs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) capabilities: Vec<String>,
+    /// Capabilities that it can do without.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) optional_capabilities: Vec<String>,
+    /// Names of secrets that it uses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) secrets: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct ParameterTable {
+    /// Which values it takes.
     #[serde(rename = "type")]
     pub(crate) kind: TypeName,
+    /// Whether a run must give a value; never together with a default.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) required: bool,
+    /// The value where none is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) default: Option<ParameterValue>,
+    /// What it is for, in a sentence.
     pub(crate) description: String,
+    /// The texts of a `choice`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) choices: Option<Vec<String>>,
+    /// What a `string` has to match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pattern: Option<String>,
+    /// The smallest `integer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) minimum: Option<i64>,
+    /// The largest `integer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) maximum: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum TypeName {
     String,
@@ -74,9 +97,16 @@ pub(crate) enum TypeName {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResultTable {
     pub(crate) description: String,
+}
+
+/// The JSON Schema of `plugin.toml`.
+#[cfg(feature = "schema")]
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(Document).to_value()
 }
 
 impl Document {

@@ -29,6 +29,8 @@ mod fixture;
 pub use capability::{Capability, UnknownCapability};
 #[cfg(feature = "componentize")]
 pub use componentize::componentize;
+#[cfg(feature = "schema")]
+pub use document::schema;
 pub use error::Error;
 pub use manifest::{ContractVersion, Manifest, NAME_BYTES_MAX, ResultDeclaration};
 pub use parameter::{Parameter, ParameterType, ParameterValue, Pattern};

@@ -61,6 +61,7 @@ impl ParameterType {
 /// `Display` writes it so that giving that text to [`Manifest::resolve`](crate::Manifest::resolve) yields it again: a
 /// list becomes a JSON array.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(
     untagged,
     expecting = "expected a string, a boolean, an integer or a list of strings"

@@ -54,6 +54,7 @@ pub(super) fn keep(
         ssh_port: info.ssh_port,
         login: login(run.guests.username(), &info.address, info.ssh_port),
     };
+    run.grants.note_keeping(lifetime);
     run.ledger.keep(&info.name, key_of(info), &kept)?;
     tell(run)?;
     run.console.info(&format!(

@@ -361,7 +361,6 @@ pub(super) async fn adopt(run: &RunContext, text: &str) -> Result<VmConfig, Fail
         )));
     }
     let mut spec = VmSpec::from(text.spec);
-    let ceilings = &run.grants.ceilings;
     if run.cluster.stores_configs() {
         let stored = run.cluster.config(&name).await?.ok_or_else(|| {
             Failure::new(
@@ -374,14 +373,13 @@ pub(super) async fn adopt(run: &RunContext, text: &str) -> Result<VmConfig, Fail
         })?;
         // What the cluster holds is what is deployed, whatever the text says.
         spec.image = stored.image.unwrap_or(spec.image);
-        let (mut cores, mut memory) = (
-            stored.cpu_cores.or(spec.cpu_cores),
-            stored.memory_mib.or(spec.memory_mib),
-        );
-        ceilings.admit(&spec.image, &mut cores, &mut memory)?;
-        (spec.cpu_cores, spec.memory_mib) = (cores, memory);
+        spec.cpu_cores = stored.cpu_cores.or(spec.cpu_cores);
+        spec.memory_mib = stored.memory_mib.or(spec.memory_mib);
+        run.grants.admit_vm(&mut spec)?;
+        run.guards.settled_config(run, &spec).await?;
     } else {
-        ceilings.admit(&spec.image, &mut spec.cpu_cores, &mut spec.memory_mib)?;
+        run.guards.config(run, &mut spec).await?;
+        run.grants.admit_vm(&mut spec)?;
         run.cluster.create_config(&name, &spec).await?;
     }
     tell_adopted(run, &name, &spec);

@@ -1,0 +1,182 @@
+//! `orka-step plugin check`: whether a plugin or a guard fits this host, without running it.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::cli::CheckArgs;
+use crate::console::Console;
+use crate::engine::{self, Compiled};
+use crate::failure::Failure;
+use crate::fit::{self, Difference};
+use crate::grants::{Grants, GrantsFile};
+use crate::guard::GuardSource;
+use crate::outcome;
+use crate::plugin::{Plugin, PluginRef};
+use crate::report;
+
+/// What was found.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Found {
+    kind: &'static str,
+    name: String,
+    version: Option<String>,
+    digest: String,
+    bytes: usize,
+    imports: Vec<String>,
+    capabilities: Vec<String>,
+    optional_capabilities: Vec<String>,
+    secrets: Vec<String>,
+    differences: Vec<Difference>,
+    fits: bool,
+    problems: Vec<String>,
+}
+
+/// Checks and prints; gives the exit code.
+pub async fn check(args: &CheckArgs, console: &Console) -> u8 {
+    let (found, failures) = match examine(args) {
+        Ok(examined) => examined,
+        Err(failure) => {
+            report::print_failure(console, &failure);
+            return outcome::of_class(failure.class).1;
+        }
+    };
+    if args.json {
+        let text = serde_json::to_string_pretty(&found).unwrap_or_default();
+        console.data(&text).await;
+    } else {
+        console.data(&found.describe()).await;
+        failures
+            .iter()
+            .for_each(|failure| report::print_failure(console, failure));
+    }
+    failures
+        .first()
+        .map_or(0, |failure| outcome::of_class(failure.class).1)
+}
+
+fn examine(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
+    let reference = PluginRef::parse(&args.plugin, args.place.plugin_dir.clone())?;
+    let grants = args.grants.as_deref().map(GrantsFile::load).transpose()?;
+    let plugin = match Plugin::load(&reference) {
+        Ok(plugin) => plugin,
+        Err(failure) if failure.code == "plugin.other-world" => {
+            return guard(args).map_err(|as_guard| match as_guard.message {
+                // It is no guard either: what it lacks to be a plugin says more.
+                message if message.contains("does not export") => failure,
+                _ => as_guard,
+            });
+        }
+        Err(failure) => return Err(failure),
+    };
+    let mut failures = Vec::new();
+    pinned(args, &plugin.digest, &mut failures);
+    let compiled = engine::engine().and_then(|engine| Compiled::new(&engine, &plugin));
+    failures.extend(compiled.err());
+    if grants.is_some() {
+        let granted = Grants::intersect(
+            grants.as_ref(),
+            &plugin.manifest,
+            &plugin.digest,
+            plugin.bundled,
+        );
+        failures.extend(granted.err());
+    }
+    let manifest = &plugin.manifest;
+    let found = Found {
+        kind: "plugin",
+        name: manifest.name.clone(),
+        version: Some(manifest.version.to_string()),
+        digest: plugin.digest.clone(),
+        bytes: plugin.bytes.len(),
+        imports: imports(&plugin.bytes),
+        capabilities: manifest
+            .capabilities
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        optional_capabilities: manifest
+            .optional_capabilities
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        secrets: manifest.secrets.iter().cloned().collect(),
+        differences: fit::differences(&plugin.bytes),
+        fits: failures.is_empty(),
+        problems: failures
+            .iter()
+            .map(|failure| failure.message.clone())
+            .collect(),
+    };
+    Ok((found, failures))
+}
+
+fn guard(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
+    let file = GuardSource::parse(&args.plugin, args.place.plugin_dir.clone())?.load()?;
+    let mut failures = Vec::new();
+    pinned(args, &file.digest, &mut failures);
+    let engine = engine::engine()?;
+    failures.extend(file.code(&engine).err());
+    let found = Found {
+        kind: "guard",
+        name: file.name.clone(),
+        version: file.version.clone(),
+        digest: file.digest.clone(),
+        bytes: file.bytes.len(),
+        imports: imports(&file.bytes),
+        capabilities: Vec::new(),
+        optional_capabilities: Vec::new(),
+        secrets: Vec::new(),
+        differences: fit::differences(&file.bytes),
+        fits: failures.is_empty(),
+        problems: failures
+            .iter()
+            .map(|failure| failure.message.clone())
+            .collect(),
+    };
+    Ok((found, failures))
+}
+
+fn pinned(args: &CheckArgs, digest: &str, failures: &mut Vec<Failure>) {
+    if let Some(wanted) = &args.digest
+        && !wanted.eq_ignore_ascii_case(digest)
+    {
+        failures.push(Failure::plugin_rejected(
+            "plugin.digest",
+            format!("the digest is {digest}, and {wanted} was asked for"),
+        ));
+    }
+}
+
+/// Reading them once more cannot fail: they were compared with the contract before.
+fn imports(component: &[u8]) -> Vec<String> {
+    plugin_manifest::imports(component).unwrap_or_default()
+}
+
+impl Found {
+    fn describe(&self) -> String {
+        let list = |items: &[String]| match items {
+            [] => "nothing".to_owned(),
+            items => items.join(", "),
+        };
+        let mut text = String::new();
+        let version = self.version.as_deref().unwrap_or("without a version");
+        // Writing into a `String` cannot fail.
+        let _ = writeln!(text, "{} `{}` {version}", self.kind, self.name);
+        let _ = writeln!(text, "  digest    {}", self.digest);
+        let _ = writeln!(text, "  size      {} bytes", self.bytes);
+        let _ = writeln!(text, "  imports   {}", list(&self.imports));
+        if self.kind == "plugin" {
+            let _ = writeln!(text, "  asks for  {}", list(&self.capabilities));
+            let _ = writeln!(text, "  optional  {}", list(&self.optional_capabilities));
+            let _ = writeln!(text, "  secrets   {}", list(&self.secrets));
+        }
+        for difference in &self.differences {
+            let _ = writeln!(text, "  differs   {difference}");
+        }
+        let fits = if self.fits { "yes" } else { "no" };
+        let _ = writeln!(text, "  fits      {fits}");
+        text
+    }
+}

@@ -1,0 +1,400 @@
+//! The operator's grants file, in TOML or YAML, and which of its lines says what.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use plugin_manifest::Manifest;
+use serde::{Deserialize, Serialize};
+
+use super::expand;
+use crate::failure::Failure;
+
+/// The files of a directory that is given as grants, in this order.
+const FILE_NAMES: [&str; 3] = ["grants.toml", "grants.yaml", "grants.yml"];
+
+/// The operator's grants file, in TOML or, by its name's ending `.yaml` or `.yml`, in YAML.
+///
+/// The first entry whose `plugin` and `digest` fit decides; later ones are not looked at.
+#[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[cfg_attr(test, schemars(title = "Grants of orka-step"))]
+pub struct GrantsFile {
+    /// The entries. `grants` means the same.
+    #[serde(default, rename = "grant", alias = "grants")]
+    pub(super) grants: Vec<Grant>,
+    #[serde(skip)]
+    pub(super) lines: Lines,
+}
+
+/// What one plugin, or every plugin, may do.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Grant {
+    /// The name in the plugin's manifest, or `*`.
+    pub(super) plugin: String,
+    /// `sha256:…` of the plugin's file; absent fits any.
+    pub(super) digest: Option<String>,
+    /// Capabilities; `*` and `ssh.*` stand for several.
+    #[serde(default)]
+    pub(super) capabilities: Vec<String>,
+    /// Names of secrets; `*` stands for all that the manifest asks for.
+    #[serde(default)]
+    pub(super) secrets: Vec<String>,
+    /// Upper limits of what is granted.
+    #[serde(default)]
+    pub(super) ceilings: CeilingsEntry,
+}
+
+/// Upper limits of what a granted plugin may ask for. What is absent has no ceiling, or the one named here.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct CeilingsEntry {
+    /// Patterns of images; `*` stays within one part of an OCI reference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) images: Option<Vec<String>>,
+    /// CPU cores of one VM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cpu_cores: Option<u32>,
+    /// Memory of one VM, in MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) memory_mib: Option<u32>,
+    /// VMs at the same time; 4 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) vms_at_once: Option<u32>,
+    /// VMs in the whole run; 16 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) vms_total: Option<u32>,
+    /// How long a VM may be kept after the run, such as `2h`; `4h` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) keep_max: Option<String>,
+    /// How long the run may last, such as `1h`, and with it every VM that is not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lifetime: Option<String>,
+    /// Patterns of Orka namespaces (3.x only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) namespaces: Option<Vec<String>>,
+    /// Patterns of programs that may be started in VMs, as the plugin names them; `*` stays within one directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) programs: Option<Vec<String>>,
+    /// What of the workspace may be touched, whatever `capabilities` say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) workspace: Option<WorkspaceAccess>,
+    /// Bytes of all that a run fetches, such as `2Gi`; `64Gi` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) artifacts_max_size: Option<String>,
+    /// Files, links and directories of all that a run fetches; 500000 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) artifacts_max_count: Option<u64>,
+}
+
+/// What of the workspace may be touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub(super) enum WorkspaceAccess {
+    /// Nothing.
+    None,
+    /// It may be read.
+    Read,
+    /// It may be read and written.
+    Write,
+}
+
+/// Where an entry and its members are in the file.
+#[derive(Clone, Debug, Default)]
+pub(super) struct EntryLines {
+    entry: usize,
+    members: BTreeMap<String, usize>,
+}
+
+/// Where all entries are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lines {
+    file: String,
+    entries: Vec<EntryLines>,
+}
+
+/// Where one entry is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    file: String,
+    lines: EntryLines,
+}
+
+impl Place {
+    /// `file:line` of the entry.
+    pub(super) fn entry(&self) -> Option<String> {
+        self.shown(self.lines.entry)
+    }
+
+    /// `file:line` of a member of the entry or of its ceilings, if it is there.
+    pub(super) fn member(&self, name: &str) -> Option<String> {
+        self.shown(*self.lines.members.get(name)?)
+    }
+
+    fn shown(&self, line: usize) -> Option<String> {
+        (line > 0).then(|| format!("{}:{line}", self.file))
+    }
+}
+
+impl GrantsFile {
+    /// Reads the file.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read, is not TOML or YAML, or has unknown members or capabilities.
+    pub fn load(path: &Path) -> Result<Self, Failure> {
+        let inside = FILE_NAMES.map(|name| path.join(name));
+        let path = if path.is_dir() {
+            let there = inside.iter().find(|path| path.exists());
+            there.unwrap_or(&inside[0])
+        } else {
+            path
+        };
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::config(format!("cannot read the grants file `{shown}`")).with_source(error)
+        })?;
+        let is_yaml = path
+            .extension()
+            .is_some_and(|ending| ending == "yaml" || ending == "yml");
+        Self::parse(&text, &shown, is_yaml)
+    }
+
+    /// Reads a file's text; `path` names it in messages.
+    ///
+    /// # Errors
+    ///
+    /// As [`GrantsFile::load`].
+    pub fn parse(text: &str, path: &str, is_yaml: bool) -> Result<Self, Failure> {
+        Self::read(text, path, &format!("the grants file `{path}`"), is_yaml)
+    }
+
+    /// Reads grants in TOML that are in no file; `shown` names them in messages.
+    ///
+    /// # Errors
+    ///
+    /// As [`GrantsFile::load`].
+    pub fn parse_text(text: &str, shown: &str) -> Result<Self, Failure> {
+        Self::read(text, shown, shown, false)
+    }
+
+    fn read(text: &str, source: &str, shown: &str, is_yaml: bool) -> Result<Self, Failure> {
+        let wrong = || Failure::config(format!("{shown} is wrong"));
+        let (mut file, entries): (Self, _) = if is_yaml {
+            let file = serde_saphyr::from_str(text)
+                .map_err(|error| wrong().with_source(Told(error.to_string())))?;
+            (file, yaml_lines(text))
+        } else {
+            let file = toml::from_str(text).map_err(|error| wrong().with_source(error))?;
+            (file, toml_lines(text))
+        };
+        file.lines = Lines {
+            file: source.to_owned(),
+            entries,
+        };
+        for (position, grant) in file.grants.iter().enumerate() {
+            let place = file.place(position);
+            let at = |member: &str| {
+                let line = place.member(member).or_else(|| place.entry());
+                line.unwrap_or_else(|| source.to_owned())
+            };
+            let bad = |member: &str, problem: String| {
+                Failure::config(format!("{shown} is wrong, {}: {problem}", at(member)))
+            };
+            for name in &grant.capabilities {
+                expand(name).map_err(|problem| bad("capabilities", problem))?;
+            }
+            let ceilings = &grant.ceilings;
+            for (member, value) in [
+                ("keep-max", &ceilings.keep_max),
+                ("lifetime", &ceilings.lifetime),
+            ] {
+                duration(member, value.as_deref()).map_err(|problem| bad(member, problem))?;
+            }
+            let member = "artifacts-max-size";
+            size(member, ceilings.artifacts_max_size.as_deref())
+                .map_err(|problem| bad(member, problem))?;
+            for (member, patterns) in [
+                ("images", &ceilings.images),
+                ("namespaces", &ceilings.namespaces),
+                ("programs", &ceilings.programs),
+            ] {
+                globs(patterns.as_deref()).map_err(|error| {
+                    bad(member, format!("`{member}` has a bad pattern")).with_source(error)
+                })?;
+            }
+        }
+        Ok(file)
+    }
+
+    /// The entry that decides about a plugin, and its position.
+    pub(super) fn find(&self, manifest: &Manifest, digest: &str) -> Option<(usize, &Grant)> {
+        self.grants.iter().enumerate().find(|(_, grant)| {
+            (grant.plugin == "*" || grant.plugin == manifest.name)
+                && grant
+                    .digest
+                    .as_deref()
+                    .is_none_or(|wanted| wanted == digest)
+        })
+    }
+
+    /// Where an entry is.
+    pub(super) fn place(&self, position: usize) -> Place {
+        Place {
+            file: self.lines.file.clone(),
+            lines: self
+                .lines
+                .entries
+                .get(position)
+                .cloned()
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// An error in the words of the library that found it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Told(String);
+
+/// A duration such as `4h`.
+pub(super) fn duration(member: &str, value: Option<&str>) -> Result<Option<Duration>, String> {
+    let parse = |text: &str| {
+        humantime::parse_duration(text)
+            .map_err(|_| format!("`{member} = \"{text}\"` is no duration such as `4h`"))
+    };
+    value.map(parse).transpose()
+}
+
+/// A size such as `2Gi`.
+pub(super) fn size(member: &str, value: Option<&str>) -> Result<Option<u64>, String> {
+    let parse = |text: &str| {
+        bytes(text).ok_or_else(|| format!("`{member} = \"{text}\"` is no size such as `2Gi`"))
+    };
+    value.map(parse).transpose()
+}
+
+/// Bytes, as Kubernetes writes them: `512`, `10Mi`, `2Gi`; a `B` after that is accepted.
+pub(super) fn bytes(text: &str) -> Option<u64> {
+    let text = text.strip_suffix('B').unwrap_or(text);
+    let unit_at = text.len().checked_sub(2);
+    let (number, factor) = match unit_at.and_then(|at| text.split_at_checked(at)) {
+        Some((number, "Ki")) => (number, 1 << 10),
+        Some((number, "Mi")) => (number, 1 << 20),
+        Some((number, "Gi")) => (number, 1 << 30),
+        Some((number, "Ti")) => (number, 1_u64 << 40),
+        _ => (text, 1),
+    };
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let number: u64 = is_number.then(|| number.parse().ok())??;
+    number.checked_mul(factor)
+}
+
+/// Patterns in which `*` stays within one part: `sonoma-*` is no pattern for somebody else's registry.
+pub(super) fn globs(patterns: Option<&[String]>) -> Result<Option<GlobSet>, globset::Error> {
+    let Some(patterns) = patterns else {
+        return Ok(None);
+    };
+    let mut globs = GlobSetBuilder::new();
+    for pattern in patterns {
+        globs.add(GlobBuilder::new(pattern).literal_separator(true).build()?);
+    }
+    globs.build().map(Some)
+}
+
+/// Lines of a TOML text that reads well.
+fn toml_lines(text: &str) -> Vec<EntryLines> {
+    let line = |at: usize| {
+        let before = text.get(..at).unwrap_or_default();
+        before.matches('\n').count() + 1
+    };
+    let Ok(document) = toml::de::DeTable::parse(text) else {
+        return Vec::new();
+    };
+    let document = document.into_inner();
+    let entries = document.get("grant").or_else(|| document.get("grants"));
+    let Some(entries) = entries.and_then(|it| it.get_ref().as_array()) else {
+        return Vec::new();
+    };
+    entries
+        .iter()
+        .map(|entry| {
+            let mut lines = EntryLines::default();
+            let Some(table) = entry.get_ref().as_table() else {
+                return lines;
+            };
+            for (key, value) in table {
+                let at = line(key.span().start);
+                lines.members.insert(key.get_ref().to_string(), at);
+                let is_first = lines.entry == 0 || at < lines.entry;
+                if is_first && value.get_ref().as_table().is_none() {
+                    lines.entry = at;
+                }
+                if let Some(ceilings) = value.get_ref().as_table() {
+                    for key in ceilings.keys() {
+                        let name = key.get_ref().to_string();
+                        lines.members.insert(name, line(key.span().start));
+                    }
+                }
+            }
+            lines
+        })
+        .collect()
+}
+
+/// Lines of a YAML text that reads well.
+fn yaml_lines(text: &str) -> Vec<EntryLines> {
+    use serde_saphyr::Spanned;
+
+    type Anything = Spanned<serde_json::Value>;
+
+    #[derive(Deserialize)]
+    struct File {
+        #[serde(default, alias = "grants")]
+        grant: Vec<BTreeMap<String, Anything>>,
+    }
+
+    #[derive(Deserialize)]
+    struct Ceilings {
+        #[serde(default)]
+        ceilings: BTreeMap<String, Anything>,
+    }
+
+    #[derive(Deserialize)]
+    struct CeilingsFile {
+        #[serde(default, alias = "grants")]
+        grant: Vec<Ceilings>,
+    }
+
+    let line = |of: &Anything| usize::try_from(of.referenced.line()).unwrap_or(0);
+    let entries: Vec<_> =
+        serde_saphyr::from_str::<File>(text).map_or_else(|_| Vec::new(), |it| it.grant);
+    let ceilings =
+        serde_saphyr::from_str::<CeilingsFile>(text).map_or_else(|_| Vec::new(), |it| it.grant);
+    entries
+        .iter()
+        .enumerate()
+        .map(|(position, entry)| {
+            let members = entry
+                .iter()
+                .map(|(name, value)| (name.clone(), line(value)));
+            let mut lines = EntryLines {
+                entry: entry.values().map(line).min().unwrap_or(0),
+                members: members.collect(),
+            };
+            if let Some(ceilings) = ceilings.get(position) {
+                let members = ceilings.ceilings.iter();
+                lines
+                    .members
+                    .extend(members.map(|(name, value)| (name.clone(), line(value))));
+            }
+            lines
+        })
+        .collect()
+}

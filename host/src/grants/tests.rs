@@ -1,0 +1,391 @@
+//! What is granted, what is missing, and what a file says wrongly.
+
+use std::time::Duration;
+
+use super::ceilings::KEEP_MAX_DEFAULT;
+use super::*;
+
+fn manifest() -> Manifest {
+    Manifest::parse_toml(
+        "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
+         capabilities = [\"cluster.deploy\", \"ssh.exec\"]\nsecrets = [\"KEY\"]\n",
+    )
+    .unwrap()
+}
+
+fn file(text: &str) -> GrantsFile {
+    GrantsFile::parse(text, "grants.toml", false).unwrap()
+}
+
+#[test]
+fn a_foreign_plugin_has_nothing_and_is_told_the_lines_that_would_allow_it() {
+    let failure = Grants::intersect(None, &manifest(), "sha256:abc", false).unwrap_err();
+    assert_eq!(failure.code, "run.not-granted");
+    let hint = failure.hint.unwrap();
+    assert!(
+        hint.contains("capabilities = [\"cluster.deploy\", \"ssh.exec\"]"),
+        "{hint}"
+    );
+    assert!(hint.contains("secrets = [\"KEY\"]"), "{hint}");
+    assert!(hint.contains("digest = \"sha256:abc\""), "{hint}");
+}
+
+#[test]
+fn the_hint_is_a_working_grants_file() {
+    let failure = Grants::intersect(None, &manifest(), "sha256:abc", false).unwrap_err();
+    let hint = failure.hint.unwrap();
+    let grants = file(&hint[hint.find("[[grant]]").unwrap()..]);
+    assert!(Grants::intersect(Some(&grants), &manifest(), "sha256:abc", false).is_ok());
+    assert!(Grants::intersect(Some(&grants), &manifest(), "sha256:other", false).is_err());
+}
+
+#[test]
+fn a_partial_or_outdated_grant_is_told_as_such_with_the_whole_entry() {
+    let hint = |text: &str| {
+        Grants::intersect(Some(&file(text)), &manifest(), "sha256:new", false)
+            .unwrap_err()
+            .hint
+            .unwrap()
+    };
+    let partial = hint("[[grant]]\nplugin = \"mine\"\ncapabilities = [\"ssh.exec\"]\n");
+    assert!(
+        partial.contains("grants less") && partial.contains("replace"),
+        "{partial}"
+    );
+    let outdated =
+        hint("[[grant]]\nplugin = \"mine\"\ndigest = \"sha256:old\"\ncapabilities = [\"*\"]\n");
+    assert!(outdated.contains("sha256:old"), "{outdated}");
+    for hint in [partial, outdated] {
+        let grants = file(&hint[hint.find("[[grant]]").unwrap()..]);
+        assert!(Grants::intersect(Some(&grants), &manifest(), "sha256:new", false).is_ok());
+    }
+}
+
+#[test]
+fn a_bundled_plugin_has_its_stock_grant_unless_the_file_names_it() {
+    assert!(Grants::intersect(None, &manifest(), "d", true).is_ok());
+    let narrower = file("[[grant]]\nplugin = \"mine\"\ncapabilities = [\"ssh.*\"]\n");
+    assert!(Grants::intersect(Some(&narrower), &manifest(), "d", true).is_err());
+}
+
+#[test]
+fn only_what_is_asked_and_granted_is_allowed() {
+    let generous = file("[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\nsecrets = [\"*\"]\n");
+    let grants = Grants::intersect(Some(&generous), &manifest(), "d", false).unwrap();
+    assert!(grants.require(Capability::SshExec).is_ok());
+    assert!(
+        grants.require(Capability::WorkspaceWrite).is_err(),
+        "granted but never asked for"
+    );
+    assert!(grants.require_secret("KEY").is_ok());
+    assert!(grants.require_secret("OTHER").is_err());
+}
+
+#[test]
+fn ceilings_hold_also_for_what_is_left_open() {
+    let text = "[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\nsecrets = [\"*\"]\n\
+                [grant.ceilings]\nimages = [\"*.orkasi\"]\ncpu-cores = 8\nmemory-mib = 1024\n";
+    let ceilings = Grants::intersect(Some(&file(text)), &manifest(), "d", false)
+        .unwrap()
+        .ceilings;
+    let admit = |image: &str, mut cores: Option<u32>, mut memory: Option<u32>| {
+        ceilings
+            .admit(image, &mut cores, &mut memory)
+            .map(|()| (cores, memory))
+    };
+    assert_eq!(
+        admit("sonoma.orkasi", Some(8), None).unwrap(),
+        (Some(8), Some(1024))
+    );
+    assert_eq!(
+        admit("sonoma.orkasi", None, Some(512)).unwrap(),
+        (Some(8), Some(512))
+    );
+    assert!(admit("sonoma.img", Some(8), None).is_err());
+    assert!(admit("evil.example.com/sonoma.orkasi", Some(8), None).is_err());
+    assert!(admit("sonoma.orkasi", Some(12), None).is_err());
+    assert!(admit("sonoma.orkasi", None, Some(2048)).is_err());
+}
+
+#[test]
+fn what_a_plugin_can_do_without_is_granted_only_by_the_file_and_never_missed() {
+    let manifest = Manifest::parse_toml(
+        "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
+         capabilities = [\"cluster.deploy\"]\noptional-capabilities = [\"cluster.keep\"]\n",
+    )
+    .unwrap();
+    let granted = |text: Option<&str>, bundled| {
+        let file = text.map(file);
+        Grants::intersect(file.as_ref(), &manifest, "d", bundled)
+            .unwrap()
+            .keep_max()
+    };
+    let entry = "[[grant]]\nplugin = \"mine\"\ncapabilities = [\"cluster.*\"]\n";
+    assert_eq!(granted(None, true), None, "a stock grant keeps nothing");
+    assert_eq!(
+        granted(
+            Some("[[grant]]\nplugin = \"mine\"\ncapabilities = [\"cluster.deploy\"]\n"),
+            false
+        ),
+        None
+    );
+    assert_eq!(granted(Some(entry), false), Some(KEEP_MAX_DEFAULT));
+    let ceiling = format!("{entry}[grant.ceilings]\nkeep-max = \"30m\"\n");
+    assert_eq!(
+        granted(Some(&ceiling), false),
+        Some(Duration::from_secs(1800))
+    );
+}
+
+#[test]
+fn keeping_longer_than_granted_is_denied_and_a_ceiling_is_a_duration() {
+    let ceilings = Ceilings::default();
+    assert!(ceilings.admit_keeping(KEEP_MAX_DEFAULT).is_ok());
+    let failure = ceilings
+        .admit_keeping(KEEP_MAX_DEFAULT + Duration::from_secs(1))
+        .unwrap_err();
+    assert_eq!(failure.code, "run.above-ceiling");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("grants.toml");
+    std::fs::write(
+        &path,
+        "[[grant]]\nplugin = \"x\"\n[grant.ceilings]\nkeep-max = \"long\"\n",
+    )
+    .unwrap();
+    assert!(
+        GrantsFile::load(&path)
+            .unwrap_err()
+            .message
+            .contains("keep-max")
+    );
+}
+
+#[test]
+fn a_wildcard_stands_only_for_a_whole_part() {
+    assert!(expand("ssh.*").unwrap().len() >= 2);
+    assert!(expand("ss*").is_err());
+    assert!(expand("nothing.*").is_err());
+    assert!(expand("ssh.exce").is_err());
+}
+
+const TOML: &str = "\
+# The first line of an entry counts.
+[[grant]]
+plugin = \"mine\"
+capabilities = [\"*\"]
+secrets = [\"KEY\"]
+
+[grant.ceilings]
+images = [
+  \"sonoma.orkasi\",
+]
+cpu-cores = 8
+namespaces = [\"team-*\"]
+programs = [\"/usr/bin/*\", \"make\"]
+lifetime = \"30m\"
+";
+
+const YAML: &str = "\
+grants:
+  - plugin: mine
+    capabilities: ['*']
+    secrets: [KEY]
+    ceilings:
+      images: [sonoma.orkasi]
+      cpu-cores: 8
+      namespaces: ['team-*']
+      programs: [/usr/bin/*, make]
+      lifetime: 30m
+";
+
+#[test]
+fn what_lies_above_a_ceiling_is_told_with_the_line_that_sets_it_in_both_languages() {
+    for (text, shown, is_yaml, [entry, images, cores, namespaces, programs, lifetime]) in [
+        (TOML, "grants.toml", false, [3, 8, 11, 12, 13, 14]),
+        (YAML, "grants.yaml", true, [2, 6, 7, 8, 9, 10]),
+    ] {
+        let file = GrantsFile::parse(text, shown, is_yaml).unwrap();
+        let grants = Grants::intersect(Some(&file), &manifest(), "d", false).unwrap();
+        let ceilings = &grants.ceilings;
+        let hint = |failed: Result<(), Failure>| {
+            let failure = failed.unwrap_err();
+            assert_eq!(failure.code, "run.above-ceiling");
+            failure.hint.unwrap()
+        };
+        let at = |line: usize| format!("at {shown}:{line}");
+        let image = hint(ceilings.admit("ventura.orkasi", &mut None, &mut None));
+        assert!(
+            image.contains(&at(images)) && image.contains("`images`"),
+            "{image}"
+        );
+        let cores_hint = hint(ceilings.admit("sonoma.orkasi", &mut Some(9), &mut None));
+        assert!(cores_hint.contains(&at(cores)), "{cores_hint}");
+        let namespace = hint(grants.admit_namespace("orka-default"));
+        assert!(namespace.contains(&at(namespaces)), "{namespace}");
+        let program = hint(grants.admit_program("/usr/local/bin/evil"));
+        assert!(program.contains(&at(programs)), "{program}");
+        let hour = Duration::from_secs(3600);
+        let long = hint(ceilings.admit_lifetime(hour, hour * 2).map(drop));
+        assert!(long.contains(&at(lifetime)), "{long}");
+        // One that has no line of its own is to be added to the entry.
+        let kept = hint(ceilings.admit_keeping(hour * 100));
+        assert!(kept.contains(&format!("the entry {}", at(entry))), "{kept}");
+        for allowed in ["make", "/usr/bin/xcodebuild"] {
+            grants.admit_program(allowed).unwrap();
+        }
+        grants.admit_namespace("team-ios").unwrap();
+        assert_eq!(
+            ceilings.admit_lifetime(hour, hour).unwrap(),
+            Duration::from_secs(1800),
+            "a default is lowered"
+        );
+    }
+}
+
+#[test]
+fn what_is_missing_is_told_with_the_line_of_the_entry_that_grants_less() {
+    let text =
+        "\n\n[[grant]]\nplugin = \"mine\"\ncapabilities = [\"ssh.exec\"]\nsecrets = [\"*\"]\n";
+    let failure = Grants::intersect(Some(&file(text)), &manifest(), "d", false).unwrap_err();
+    assert!(failure.message.ends_with("\"cluster.deploy\""), "{failure}");
+    assert!(
+        failure
+            .hint
+            .unwrap()
+            .contains("the entry at grants.toml:4 grants less")
+    );
+}
+
+#[test]
+fn the_workspace_ceiling_takes_capabilities_away() {
+    let manifest = Manifest::parse_toml(
+        "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
+         capabilities = [\"workspace.read\"]\noptional-capabilities = [\"workspace.write\"]\n",
+    )
+    .unwrap();
+    let granted = |access: &str| {
+        let text = format!(
+            "[[grant]]\nplugin = \"mine\"\ncapabilities = [\"workspace.*\"]\n[grant.ceilings]\nworkspace = \"{access}\"\n"
+        );
+        Grants::intersect(Some(&file(&text)), &manifest, "d", false)
+    };
+    assert!(
+        granted("write")
+            .unwrap()
+            .require(Capability::WorkspaceWrite)
+            .is_ok()
+    );
+    let read = granted("read").unwrap();
+    assert!(read.require(Capability::WorkspaceRead).is_ok());
+    assert!(read.require(Capability::WorkspaceWrite).is_err());
+    assert!(granted("none").is_err(), "it needs to read");
+}
+
+#[test]
+fn mistakes_are_told_with_their_lines_in_both_languages() {
+    let wrong = |text: &str, is_yaml| {
+        let failure = GrantsFile::parse(text, "g", is_yaml).unwrap_err();
+        let causes = failure.causes().join(": ");
+        format!("{failure} {causes}")
+    };
+    let capability = "[[grant]]\nplugin = \"x\"\ncapabilities = [\"cluster.deplyo\"]\n";
+    let told = wrong(capability, false);
+    assert!(
+        told.contains("g:3") && told.contains("did you mean `cluster.deploy`?"),
+        "{told}"
+    );
+    let told = wrong(
+        "grant:\n- plugin: x\n  ceilings:\n    keep-max: long\n",
+        true,
+    );
+    assert!(
+        told.contains("g:4") && told.contains("no duration"),
+        "{told}"
+    );
+    let told = wrong("grant:\n- plugin: x\n  ceilings:\n    cpu-cors: 3\n", true);
+    assert!(told.contains("cpu-cors") && told.contains('4'), "{told}");
+    let told = wrong(
+        "[[grant]]\nplugin = \"x\"\n[grant.ceilings]\nimages = [\"[\"]\n",
+        false,
+    );
+    assert!(
+        told.contains("g:4") && told.contains("bad pattern"),
+        "{told}"
+    );
+}
+
+#[test]
+fn what_was_used_becomes_the_narrowest_file_and_that_allows_it_again() {
+    let grants = Grants::everything(&manifest());
+    grants.require(Capability::SshExec).unwrap();
+    let mut spec = crate::bindings::orka::plugin::cluster::VmSpec {
+        image: "ghcr.io/a/b[1]*:x".to_owned(),
+        cpu_cores: Some(6),
+        vcpus: None,
+        memory_mib: None,
+        vnc_console: None,
+        gpu_passthrough: None,
+        system_serial: None,
+        tag: None,
+        tag_required: false,
+        scheduler: None,
+        options: Vec::new(),
+    };
+    grants.admit_vm(&mut spec).unwrap();
+    grants.admit_program("../build-script").unwrap();
+    grants.note_deployment((2, 3));
+    let record = grants.record(&manifest(), Duration::from_secs(3300), str::to_owned);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run.json");
+    let report = serde_json::json!({"plugin": {"name": "mine", "digest": "sha256:d"}, "grants": record, "more": 1});
+    std::fs::write(&path, report.to_string()).unwrap();
+    let text = narrowest(&path).unwrap();
+    assert!(
+        text.starts_with(
+            "# Asked for and not used by this run; it does not start without: cluster.deploy, KEY\n"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("lifetime = \"55m\""), "{text}");
+    let file = file(&text);
+    let narrow = Grants::intersect(Some(&file), &manifest(), "sha256:d", false).unwrap();
+    narrow.admit_vm(&mut spec.clone()).unwrap();
+    narrow.admit_program("../build-script").unwrap();
+    assert!(narrow.admit_program("sh").is_err());
+    assert_eq!(
+        (narrow.ceilings.vms_at_once, narrow.ceilings.vms_total),
+        (2, 3)
+    );
+    spec.image = "ghcr.io/a/b1c:x".to_owned();
+    assert!(narrow.admit_vm(&mut spec).is_err(), "a name is no pattern");
+    assert!(Grants::intersect(Some(&file), &manifest(), "sha256:other", false).is_err());
+}
+
+#[test]
+fn sizes_are_written_as_in_kubernetes() {
+    for (text, bytes) in [
+        ("0", 0),
+        ("7", 7),
+        ("512B", 512),
+        ("10Ki", 10 << 10),
+        ("5MiB", 5 << 20),
+        ("2Gi", 2 << 30),
+        ("1TiB", 1 << 40),
+    ] {
+        assert_eq!(super::file::bytes(text), Some(bytes), "{text}");
+    }
+    for text in [
+        "",
+        "B",
+        "Gi",
+        "+1",
+        "-1Mi",
+        "1.5Gi",
+        "1G",
+        "1 Gi",
+        "99999999999Ti",
+        "é",
+    ] {
+        assert_eq!(super::file::bytes(text), None, "{text}");
+    }
+}

@@ -1,0 +1,434 @@
+//! What becomes of a guest that takes more than it may: which limit it broke, and how that is told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use wasmtime::{ResourceLimiter, Trap};
+
+use super::{Limits, MIB};
+
+/// Whose store it is: decides which flags raise its limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// A plugin's.
+    Plugin,
+    /// A guard's.
+    Guard,
+}
+
+/// Which limit a guest broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Breach {
+    /// It wanted more memory.
+    Memory {
+        /// Bytes it wanted to have in all.
+        wanted: usize,
+        /// Bytes it may have.
+        limit: usize,
+    },
+    /// It wanted larger tables.
+    TableElements {
+        /// Elements it wanted to have in all.
+        wanted: usize,
+        /// Elements it may have.
+        limit: usize,
+    },
+    /// It computed for too long.
+    Cpu {
+        /// How long it has computed.
+        used: Duration,
+        /// How long it may.
+        limit: Duration,
+    },
+    /// It made too many host calls.
+    HostCalls(u64),
+    /// It kept too many resources.
+    Handles(usize),
+    /// It has too many of what instances are made of.
+    Parts {
+        /// `instances`, `tables` or `memories`: the limit's name.
+        of: &'static str,
+        /// How many it has.
+        wanted: usize,
+        /// How many it may have.
+        limit: usize,
+    },
+    /// It handed more to the host in one call than that may take.
+    HostCallBytes(usize),
+    /// Its stack is too deep.
+    Stack(usize),
+}
+
+impl Breach {
+    /// What wasmtime itself found, where it does the counting.
+    ///
+    /// It has no types for these, so its words are what there is to go by; a test holds each of them to it.
+    pub fn found_by_engine(error: &wasmtime::Error, limits: &Limits) -> Option<Self> {
+        if let Some(Trap::StackOverflow) = error.downcast_ref::<Trap>() {
+            return Some(Self::Stack(limits.stack_bytes));
+        }
+        let text = error.root_cause().to_string();
+        if text.contains("fuel allocated for hostcalls has been exhausted") {
+            return Some(Self::HostCallBytes(limits.host_call_bytes));
+        }
+        if text.contains("store handle limit exceeded") {
+            return Some(Self::Handles(limits.handles));
+        }
+        let rest = text.strip_prefix("resource limit exceeded: ")?;
+        let (what, wanted) = rest.split_once(" count too high at ")?;
+        let (of, limit) = match what {
+            "instance" => ("instances", limits.instances),
+            "table" => ("tables", limits.tables),
+            "memory" => ("memories", limits.memories),
+            _ => return None,
+        };
+        Some(Self::Parts {
+            of,
+            wanted: wanted.trim().parse().unwrap_or(limit.saturating_add(1)),
+            limit,
+        })
+    }
+
+    /// Message and hint for a person.
+    pub fn explain(self, whose: Whose) -> (String, String) {
+        let own = match whose {
+            Whose::Plugin => "",
+            Whose::Guard => "guard-",
+        };
+        match self {
+            Self::Memory { wanted, limit } => (
+                format!(
+                    "it wanted {} MiB of memory and may have {}",
+                    wanted.div_ceil(MIB),
+                    limit / MIB
+                ),
+                format!(
+                    "if it really needs more, raise it with `--limit {own}memory-mib={}`",
+                    wanted.div_ceil(MIB)
+                ),
+            ),
+            Self::TableElements { wanted, limit } => (
+                format!("it wanted tables of {wanted} elements together and may have {limit}"),
+                format!(
+                    "no toolchain needs so many; raise it with `--limit table-elements={wanted}`"
+                ),
+            ),
+            Self::Cpu { used, limit } => (
+                format!(
+                    "it computed for {} s without an end and may for {}; waiting for the cluster or a VM does not count",
+                    used.as_secs(),
+                    limit.as_secs()
+                ),
+                format!(
+                    "look for an endless loop, or raise it with `--limit {own}cpu-seconds={}`",
+                    limit.as_secs().max(1) * 2
+                ),
+            ),
+            Self::HostCalls(limit) => (
+                format!("it made more than {limit} host calls"),
+                format!(
+                    "look for a loop that never waits, or raise it with `--limit host-calls={}`",
+                    limit * 2
+                ),
+            ),
+            Self::Handles(limit) => (
+                format!("it kept more than {limit} resources"),
+                format!(
+                    "drop handles that are done with, or raise it with `--limit handles={}`",
+                    limit * 2
+                ),
+            ),
+            Self::Parts { of, wanted, limit } => (
+                format!("it is made of {wanted} {of} and may have {limit}"),
+                format!("if it is a large interpreter, raise it with `--limit {of}={wanted}`"),
+            ),
+            Self::HostCallBytes(limit) => (
+                format!(
+                    "it handed more than {} KiB to the host in one call",
+                    limit / 1024
+                ),
+                format!(
+                    "hand large things over as files of the workspace, or raise it with `--limit host-call-kib={}`",
+                    limit / 1024 * 2
+                ),
+            ),
+            Self::Stack(limit) => (
+                format!("its stack grew beyond {} KiB", limit / 1024),
+                format!(
+                    "look for endless recursion, or raise it with `--limit stack-kib={}`",
+                    limit / 1024 * 2
+                ),
+            ),
+        }
+    }
+}
+
+/// Watches what a store's guest takes, and remembers the first breach.
+#[derive(Debug)]
+pub struct Limiter {
+    limits: Limits,
+    whose: Whose,
+    memory_bytes: usize,
+    table_elements: usize,
+    commands: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    breach: Option<Breach>,
+}
+
+impl Limiter {
+    /// Nothing taken yet.
+    pub fn new(limits: Limits, whose: Whose) -> Self {
+        Self {
+            limits,
+            whose,
+            memory_bytes: 0,
+            table_elements: 0,
+            commands: Arc::new(Semaphore::new(limits.commands)),
+            connections: Arc::new(Semaphore::new(limits.connections)),
+            breach: None,
+        }
+    }
+
+    /// One permit for each program that may run.
+    pub(crate) fn commands(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.commands)
+    }
+
+    /// One permit for each connection that may exist.
+    pub(crate) fn connections(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.connections)
+    }
+
+    /// The limits it watches.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The first breach, if any.
+    pub fn breach(&self) -> Option<Breach> {
+        self.breach
+    }
+
+    /// Notes a breach and gives the error that ends the guest.
+    pub fn broken(&mut self, breach: Breach) -> wasmtime::Error {
+        let first = *self.breach.get_or_insert(breach);
+        wasmtime::Error::msg(format!("limit exceeded: {}", first.explain(self.whose).0))
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let wanted = self
+            .memory_bytes
+            .saturating_add(desired.saturating_sub(current));
+        if wanted > self.limits.memory_bytes {
+            // An allocator told "no" aborts with a bare trap; ending the guest here keeps the reason.
+            return Err(self.broken(Breach::Memory {
+                wanted,
+                limit: self.limits.memory_bytes,
+            }));
+        }
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        self.memory_bytes = wanted;
+        Ok(true)
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let wanted = self
+            .table_elements
+            .saturating_add(desired.saturating_sub(current));
+        if wanted > self.limits.table_elements {
+            return Err(self.broken(Breach::TableElements {
+                wanted,
+                limit: self.limits.table_elements,
+            }));
+        }
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        self.table_elements = wanted;
+        Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        self.limits.instances
+    }
+
+    fn tables(&self) -> usize {
+        self.limits.tables
+    }
+
+    fn memories(&self) -> usize {
+        self.limits.memories
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_counts_all_memories_together_and_the_first_breach_stays() {
+        let limits = Limits {
+            memory_bytes: 10 * MIB,
+            ..Limits::default()
+        };
+        let mut limiter = Limiter::new(limits, Whose::Plugin);
+        assert!(limiter.memory_growing(0, 6 * MIB, None).unwrap());
+        assert!(limiter.memory_growing(0, 5 * MIB, None).is_err());
+        assert_eq!(
+            limiter.breach(),
+            Some(Breach::Memory {
+                wanted: 11 * MIB,
+                limit: 10 * MIB
+            })
+        );
+        limiter.broken(Breach::HostCalls(1));
+        assert!(matches!(limiter.breach(), Some(Breach::Memory { .. })));
+    }
+
+    #[test]
+    fn elements_count_in_all_tables_together() {
+        let mut limiter = Limiter::new(Limits::default(), Whose::Plugin);
+        assert!(limiter.table_growing(0, 600_000, None).unwrap());
+        assert!(!limiter.table_growing(0, 500, Some(400)).unwrap());
+        assert!(limiter.table_growing(600_000, 700_000, None).unwrap());
+        assert!(limiter.table_growing(0, 300_000, None).unwrap());
+        assert!(limiter.table_growing(0, 1, None).is_err());
+        assert_eq!(
+            limiter.breach(),
+            Some(Breach::TableElements {
+                wanted: 1_000_001,
+                limit: 1_000_000
+            })
+        );
+    }
+
+    /// `(module (table 1 funcref) (func (export "run") (loop (drop (table.grow (ref.null func) (i32.const 10000))) br 0)))`
+    const GROWS_A_TABLE: [u8; 54] = [
+        0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00, // header
+        0x01, 0x04, 0x01, 0x60, 0x00, 0x00, // types
+        0x03, 0x02, 0x01, 0x00, // functions
+        0x04, 0x04, 0x01, 0x70, 0x00, 0x01, // tables
+        0x07, 0x07, 0x01, 0x03, b'r', b'u', b'n', 0x00, 0x00, // exports
+        0x0a, 0x13, 0x01, 0x11, 0x00, 0x03, 0x40, 0xd0, 0x70, 0x41, 0x90, 0xce, 0x00, 0xfc, 0x0f,
+        0x00, 0x1a, 0x0c, 0x00, 0x0b, 0x0b, // code
+    ];
+
+    #[tokio::test]
+    async fn a_module_that_grows_its_table_without_end_is_stopped() {
+        let engine = crate::engine::engine().unwrap();
+        let module = wasmtime::Module::new(&engine, GROWS_A_TABLE).unwrap();
+        let mut store =
+            wasmtime::Store::new(&engine, Limiter::new(Limits::default(), Whose::Plugin));
+        store.limiter(|limiter| limiter);
+        store.set_epoch_deadline(u64::from(u32::MAX));
+        let instance = wasmtime::Instance::new_async(&mut store, &module, &[])
+            .await
+            .unwrap();
+        let run = instance
+            .get_typed_func::<(), ()>(&mut store, "run")
+            .unwrap();
+        assert!(run.call_async(&mut store, ()).await.is_err());
+        assert!(matches!(
+            store.data().breach(),
+            Some(Breach::TableElements {
+                limit: 1_000_000,
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn every_breach_says_its_number_and_the_flag_that_raises_it() {
+        let breaches = [
+            (
+                Breach::Memory {
+                    wanted: 33 * MIB,
+                    limit: 32 * MIB,
+                },
+                "33 MiB",
+                "memory-mib=33",
+            ),
+            (
+                Breach::TableElements {
+                    wanted: 5,
+                    limit: 4,
+                },
+                "5 elements",
+                "table-elements=5",
+            ),
+            (
+                Breach::Cpu {
+                    used: Duration::from_secs(31),
+                    limit: Duration::from_secs(30),
+                },
+                "31 s",
+                "cpu-seconds=60",
+            ),
+            (Breach::HostCalls(7), "more than 7", "host-calls=14"),
+            (Breach::Handles(7), "more than 7", "handles=14"),
+            (
+                Breach::Parts {
+                    of: "instances",
+                    wanted: 31,
+                    limit: 30,
+                },
+                "31 instances",
+                "instances=31",
+            ),
+            (
+                Breach::HostCallBytes(8 * MIB),
+                "8192 KiB",
+                "host-call-kib=16384",
+            ),
+            (Breach::Stack(MIB), "1024 KiB", "stack-kib=2048"),
+        ];
+        for (breach, number, flag) in breaches {
+            let (message, hint) = breach.explain(Whose::Plugin);
+            assert!(message.contains(number), "{message}");
+            assert!(hint.contains(&format!("`--limit {flag}`")), "{hint}");
+            let name = flag.split('=').next().unwrap();
+            assert!(super::super::TABLE.iter().any(|row| row.name == name));
+        }
+        let (_, hint) = Breach::Memory {
+            wanted: MIB,
+            limit: 1,
+        }
+        .explain(Whose::Guard);
+        assert!(hint.contains("--limit guard-memory-mib=1"), "{hint}");
+    }
+
+    #[test]
+    fn what_the_engine_counts_is_told_by_its_words() {
+        let limits = Limits::default();
+        let found =
+            |text: &str| Breach::found_by_engine(&wasmtime::Error::msg(text.to_owned()), &limits);
+        assert_eq!(
+            found("resource limit exceeded: instance count too high at 201"),
+            Some(Breach::Parts {
+                of: "instances",
+                wanted: 201,
+                limit: 200
+            })
+        );
+        assert_eq!(
+            found("cannot allocate another handle: store handle limit exceeded"),
+            Some(Breach::Handles(10_000))
+        );
+        assert_eq!(found("something else"), None);
+    }
+}

@@ -1,0 +1,230 @@
+//! The page for platform teams: its five commands do what it says. And what belongs to it: what was used, what is granted.
+
+use std::process::Output;
+
+use end_to_end::{Cluster, Step, bundled, guest, program};
+use tokio::process::Command;
+
+const PAGE: &str = include_str!("../plugins/README.md");
+
+/// The commands of the page's first block for a shell.
+fn commands() -> Vec<&'static str> {
+    let block = PAGE.split("```sh\n").nth(1).unwrap();
+    let commands: Vec<&str> = block.split("\n```").next().unwrap().lines().collect();
+    assert_eq!(commands.len(), 5, "the page promises five commands");
+    commands
+}
+
+async fn shell(cluster: &Cluster, directory: &std::path::Path, command: &str) -> Output {
+    let programs = program().parent().unwrap().to_str().unwrap().to_owned();
+    Command::new("sh")
+        .args(["-c", command])
+        .current_dir(directory)
+        .env_clear()
+        .env("PATH", format!("{programs}:/usr/local/bin:/usr/bin:/bin"))
+        .env("HOME", directory)
+        .env("ORKA_API", cluster.sim.url())
+        .env("ORKA_CREDENTIALS", cluster.orka_credentials())
+        .env("ORKA_SSH_CREDENTIALS", cluster.ssh_credentials())
+        .output()
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_five_commands_of_the_page_enforce_what_it_promises() {
+    let cluster = Cluster::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut said = Vec::new();
+    for (position, command) in commands().into_iter().enumerate() {
+        let output = shell(&cluster, directory.path(), command).await;
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let expected = if position == 4 { 212 } else { 0 };
+        assert_eq!(
+            output.status.code(),
+            Some(expected),
+            "`{command}`: {stderr}"
+        );
+        said.push(stderr);
+    }
+    // What the page shows is what is said.
+    let shown = |start: &str| {
+        let line = PAGE.lines().find(|line| line.starts_with(start));
+        line.unwrap_or_else(|| panic!("the page shows no `{start}`"))
+    };
+    let changed = shown("guard `allowed-vms` changed");
+    assert!(said[2].contains(changed), "{}", said[2]);
+    let denied = shown("error: guard `allowed-vms` denied");
+    assert!(said[4].contains(denied), "{}", said[4]);
+    let grants = std::fs::read_to_string(directory.path().join("grants.toml")).unwrap();
+    assert!(grants.contains("cpu-cores = 8"), "{grants}");
+    cluster.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_run_used_is_granted_and_nothing_more() {
+    let cluster = Cluster::with(Cluster::orka3()).await;
+    let build = || {
+        cluster
+            .build("#!/bin/sh\nset -e\nmkdir -p out\necho x > out/a\n")
+            .param("artifacts", "out/**")
+    };
+    let first = build().ended().await;
+    first.assert(0, "succeeded");
+    let used = &first.report["grants"]["used"];
+    for (member, value) in [
+        ("images", serde_json::json!(["Sonoma.orkasi"])),
+        ("cpuCores", serde_json::json!(3)),
+        ("vmsAtOnce", serde_json::json!(1)),
+        ("namespaces", serde_json::json!(["orka-default"])),
+        ("artifactBytes", serde_json::json!(2)),
+    ] {
+        assert_eq!(used[member], value, "{used:#}");
+    }
+    assert!(
+        used["programs"].to_string().contains("build-script"),
+        "{used:#}"
+    );
+    let report = first
+        .scratch()
+        .join("report/run.json")
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let made = Step::new(&["grant", "--from-run", &report]).ended().await;
+    assert_eq!(made.code, Some(0), "{made}");
+    let again = build().granted(&made.stdout).ended().await;
+    again.assert(0, "succeeded");
+    let granted = again.report["grants"]["granted"]["by"].as_str().unwrap();
+    assert!(granted.contains("grants.toml:"), "{granted}");
+    for (name, value, said) in [
+        ("cpu-count", "4", "4 CPU cores are above the 3 granted"),
+        (
+            "base-image",
+            "Ventura.orkasi",
+            "image `Ventura.orkasi` is none of",
+        ),
+    ] {
+        let step = cluster.build("#!/bin/sh\ntrue\n").granted(&made.stdout);
+        let step = match name {
+            "base-image" => cluster
+                .run()
+                .param(name, value)
+                .param("script", "true")
+                .granted(&made.stdout),
+            _ => step.param(name, value),
+        };
+        let more = step.ended().await;
+        more.assert(212, "denied");
+        more.assert_says(&[said, "grants.toml:"]);
+    }
+    let inspected = Step::new(&["plugin", "inspect", "build", "--report", &report])
+        .ended()
+        .await;
+    for text in ["  used      ", "3 CPU cores", "namespaces orka-default"] {
+        assert!(inspected.stdout.contains(text), "no `{text}`: {inspected}");
+    }
+    cluster.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ceilings_that_are_new_hold_and_name_their_line() {
+    let script = "#!/bin/sh\nset -e\nmkdir -p out\nhead -c 3000000 /dev/zero > out/big\n";
+    for (ceiling, said) in [
+        (
+            "namespaces = [\"team-*\"]",
+            "namespace `orka-default` is none of",
+        ),
+        (
+            "programs = [\"/usr/bin/true\"]",
+            "is none of [\"/usr/bin/true\"]",
+        ),
+        ("workspace = \"read\"", "\"workspace.write\""),
+        (
+            "lifetime = \"10s\"",
+            "(`--timeout`) is above the 10s granted",
+        ),
+    ] {
+        let cluster = Cluster::with(Cluster::orka3()).await;
+        let grant = format!(
+            "[[grant]]\nplugin = \"build\"\ncapabilities = [\"*\"]\n[grant.ceilings]\n{ceiling}\n"
+        );
+        let step = cluster.build(script).param("artifacts", "out/**");
+        let ended = step.flag("--timeout", "50s").granted(&grant).ended().await;
+        ended.assert(212, "denied");
+        ended.assert_says(&[said, "grants.toml:"]);
+        assert!(ended.file("out/big").is_none());
+        cluster.assert_nothing_left();
+        if !ceiling.starts_with("programs") {
+            cluster.assert_untouched();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_is_checked_without_being_run() {
+    let fits = Step::new(&["plugin", "check", "build", "--json"])
+        .ended()
+        .await;
+    assert_eq!(fits.code, Some(0), "{fits}");
+    let found: serde_json::Value = serde_json::from_str(&fits.stdout).unwrap();
+    assert_eq!(
+        (&found["fits"], &found["kind"]),
+        (&true.into(), &"plugin".into())
+    );
+    let guard = Step::new(&["plugin", "check", "allowed-vms"]).ended().await;
+    assert_eq!(guard.code, Some(0), "{guard}");
+    assert!(
+        guard.stdout.starts_with("guard `allowed-vms` 0.1.0\n"),
+        "{guard}"
+    );
+    let odd = guest("grabby");
+    let ungranted = Step::new(&["plugin", "check", odd.to_str().unwrap()]);
+    let grants = ungranted.scratch_file("grants.yaml", b"grants: []\n");
+    let ended = ungranted.flag("--grants", grants).ended().await;
+    assert_eq!(ended.code, Some(212), "{ended}");
+    assert!(ended.stdout.contains("  fits      no"), "{ended}");
+    ended.assert_says(&["asks for what it was not granted"]);
+    let pinned = Step::new(&["plugin", "check", "build", "--digest", "sha256:00"])
+        .ended()
+        .await;
+    assert_eq!(pinned.code, Some(212), "{pinned}");
+    let none = Step::new(&["plugin", "check", "/etc/passwd"]).ended().await;
+    assert_eq!(none.code, Some(212), "{none}");
+    assert!(bundled("allowed-vms").is_file());
+}
+
+#[tokio::test]
+async fn a_task_a_schema_and_the_limits_are_printed() {
+    let task = Step::new(&[
+        "plugin",
+        "task",
+        "build",
+        "--image",
+        "example.com/orka-step:1",
+    ])
+    .ended()
+    .await;
+    assert_eq!(task.code, Some(0), "{task}");
+    for text in [
+        "kind: Task",
+        "- name: base-image",
+        "#!/usr/local/bin/orka-step task",
+        "\"--plugin=build\"",
+    ] {
+        assert!(task.stdout.contains(text), "no `{text}`: {task}");
+    }
+    let foreign = guest("grabby");
+    let nowhere = Step::new(&["plugin", "task", foreign.to_str().unwrap(), "--image", "x"])
+        .ended()
+        .await;
+    assert_eq!(nowhere.code, Some(211), "{nowhere}");
+    nowhere.assert_says(&["--plugin-path"]);
+    for name in ["grants", "plugin", "report"] {
+        let schema = Step::new(&["schema", name]).ended().await;
+        let schema: serde_json::Value = serde_json::from_str(&schema.stdout).unwrap();
+        assert!(schema["$schema"].is_string() && schema["properties"].is_object());
+    }
+    let limits = Step::new(&["limits"]).ended().await;
+    assert!(limits.stdout.contains("guard-cpu-seconds"), "{limits}");
+}
