@@ -5,7 +5,9 @@ use orka_sim::SimConfig;
 use rustix::process::Signal;
 
 mod definitions;
+mod guarded;
 mod migrate;
+mod printed;
 
 /// Everything that a shell, Tekton, Kubernetes or YAML could want to change on the way.
 const AWKWARD: &str = "#!/bin/sh\n# $$ $$$$ $(HOME) $(date) ${HOME} $(params.script) $(ORKA_POD_UID) `id` \"q\" 'q' \\ \\n %s %% !! * ? é 🍎 \u{a0}\n\

@@ -63,6 +63,24 @@ impl Definition {
         Self(documents(&yaml).remove(0))
     }
 
+    /// A Task that was printed.
+    pub fn parse(yaml: &str) -> Self {
+        Self(documents(yaml).remove(0))
+    }
+
+    /// The same after the `add` operations of a JSON patch, each to the end of a list.
+    #[must_use]
+    pub fn patched(mut self, patch: &Value) -> Self {
+        for operation in patch.as_array().unwrap() {
+            assert_eq!(operation["op"], "add");
+            let path = operation["path"].as_str().unwrap();
+            let list = self.0.pointer_mut(path.strip_suffix("/-").unwrap());
+            let list = list.and_then(Value::as_array_mut).unwrap();
+            list.push(operation["value"].clone());
+        }
+        self
+    }
+
     /// The whole document.
     pub fn document(&self) -> &Value {
         &self.0
@@ -357,7 +375,7 @@ impl Pod {
         vec![params, contexts, results, workspaces]
     }
 
-    /// The volumes with Secrets, as the step sees them.
+    /// The volumes with Secrets and ConfigMaps, as the step sees them.
     fn mount(&self, spec: &Value) {
         let step = spec["steps"].get(0).unwrap_or(spec);
         let volumes = spec["volumes"]
@@ -377,11 +395,16 @@ impl Pod {
                     .for_each(|(key, text)| std::fs::write(path.join(key), text).unwrap());
                 continue;
             };
-            let source = &volume["secret"];
-            let name = source["secretName"].as_str().unwrap();
+            let (source, name, things) = match volume.get("configMap") {
+                Some(source) => (source, &source["name"], &self.namespace.config_maps),
+                None => {
+                    let source = &volume["secret"];
+                    (source, &source["secretName"], &self.namespace.secrets)
+                }
+            };
             let is_optional = source["optional"] == true;
-            let Some(data) = self.namespace.secrets.get(name) else {
-                assert!(is_optional, "the pod does not start: no Secret `{name}`");
+            let Some(data) = things.get(name.as_str().unwrap()) else {
+                assert!(is_optional, "the pod does not start: there is no {name}");
                 continue;
             };
             let items: Vec<(&str, &str)> = match source["items"].as_array() {

@@ -452,5 +452,5 @@ fn the_kustomizations_hold_together() {
             }
         }
     }
-    assert_eq!(seen, 6);
+    assert_eq!(seen, 7);
 }

@@ -32,7 +32,7 @@ const OF_PLUGIN: [&str; 13] = [
 ];
 
 /// The program's own settings, as name, variable, default and description.
-const OF_PROGRAM: [(&str, &str, &str, &str); 6] = [
+const OF_PROGRAM: [(&str, &str, &str, &str); 7] = [
     (
         "plugin",
         "ORKA_PLUGIN",
@@ -44,6 +44,12 @@ const OF_PROGRAM: [(&str, &str, &str, &str); 6] = [
         "ORKA_GRANTS",
         "",
         "The path of a file with grants for a plugin of your own",
+    ),
+    (
+        "guards",
+        "ORKA_GUARDS",
+        "",
+        "The path of a directory of guards: its file `guards` names one a line",
     ),
     (
         "secrets",

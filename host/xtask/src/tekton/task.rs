@@ -136,10 +136,19 @@ const PLUGIN: Workspace = Workspace {
 
 const GRANTS: Workspace = Workspace {
     name: "grants",
-    description: "What plugins of your own may do, as the file `grants.toml`",
+    description: "What plugins of your own may do, as the file `grants.toml` or `grants.yaml`",
     optional: true,
     read_only: true,
     flag: "grants",
+};
+
+const GUARDS: Workspace = Workspace {
+    name: "guards",
+    description: "Guards of the platform team, asked about every VM, program and file: the file `guards` with one a line, and \
+                  what that names",
+    optional: true,
+    read_only: true,
+    flag: "guards",
 };
 
 const SECRETS: Workspace = Workspace {
@@ -180,7 +189,7 @@ pub(super) fn all() -> [Task; 4] {
                           in, runs the script, copies the result back and deletes the VM, however the TaskRun ends. The \
                           step's exit code is the script's; every other failure has its own, and the result `outcome` \
                           names it.",
-            workspaces: &[BUILD, PLUGIN, GRANTS, SECRETS],
+            workspaces: &[BUILD, PLUGIN, GRANTS, GUARDS, SECRETS],
             takes_plugins: true,
             uses_ssh: true,
             is_modular: false,
@@ -194,7 +203,7 @@ pub(super) fn all() -> [Task; 4] {
             description: "Makes a VM config for several `orka-deploy` Tasks of the same PipelineRun\n\nThey find it by the \
                           PipelineRun alone: no Secret, no ConfigMap and no rights in Kubernetes are needed. \
                           `orka-teardown` deletes it.",
-            workspaces: &[SHARED],
+            workspaces: &[SHARED, GUARDS],
             takes_plugins: false,
             uses_ssh: false,
             is_modular: true,
@@ -207,7 +216,7 @@ pub(super) fn all() -> [Task; 4] {
             tags: "orka, macstadium, macos, ios, xcode, build",
             description: "Runs a build script on a VM of its own, from the VM config that `orka-init` made\n\nSeveral may run at \
                           once. Each deletes its VM, or with `delete-vm: \"false\"` leaves it to `orka-teardown`.",
-            workspaces: &[BUILD, SECRETS],
+            workspaces: &[BUILD, GUARDS, SECRETS],
             takes_plugins: false,
             uses_ssh: true,
             is_modular: true,
