@@ -81,6 +81,8 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// Whether what was asked for may exist or happen nevertheless.
     pub may_have_happened: bool,
+    /// What a failed deployment made all the same, by Orka's id.
+    pub made: Option<String>,
     /// Further facts.
     pub details: Vec<(String, String)>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
@@ -103,6 +105,7 @@ impl Failure {
             retryable: false,
             retry_after: None,
             may_have_happened: false,
+            made: None,
             details: Vec::new(),
             source: None,
         }

@@ -4,6 +4,7 @@
 //! what the run's successors know of it: see [`record`] for its form.
 
 pub mod record;
+mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::TryLockError;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use record::{Entry, Head, Kept, Record};
 use record::{Step, What};
+use writer::Writer;
 
 use crate::failure::Failure;
 use crate::host_folder;
@@ -69,6 +71,8 @@ pub struct Debt {
     lost: u32,
     /// Whether the request that makes the VM config has no answer: it may still make it.
     config_lost: bool,
+    /// What the file says of it last.
+    written: State,
 }
 
 impl Debt {
@@ -93,6 +97,18 @@ impl Debt {
             pending: 0,
             lost: 0,
             config_lost: false,
+            written: State::Intent,
+        }
+    }
+
+    /// What the file has to say of it: as long as a request may still make something, that and nothing else, since a
+    /// successor that reads of anything else looks for nothing.
+    fn to_write(&self) -> State {
+        match self.state {
+            _ if self.in_doubt() > 0 => State::Intent,
+            // What is kept was written with all that there is to say about it.
+            State::Kept if self.written != State::Kept => State::Created,
+            state => state,
         }
     }
 
@@ -169,11 +185,20 @@ impl Entries {
     }
 }
 
+/// What an entry waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    /// That it is on disk: what may exist, and what others must know of it, has to survive a sudden end.
+    OnDisk,
+    /// Nothing: it spares a successor a look, and clean-up waits for no volume.
+    None,
+}
+
 /// The ledger of a run.
 #[derive(Debug, Default)]
 pub struct Ledger {
     entries: Mutex<Entries>,
-    file: Option<Mutex<std::fs::File>>,
+    file: Option<Writer>,
 }
 
 impl Ledger {
@@ -217,18 +242,19 @@ impl Ledger {
         }
         let mut before = Vec::new();
         file.read_to_end(&mut before).map_err(trouble)?;
-        let mut bytes = Vec::new();
-        if before.last().is_some_and(|last| *last != b'\n') {
-            bytes.push(b'\n');
+        // On a line of its own, whatever the last one is.
+        let mut bytes = vec![b'\n'];
+        if before.last().is_none_or(|last| *last == b'\n') {
+            bytes.clear();
         }
-        bytes.extend(record::line(What::Head { head }).map_err(trouble)?);
+        bytes.extend(record::line(What::Head { head: head.clone() }).map_err(trouble)?);
         file.write_all(&bytes)
             .and_then(|()| file.sync_data())
             .and_then(|()| host_folder::sync(folder))
             .map_err(trouble)?;
         let ledger = Self {
             entries: Mutex::default(),
-            file: Some(Mutex::new(file)),
+            file: Some(Writer::start(file, head).map_err(trouble)?),
         };
         Ok((ledger, Record::parse(&String::from_utf8_lossy(&before))))
     }
@@ -255,8 +281,12 @@ impl Ledger {
         let mut entries = self.entries();
         match entries.debts.iter_mut().find(|debt| debt.name == name) {
             // One more VM of a VM config that others use, too.
-            Some(debt) if debt.state != State::Kept => debt.state = State::Intent,
-            Some(_) => {}
+            Some(debt) => {
+                debt.written = State::Intent;
+                if debt.state != State::Kept {
+                    debt.state = State::Intent;
+                }
+            }
             None => entries.debts.push(Debt::new(thing, name, State::Intent)),
         }
         Ok(())
@@ -272,13 +302,40 @@ impl Ledger {
         if self.debt(&entry.name).is_some() {
             return Ok(());
         }
-        self.write(step(&entry.name, entry.thing, State::Intent))?;
         let in_doubt = may_still_come && entry.state == State::Intent;
         let mut debt = Debt::new(entry.thing, &entry.name, entry.state);
         debt.inherited = true;
         debt.instances.clone_from(&entry.instances);
+        debt.kept.clone_from(&entry.kept);
         debt.lost = u32::from(in_doubt && entry.thing != Thing::VmConfig);
         debt.config_lost = in_doubt && entry.thing == Thing::VmConfig;
+        if !debt.kept.is_empty() {
+            debt.state = State::Kept;
+        }
+        // All that is known of it goes along: the predecessor's own file is closed after this.
+        debt.written = if in_doubt {
+            State::Intent
+        } else {
+            State::Created
+        };
+        let of_vm = |(key, kept): (&String, Option<&Kept>)| Step {
+            instance: Some(key.clone()),
+            kept: kept.cloned(),
+            ..step(
+                &entry.name,
+                entry.thing,
+                kept.map_or(State::Created, |_| State::Kept),
+            )
+        };
+        let mut steps = vec![step(&entry.name, entry.thing, State::Intent)];
+        steps.extend(
+            debt.instances
+                .iter()
+                .map(|key| (key, debt.kept.get(key)))
+                .map(of_vm),
+        );
+        steps.push(step(&entry.name, entry.thing, debt.written));
+        self.write_all(steps, Patience::OnDisk)?;
         self.entries().debts.push(debt);
         Ok(())
     }
@@ -301,7 +358,10 @@ impl Ledger {
             debt.instances.insert(key.to_owned());
             debt.kept.insert(key.to_owned(), kept.clone());
             debt.state = State::Kept;
+            debt.written = State::Kept;
         });
+        // A deployment from the same VM config may be under way.
+        self.note(name);
         Ok(())
     }
 
@@ -326,8 +386,10 @@ impl Ledger {
             debt.instances.remove(key);
             if debt.instances.is_empty() {
                 debt.state = State::HandedOver;
+                debt.written = State::HandedOver;
             }
         });
+        self.note(name);
         Ok(())
     }
 
@@ -340,7 +402,10 @@ impl Ledger {
         if let Some(debt) = self.debt(name) {
             self.write(step(name, debt.thing, State::HandedOver))?;
         }
-        self.change(name, |debt| debt.state = State::HandedOver);
+        self.change(name, |debt| {
+            debt.state = State::HandedOver;
+            debt.written = State::HandedOver;
+        });
         Ok(())
     }
 
@@ -368,13 +433,29 @@ impl Ledger {
         entries.unnamed = entries.unnamed.saturating_sub(1);
     }
 
-    /// Puts an allowed deployment under a name: from here on, until it is answered, a VM may come to exist.
-    pub fn deploy_begins(&self, name: &str) {
+    /// Takes back an allowed deployment that waits before it is tried again: it goes on counting.
+    pub fn deployment_waits(&self) {
         let mut entries = self.entries();
-        entries.unnamed = entries.unnamed.saturating_sub(1);
-        if let Some(debt) = entries.debts.iter_mut().find(|debt| debt.name == name) {
-            debt.pending += 1;
+        entries.unnamed = entries.unnamed.saturating_add(1);
+    }
+
+    /// Puts an allowed deployment under a name, durably: from here on, until it is answered, a VM may come to exist.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written; the request must not be sent then, and the deployment is no longer allowed.
+    pub fn deploy_begins(&self, name: &str) -> Result<(), Failure> {
+        {
+            let mut entries = self.entries();
+            entries.unnamed = entries.unnamed.saturating_sub(1);
+            if let Some(debt) = entries.debts.iter_mut().find(|debt| debt.name == name) {
+                debt.pending += 1;
+            }
         }
+        self.reconcile(name, None, Patience::OnDisk)
+            .inspect_err(|_| {
+                self.change(name, |debt| debt.pending = debt.pending.saturating_sub(1));
+            })
     }
 
     /// Notes how a deployment ended.
@@ -416,6 +497,7 @@ impl Ledger {
             debt.lost = 0;
             debt.config_lost = false;
         });
+        self.note(name);
     }
 
     /// Notes that one VM under a name is gone.
@@ -433,6 +515,7 @@ impl Ledger {
                 ..step(name, debt.thing, State::Released)
             });
         }
+        self.note(name);
     }
 
     /// Notes that the request that makes a VM config is about to be sent: until it is answered, it may come to exist.
@@ -443,6 +526,7 @@ impl Ledger {
     /// Notes that the request that makes a VM config was answered.
     pub fn create_ends(&self, name: &str) {
         self.change(name, |debt| debt.config_lost = false);
+        self.note(name);
     }
 
     /// Notes what turned up under a name that nobody answered for: each VM accounts for one request in doubt.
@@ -451,6 +535,7 @@ impl Ledger {
             debt.lost = debt.lost.saturating_sub(vms);
             debt.config_lost &= !(config || vms > 0);
         });
+        self.note(name);
     }
 
     /// Notes that the thing exists.
@@ -466,6 +551,12 @@ impl Ledger {
             debt.instances.clear();
             debt.kept.clear();
         });
+        let Some(debt) = self.debt(name) else {
+            return;
+        };
+        // What was there is gone, whatever may still come.
+        self.write_or_warn(step(name, debt.thing, State::Released));
+        self.change(name, |debt| debt.written = State::Released);
         self.note(name);
     }
 
@@ -535,49 +626,71 @@ impl Ledger {
     }
 
     fn note_of(&self, name: &str, instance: Option<&str>) {
-        if let Some(debt) = self.debt(name) {
-            // What is kept has been written, with all that there is to say about it.
-            let state = match debt.state {
-                State::Kept => State::Created,
-                state => state,
-            };
-            if debt.state == State::Kept && instance.is_none() {
-                return;
-            }
-            self.write_or_warn(Step {
-                instance: instance.map(ToOwned::to_owned),
-                ..step(name, debt.thing, state)
-            });
+        if let Err(failure) = self.reconcile(name, instance, Patience::None) {
+            behind(&failure);
         }
+    }
+
+    /// Writes the present state if the file says another, or something of a VM.
+    fn reconcile(
+        &self,
+        name: &str,
+        instance: Option<&str>,
+        patience: Patience,
+    ) -> Result<(), Failure> {
+        let Some(debt) = self.debt(name) else {
+            return Ok(());
+        };
+        let state = debt.to_write();
+        if state == debt.written && instance.is_none() {
+            return Ok(());
+        }
+        let step = Step {
+            instance: instance.map(ToOwned::to_owned),
+            ..step(name, debt.thing, state)
+        };
+        self.write_all(vec![step], patience)?;
+        self.change(name, |debt| debt.written = state);
+        Ok(())
     }
 
     fn write_or_warn(&self, step: Step) {
-        if let Err(failure) = self.write(step) {
-            tracing::warn!(error = %failure, "the ledger in the workspace is behind");
+        if let Err(failure) = self.write_all(vec![step], Patience::None) {
+            behind(&failure);
         }
     }
 
+    /// Writes what must be on disk before anything else happens.
     fn write(&self, step: Step) -> Result<(), Failure> {
+        self.write_all(vec![step], Patience::OnDisk)
+    }
+
+    fn write_all(&self, steps: Vec<Step>, patience: Patience) -> Result<(), Failure> {
         let Some(file) = &self.file else {
             return Ok(());
         };
-        // Only what must survive a sudden end is worth waiting for: what may exist, and what others must know of it.
-        let must_last = !matches!(step.state, State::Created | State::Released);
-        let append = || -> io::Result<()> {
-            let bytes = record::line(What::Step(step))?;
-            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            file.write_all(&bytes)?;
-            if must_last { file.sync_data() } else { Ok(()) }
-        };
-        append().map_err(|error| {
-            Failure::files("files.ledger", "cannot write the ledger in the workspace")
-                .with_source(error)
-        })
+        let mut bytes = Vec::new();
+        for step in steps {
+            bytes.extend(record::line(What::Step(step)).map_err(cannot_write)?);
+        }
+        match patience {
+            Patience::OnDisk => file.write(bytes),
+            Patience::None => file.write_behind(bytes),
+        }
+        .map_err(cannot_write)
     }
 
     fn entries(&self) -> std::sync::MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn cannot_write(error: io::Error) -> Failure {
+    Failure::files("files.ledger", "cannot write the ledger in the workspace").with_source(error)
+}
+
+fn behind(failure: &Failure) {
+    tracing::warn!(error = %failure, "the ledger in the workspace is behind");
 }
 
 fn step(name: &str, thing: Thing, state: State) -> Step {

@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::identity::Identity;
-use crate::ledger::{Entry, Ledger, Record, State, record};
+use crate::ledger::{Entry, Ledger, Record, Thing, record};
 use crate::state::RunContext;
 use crate::teardown;
 
@@ -83,11 +83,7 @@ pub fn open_ledger(
 
 /// What its writer still had to remove.
 fn open_entries(record: &Record) -> impl Iterator<Item = &Entry> {
-    record.entries.iter().filter(|entry| match entry.state {
-        State::Intent | State::Created => true,
-        // What is kept stays until a reaper finds that its time has passed.
-        State::Released | State::Kept | State::HandedOver => false,
-    })
+    record.entries.iter().filter(|entry| entry.is_open())
 }
 
 enum Why {
@@ -170,6 +166,13 @@ pub fn remove_inherited(run: &Arc<RunContext>) {
 
 async fn remove(run: &RunContext, name: &str) {
     let give_up = tokio::time::Instant::now() + DOUBT_LASTS;
+    if run
+        .ledger
+        .debt(name)
+        .is_some_and(|debt| debt.thing == Thing::VmConfig)
+    {
+        run.cluster.expect_config(name);
+    }
     let mut told = false;
     loop {
         let deadline = run.deadline_within(REMOVAL_TIMEOUT);

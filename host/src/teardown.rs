@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -29,12 +30,12 @@ pub const BUDGET_HURRIED: Duration = Duration::from_secs(5);
 /// One call to Orka during teardown. Short, because a hung call must leave time for another try.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// The look before a removal, for the count of what may still come: it may fail, and holds up no removal for long.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Pause before a failed removal is tried again; doubles up to [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(4);
-
-/// How long to look for a VM on Orka 2 whose deploy request got no answer, once its VM config is gone.
-const DOUBT_WATCHED_WITHOUT_CONFIG: Duration = Duration::from_secs(3);
 
 /// Pause between looks for a VM whose deploy request got no answer.
 const DOUBT_PAUSE: Duration = Duration::from_secs(1);
@@ -83,23 +84,21 @@ pub struct Settlement {
 /// Never fails: what could not be done is in the answer, and told as soon as it is known. A first signal shortens the
 /// time to what is left of [`BUDGET_AFTER_SIGNAL`], a second one to [`BUDGET_HURRIED`].
 pub async fn settle(run: &RunContext) -> Settlement {
-    let deadline = match run.stop.stopped_at() {
+    let stopped_at = run.stop.stopped_at();
+    let deadline = match stopped_at {
         Some(stopped_at) => stopped_at + BUDGET_AFTER_SIGNAL - SIGN_OUT_TIMEOUT,
         None => Instant::now() + BUDGET,
     };
     run.ledger.abandon();
     let owed = run.ledger.owed();
-    if !owed.is_empty() && run.facts.get().is_none() {
-        // The policy never did, and what a predecessor left cannot be deleted without. A failure shows when it is.
-        if let Ok(facts) = limited(deadline, "sign-in", run.cluster.sign_in()).await {
-            let _first = run.facts.set(facts);
-        }
-    }
     let mut open: Vec<String> = owed.iter().map(|debt| debt.name.clone()).collect();
     let mut removals: FuturesUnordered<_> = owed
         .into_iter()
         .map(|debt| async move {
-            let result = remove_owed(run.cluster.as_ref(), &run.ledger, &debt, deadline).await;
+            let result = match signed_in(run, deadline).await {
+                Ok(()) => remove_owed(run.cluster.as_ref(), &run.ledger, &debt, deadline).await,
+                Err(failure) => Err(failure),
+            };
             (debt.name, result)
         })
         .collect();
@@ -107,7 +106,7 @@ pub async fn settle(run: &RunContext) -> Settlement {
         kept: tell_kept(run),
         ..Settlement::default()
     };
-    let cut_short = cut_short(run);
+    let cut_short = cut_short(run, stopped_at.is_some());
     tokio::pin!(cut_short);
     loop {
         let (name, result) = tokio::select! {
@@ -143,10 +142,29 @@ pub async fn settle(run: &RunContext) -> Settlement {
     settlement
 }
 
+/// Signs in if the policy never did, since nothing can be deleted without; tries again until `deadline`.
+async fn signed_in(run: &RunContext, deadline: Instant) -> Result<(), Failure> {
+    let mut pause = PAUSE_FIRST;
+    loop {
+        let sign_in = run.facts.get_or_try_init(|| run.cluster.sign_in());
+        let failure = match limited(deadline, "sign-in", sign_in).await {
+            Ok(_) => return Ok(()),
+            Err(failure) => failure,
+        };
+        // Credentials that were declined once are declined again, and too often locks the user out.
+        if failure.class == Class::Config || Instant::now() + pause >= deadline {
+            return Err(failure);
+        }
+        tracing::debug!(error = %failure, "signing in to clean up is tried again");
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
 /// Returns when a signal that comes during the clean-up leaves no more time for it.
-async fn cut_short(run: &RunContext) {
+async fn cut_short(run: &RunContext, is_reckoned_with: bool) {
     let first = async {
-        if run.stop.stopped_at().is_some() {
+        if is_reckoned_with {
             // The deadline has taken it into account.
             std::future::pending::<()>().await;
         }
@@ -211,9 +229,6 @@ async fn remove_owed(
 ) -> Result<(), Failure> {
     remove_accounted(cluster, ledger, &debt.name, deadline).await?;
     let watched_from = Instant::now();
-    // On Orka 2 a deployment needs its VM config, which is confirmed gone: only one that had read it already can still
-    // make a VM, and does so at once.
-    let needs_config = cluster.stores_configs() && !debt.config_in_doubt();
     while ledger
         .debt(&debt.name)
         .is_some_and(|debt| debt.in_doubt() > 0)
@@ -235,10 +250,6 @@ async fn remove_owed(
                 "a predecessor's request got no answer; a VM may still appear".to_owned(),
             ));
         }
-        if needs_config && watched_from.elapsed() >= DOUBT_WATCHED_WITHOUT_CONFIG {
-            ledger.doubt_is_settled(&debt.name);
-            break;
-        }
         if Instant::now() + DOUBT_PAUSE >= deadline {
             return Err(in_doubt(format!(
                 "a request got no answer; nothing turned up in the {} s since, but a VM may still appear",
@@ -251,6 +262,18 @@ async fn remove_owed(
         }
     }
     Ok(())
+}
+
+/// What says that a VM cannot be told from others of the same name.
+pub(crate) fn no_id(name: &str) -> Failure {
+    Failure::new(
+        Kind::Conflict,
+        Class::Orka,
+        "orka.no-vm-id",
+        format!(
+            "Orka told no id of a VM of `{name}`, and by the name alone other Tasks' VMs would be deleted, too"
+        ),
+    )
 }
 
 fn in_doubt(message: String) -> Failure {
@@ -275,12 +298,17 @@ pub async fn remove_accounted(
     let in_doubt = before.as_ref().map_or(0, Debt::in_doubt);
     let mut seen = Remains::default();
     if in_doubt > 0 {
-        match limited(deadline, "read", cluster.remains(name)).await {
+        let soon = deadline.min(Instant::now() + COUNT_TIMEOUT);
+        let look = limited(soon, "read", cluster.remains(name)).await;
+        let is_seen = look.is_ok();
+        match look {
             Ok(remains) => seen = remains,
-            Err(failure) if failure.code == NO_SUCH_CALL => {}
-            Err(failure) => return Err(failure),
+            // Deleted all the same; what cannot be counted stays in doubt.
+            Err(failure) => {
+                tracing::debug!(vm = name, error = %failure, "what is in doubt cannot be counted");
+            }
         }
-        if seen.is_nothing() && before.as_ref().is_some_and(Debt::is_only_doubt) {
+        if is_seen && seen.is_nothing() && before.as_ref().is_some_and(Debt::is_only_doubt) {
             return Ok(());
         }
     }
@@ -329,13 +357,15 @@ async fn remove_one_by_one(
                     }
                     return Ok(());
                 }
-                for key in own {
-                    if let Err(failure) =
-                        limited(deadline, "delete", cluster.delete(name, Some(&key))).await
-                    {
-                        last = Some(failure);
+                let deletions = own.iter().map(|key| async move {
+                    // On Orka 2 a name is every Task's that deployed from the VM config.
+                    if debt.thing == Thing::VmOfConfig && key == name {
+                        return Err(no_id(name));
                     }
-                }
+                    limited(deadline, "delete", cluster.delete(name, Some(key))).await
+                });
+                let failures = join_all(deletions).await.into_iter();
+                last = failures.filter_map(Result::err).last().or(last);
             }
             Err(failure) => last = Some(failure),
         }

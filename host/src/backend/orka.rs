@@ -155,6 +155,10 @@ impl Cluster for OrkaCluster {
         }
     }
 
+    fn expect_config(&self, name: &str) {
+        self.stored().insert(name.to_owned());
+    }
+
     async fn stored_configs(&self) -> Result<Vec<(String, StoredConfig)>, Failure> {
         let client = self.client()?;
         let configs = client.configs().await.map_err(later)?;
@@ -621,5 +625,8 @@ pub(crate) fn failure(error: Error, stage: Stage) -> Failure {
     failure.retryable = error.is_retryable();
     failure.retry_after = error.retry_after();
     failure.may_have_happened = error.may_have_happened();
+    if let Error::UnusableVm { id, .. } = &error {
+        failure.made.clone_from(id);
+    }
     failure.with_source(error)
 }

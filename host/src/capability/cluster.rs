@@ -20,7 +20,7 @@ use crate::bindings::orka::plugin::cluster::{
 use crate::console::seconds;
 use crate::failure::{Class, Failure, Kind};
 use crate::grants::Ceilings;
-use crate::ledger::{DeployEnd, LimitReached, Thing, VmLimits};
+use crate::ledger::{Debt, DeployEnd, LimitReached, Thing, VmLimits};
 use crate::predecessors;
 use crate::state::{CallError, HostState, RunContext};
 use crate::teardown;
@@ -461,6 +461,7 @@ async fn deploy(run: &RunContext, admitted: Admitted) -> Result<Vm, Failure> {
             return Err(run.cluster.explain(failure, &request.spec).await);
         }
         let left = give_up.saturating_duration_since(Instant::now());
+        run.ledger.deployment_waits();
         run.console.info(&format!(
             "{failure}; waiting for room, for another {} at most",
             seconds(left)
@@ -491,7 +492,7 @@ fn rfc3339(at: jiff::Timestamp) -> String {
 /// One deploy request, in the ledger from before it is sent until after it is answered.
 async fn deploy_once(run: &RunContext, request: &Deploy) -> Result<Vm, Failure> {
     let name = &request.name;
-    run.ledger.deploy_begins(name);
+    run.ledger.deploy_begins(name)?;
     match run.cluster.deploy(request).await {
         Ok(info) => {
             run.ledger.deploy_ends(name, DeployEnd::Made(key_of(&info)));
@@ -507,10 +508,10 @@ async fn deploy_once(run: &RunContext, request: &Deploy) -> Result<Vm, Failure> 
             Ok(Vm { info })
         }
         Err(failure) => {
-            let end = if failure.may_have_happened {
-                DeployEnd::Lost
-            } else {
-                DeployEnd::Refused
+            let end = match &failure.made {
+                Some(id) => DeployEnd::Made(id),
+                None if failure.may_have_happened => DeployEnd::Lost,
+                None => DeployEnd::Refused,
             };
             run.ledger.deploy_ends(name, end);
             Err(failure)
@@ -688,6 +689,10 @@ impl HostVm for HostState {
         run.call("cluster.delete", async {
             run.grants.require(Capability::ClusterDeploy)?;
             still_signed_in(run)?;
+            let is_shared = |debt: Debt| debt.thing == Thing::VmOfConfig;
+            if vm.info.id.is_none() && run.ledger.debt(&vm.info.name).is_some_and(is_shared) {
+                return Err(teardown::no_id(&vm.info.name));
+            }
             run.cluster
                 .delete(&vm.info.name, vm.info.id.as_deref())
                 .await?;

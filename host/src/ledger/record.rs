@@ -162,6 +162,19 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether its writer still had to remove something of it, or may have.
+    pub fn is_open(&self) -> bool {
+        match self.state {
+            State::Intent => true,
+            // What is kept stays until a reaper finds that its time has passed; what is beside it under the name does not.
+            State::Created | State::Kept if !self.kept.is_empty() => {
+                !self.instances.iter().all(|vm| self.kept.contains_key(vm))
+            }
+            State::Created => true,
+            State::Released | State::Kept | State::HandedOver => false,
+        }
+    }
+
     /// Until when something of it is kept on purpose, passed or not; none if nothing is.
     pub fn kept_until(&self) -> Option<Timestamp> {
         self.kept.values().map(Kept::expires_at).max()

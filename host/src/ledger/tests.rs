@@ -27,7 +27,7 @@ fn a_request_without_an_answer_outlives_a_release() {
     let ledger = Ledger::in_memory();
     ledger.owe(Thing::VmConfig, "a").unwrap();
     ledger.allow_deployment(LIMITS).unwrap();
-    ledger.deploy_begins("a");
+    ledger.deploy_begins("a").unwrap();
     ledger.released("a");
     assert_eq!(names(&ledger), ["a"], "in flight");
     ledger.deploy_ends("a", DeployEnd::Lost);
@@ -42,7 +42,7 @@ fn a_deployment_that_nobody_waits_for_is_accounted_for_by_its_vm() {
     let ledger = Ledger::in_memory();
     ledger.owe(Thing::VmConfig, "a").unwrap();
     ledger.allow_deployment(LIMITS).unwrap();
-    ledger.deploy_begins("a");
+    ledger.deploy_begins("a").unwrap();
     ledger.abandon();
     ledger.released("a");
     ledger.accounted_for("a", 1, false);
@@ -54,7 +54,7 @@ fn a_vm_that_comes_after_a_release_is_owed_again() {
     let ledger = Ledger::in_memory();
     ledger.owe(Thing::VmConfig, "a").unwrap();
     ledger.allow_deployment(LIMITS).unwrap();
-    ledger.deploy_begins("a");
+    ledger.deploy_begins("a").unwrap();
     ledger.released("a");
     ledger.deploy_ends("a", DeployEnd::Made("id"));
     assert_eq!(names(&ledger), ["a"]);
@@ -66,7 +66,7 @@ fn a_refused_vm_is_not_owed_but_a_config_stays() {
     for (thing, name) in [(Thing::Vm, "vm"), (Thing::VmConfig, "config")] {
         ledger.owe(thing, name).unwrap();
         ledger.allow_deployment(LIMITS).unwrap();
-        ledger.deploy_begins(name);
+        ledger.deploy_begins(name).unwrap();
         ledger.deploy_ends(name, DeployEnd::Refused);
     }
     assert_eq!(names(&ledger), ["config"]);
@@ -83,9 +83,9 @@ fn limits_count_what_exists_and_what_may_and_each_vm_once() {
         Err(LimitReached::AtOnce),
         "allowed ones count"
     );
-    ledger.deploy_begins("a");
+    ledger.deploy_begins("a").unwrap();
     ledger.deploy_ends("a", DeployEnd::Made("one"));
-    ledger.deploy_begins("a");
+    ledger.deploy_begins("a").unwrap();
     ledger.deploy_ends("a", DeployEnd::Made("two"));
     assert_eq!(ledger.allow_deployment(LIMITS), Err(LimitReached::AtOnce));
     ledger.vm_gone("a", "one");
@@ -143,7 +143,7 @@ fn what_a_process_left_is_what_the_next_one_of_its_pod_reads() {
         ledger.owe(Thing::Vm, name).unwrap();
     }
     for name in ["kept", "gone", "there"] {
-        ledger.deploy_begins(name);
+        ledger.deploy_begins(name).unwrap();
         ledger.deploy_ends(name, DeployEnd::Made(name));
     }
     ledger
@@ -242,7 +242,7 @@ fn one_of_several_vms_is_kept_and_the_others_are_still_owed() {
     let ledger = Ledger::in_memory();
     ledger.owe(Thing::VmConfig, "a").unwrap();
     for key in ["one", "two"] {
-        ledger.deploy_begins("a");
+        ledger.deploy_begins("a").unwrap();
         ledger.deploy_ends("a", DeployEnd::Made(key));
     }
     ledger
@@ -257,4 +257,134 @@ fn one_of_several_vms_is_kept_and_the_others_are_still_owed() {
         ["a"],
         "the config has nothing to stay for any more"
     );
+}
+
+fn reread(dir: &Dir) -> Vec<Entry> {
+    record::read(dir, Path::new(&record::file_name("pod")))
+        .unwrap()
+        .entries
+}
+
+/// What a process that is killed now leaves for the next one to read.
+fn after_a_kill(work: impl FnOnce(&Ledger)) -> Vec<Entry> {
+    let (_directory, dir) = folder();
+    let (ledger, _) = Ledger::open(&dir, head()).unwrap();
+    work(&ledger);
+    // Lines that nobody waits for are on their way.
+    drop(ledger);
+    reread(&dir)
+}
+
+#[test]
+fn a_request_that_may_still_make_something_is_what_a_successor_reads() {
+    let entries = after_a_kill(|ledger| {
+        for (thing, name) in [
+            (Thing::Vm, "again"),
+            (Thing::Vm, "lost"),
+            (Thing::VmConfig, "config"),
+        ] {
+            ledger.owe(thing, name).unwrap();
+        }
+        // Refused for want of room, and asked for once more.
+        ledger.deploy_begins("again").unwrap();
+        ledger.deploy_ends("again", DeployEnd::Refused);
+        ledger.deploy_begins("again").unwrap();
+        // No answer, and nothing there when the clean-up looked.
+        ledger.deploy_begins("lost").unwrap();
+        ledger.deploy_ends("lost", DeployEnd::Lost);
+        ledger.released("lost");
+        ledger.created("config");
+        ledger.deploy_begins("config").unwrap();
+    });
+    for entry in &entries {
+        assert_eq!(entry.state, State::Intent, "{entry:?}");
+        assert!(entry.is_open());
+    }
+    assert_eq!(entries.len(), 3);
+}
+
+#[test]
+fn doubt_that_is_settled_is_settled_for_successors_too() {
+    let entries = after_a_kill(|ledger| {
+        for name in ["watched", "seen"] {
+            ledger.owe(Thing::Vm, name).unwrap();
+            ledger.deploy_begins(name).unwrap();
+            ledger.deploy_ends(name, DeployEnd::Lost);
+            ledger.released(name);
+        }
+        ledger.doubt_is_settled("watched");
+        ledger.accounted_for("seen", 1, false);
+    });
+    let open: Vec<_> = entries.iter().filter(|entry| entry.is_open()).collect();
+    assert!(open.is_empty(), "{open:?}");
+}
+
+#[test]
+fn what_is_beside_a_kept_vm_is_left_to_a_successor_and_the_kept_one_is_not() {
+    let keep = |ledger: &Ledger| {
+        ledger.owe(Thing::VmConfig, "a").unwrap();
+        ledger.created("a");
+        ledger.deploy_begins("a").unwrap();
+        ledger.deploy_ends("a", DeployEnd::Made("one"));
+        ledger
+            .keep("a", "one", &kept("2030-01-01T00:00:00Z"))
+            .unwrap();
+    };
+    let entries = after_a_kill(keep);
+    assert!(!entries[0].is_open(), "kept alone: {entries:?}");
+    let entries = after_a_kill(|ledger| {
+        keep(ledger);
+        ledger.deploy_begins("a").unwrap();
+        ledger.deploy_ends("a", DeployEnd::Made("two"));
+    });
+    assert!(entries[0].is_open(), "{entries:?}");
+
+    let successor = Ledger::in_memory();
+    successor.inherit(&entries[0], true).unwrap();
+    let debt = successor.debt("a").unwrap();
+    assert!(
+        debt.stays("one") && !debt.stays("two") && debt.instances.contains("two"),
+        "{debt:?}"
+    );
+    successor.vm_gone("a", "two");
+    assert!(successor.owed().is_empty(), "{:?}", successor.owed());
+
+    let entries = after_a_kill(|ledger| {
+        keep(ledger);
+        ledger.vm_gone("a", "one");
+    });
+    assert!(entries[0].is_open(), "its config is left: {entries:?}");
+}
+
+#[test]
+fn the_third_process_reads_of_an_inherited_name_what_the_second_did() {
+    let entries = after_a_kill(|ledger| {
+        ledger.owe(Thing::VmOfConfig, "shared").unwrap();
+        for key in ["one", "two"] {
+            ledger.deploy_begins("shared").unwrap();
+            ledger.deploy_ends("shared", DeployEnd::Made(key));
+        }
+        ledger
+            .keep("shared", "one", &kept("2030-01-01T00:00:00Z"))
+            .unwrap();
+    });
+    let again = after_a_kill(|ledger| ledger.inherit(&entries[0], true).unwrap());
+    assert_eq!(again[0].instances, entries[0].instances);
+    assert_eq!(again[0].kept, entries[0].kept);
+    assert!(again[0].is_open(), "{again:?}");
+}
+
+#[test]
+fn a_deployment_that_waits_for_room_goes_on_counting() {
+    let ledger = Ledger::in_memory();
+    ledger.owe(Thing::Vm, "a").unwrap();
+    ledger.allow_deployment(LIMITS).unwrap();
+    ledger.allow_deployment(LIMITS).unwrap();
+    ledger.deploy_begins("a").unwrap();
+    ledger.deploy_ends("a", DeployEnd::Refused);
+    ledger.deployment_waits();
+    assert_eq!(ledger.allow_deployment(LIMITS), Err(LimitReached::AtOnce));
+    ledger.deploy_begins("a").unwrap();
+    ledger.deploy_ends("a", DeployEnd::Made("a"));
+    assert_eq!(ledger.allow_deployment(LIMITS), Err(LimitReached::AtOnce));
 }

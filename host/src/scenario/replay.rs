@@ -263,6 +263,10 @@ impl Cluster for ReplayedCluster {
         self.inner.store_config(name, spec).await
     }
 
+    fn expect_config(&self, name: &str) {
+        self.inner.expect_config(name);
+    }
+
     async fn stored_configs(&self) -> Result<Vec<(String, StoredConfig)>, Failure> {
         self.inner.stored_configs().await
     }

@@ -373,6 +373,10 @@ impl Cluster for RecordedCluster {
 
     // What follows is the host's own housekeeping, which a replay does again by itself.
 
+    fn expect_config(&self, name: &str) {
+        self.inner.expect_config(name);
+    }
+
     async fn stored_configs(&self) -> Result<Vec<(String, StoredConfig)>, Failure> {
         self.inner.stored_configs().await
     }

@@ -79,16 +79,20 @@ impl Cell {
                 let passing = faults::at(world, call, CALL_LIMIT)
                     .into_iter()
                     .filter(|fault| fault.lasting == Lasting::Once && !fault.ends_the_token());
-                cells.extend(passing.map(|fault| Self {
-                    world,
-                    call: Call::Deploy,
-                    fault: lost.clone(),
-                    also: Some(match call {
-                        Call::Purge => (call, fault),
-                        // The first looks confirm the removal; this one is on the watch for a late VM.
-                        _ => (call, fault.lasting(Lasting::Third)),
-                    }),
-                }));
+                for fault in passing {
+                    // The first look counts what is there before it is deleted, the second confirms the removal, the
+                    // third is on the watch for a late VM.
+                    let looks = match call {
+                        Call::Purge => vec![Lasting::Once],
+                        _ => vec![Lasting::Once, Lasting::Third],
+                    };
+                    cells.extend(looks.into_iter().map(|lasting| Self {
+                        world,
+                        call: Call::Deploy,
+                        fault: lost.clone(),
+                        also: Some((call, fault.clone().lasting(lasting))),
+                    }));
+                }
             }
         }
         cells
