@@ -43,6 +43,25 @@ async fn a_vm_of_a_failed_build_is_kept_named_and_spared_by_the_purge_of_its_run
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_step_of_the_same_pod_passes_over_the_name_that_an_earlier_one_keeps() {
+    for config in [Cluster::orka2(), Cluster::orka3()] {
+        let cluster = Cluster::with(config).await;
+        let step = |keep: &str| {
+            let step = cluster.build("true").granted(GRANT).param("keep", keep);
+            let step = step.flag("--run-uid", "run").flag("--pod-uid", "pod");
+            // Without a workspace nobody tells the second step of the first.
+            step.without("--workspace")
+        };
+        step("always").ended().await.assert(0, "succeeded");
+        let vm = cluster.only_vm();
+        let second = step("never").ended().await;
+        second.assert(0, "succeeded");
+        second.assert_says(&[&vm.name, "left by an earlier step of this pod"]);
+        assert_eq!(cluster.only_vm().name, vm.name);
+    }
+}
+
 /// Neither generation lets metadata change after a deployment, so the pod itself says it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reaper_that_reads_pods_knows_what_they_keep_and_until_when() {

@@ -487,3 +487,7 @@ pub fn tell_sign_out(console: &Console, outcome: &SignOut) {
         }
     });
 }
+
+#[cfg(test)]
+#[path = "teardown/tests.rs"]
+mod tests;

@@ -33,6 +33,9 @@ const CAPACITY_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How long a plugin's own purge may take, confirmation included; what is left is tried again when the run ends.
 const PURGE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How many names that are taken are passed over.
+const NAMES_TAKEN_MAX: u32 = 8;
+
 /// What the keys of the host's own metadata begin with.
 const OWNER_PREFIX: &str = "orka-step-";
 
@@ -272,23 +275,31 @@ async fn create_config(run: &RunContext, mut spec: VmSpec) -> Result<VmConfig, F
     run.grants.admit_vm(&mut spec)?;
     still_signed_in(run)?;
     let stored = run.cluster.stores_configs();
-    let name = if stored {
-        next_owed(run, Thing::VmConfig)?
-    } else {
-        run.identity.next()?
-    };
-    // In doubt until it is answered, also if the run is stopped meanwhile.
-    run.ledger.create_begins(&name);
-    let created = run.cluster.create_config(&name, &spec).await;
-    if !matches!(&created, Err(failure) if failure.may_have_happened) {
-        run.ledger.create_ends(&name);
-    }
-    if let Err(failure) = created {
+    let mut names_taken = 0;
+    let name = loop {
+        let name = if stored {
+            next_owed(run, Thing::VmConfig)?
+        } else {
+            run.identity.next()?
+        };
+        // In doubt until it is answered, also if the run is stopped meanwhile.
+        run.ledger.create_begins(&name);
+        let created = run.cluster.create_config(&name, &spec).await;
+        if !matches!(&created, Err(failure) if failure.may_have_happened) {
+            run.ledger.create_ends(&name);
+        }
+        let Err(failure) = created else {
+            break name;
+        };
         if stored && !failure.may_have_happened {
             run.ledger.released(&name);
         }
-        return Err(failure);
-    }
+        if !(stored && is_taken(&failure)) || names_taken == NAMES_TAKEN_MAX {
+            return Err(failure);
+        }
+        names_taken += 1;
+        tell_taken(run, &name);
+    };
     if stored {
         run.ledger.created(&name);
         run.console
@@ -300,6 +311,19 @@ async fn create_config(run: &RunContext, mut spec: VmSpec) -> Result<VmConfig, F
         adopted: false,
         deployed: Mutex::default(),
     })))
+}
+
+/// Whether the name is another's. It can only be of this pod: of a step before this one, which may be keeping it.
+fn is_taken(failure: &Failure) -> bool {
+    failure.kind == Kind::Conflict && !failure.may_have_happened
+}
+
+fn tell_taken(run: &RunContext, name: &str) {
+    run.console.warn(&format!(
+        "`{name}` exists already, left by an earlier step of this pod; another name is taken\nhint: if nobody keeps it, \
+         delete it with `{}`",
+        run.cluster.removal_command(name)
+    ));
 }
 
 /// The next name, entered before the request that may make the thing: if the reply is lost, it is still ours to delete.
@@ -442,7 +466,8 @@ async fn deploy(run: &RunContext, admitted: Admitted) -> Result<Vm, Failure> {
         .map(Duration::from_millis)
         .unwrap_or_default();
     run.console.info(&format!("deploying VM `{name}`"));
-    let request = Deploy {
+    let mut names_taken = 0;
+    let mut request = Deploy {
         config: template.name.clone(),
         name: name.clone(),
         spec: template.spec.clone(),
@@ -456,6 +481,15 @@ async fn deploy(run: &RunContext, admitted: Admitted) -> Result<Vm, Failure> {
             Ok(vm) => return Ok(vm),
             Err(failure) => failure,
         };
+        // Orka 3, where the name is the VM's own; on Orka 2 a deployment takes no name.
+        if !run.cluster.stores_configs() && is_taken(&failure) && names_taken < NAMES_TAKEN_MAX {
+            names_taken += 1;
+            tell_taken(run, &request.name);
+            run.ledger.deployment_waits();
+            request.name = next_owed(run, Thing::Vm)?;
+            template.deployed().names.push(request.name.clone());
+            continue;
+        }
         let waits = failure.class == Class::NoCapacity && Instant::now() + pause < give_up;
         if !waits {
             return Err(run.cluster.explain(failure, &request.spec).await);
