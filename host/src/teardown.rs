@@ -298,16 +298,9 @@ pub async fn remove_accounted(
     let in_doubt = before.as_ref().map_or(0, Debt::in_doubt);
     let mut seen = Remains::default();
     if in_doubt > 0 {
-        let soon = deadline.min(Instant::now() + COUNT_TIMEOUT);
-        let look = limited(soon, "read", cluster.remains(name)).await;
-        let is_seen = look.is_ok();
-        match look {
-            Ok(remains) => seen = remains,
-            // Deleted all the same; what cannot be counted stays in doubt.
-            Err(failure) => {
-                tracing::debug!(vm = name, error = %failure, "what is in doubt cannot be counted");
-            }
-        }
+        let look = count(cluster, name, deadline).await;
+        let is_seen = look.is_some();
+        seen = look.unwrap_or_default();
         if is_seen && seen.is_nothing() && before.as_ref().is_some_and(Debt::is_only_doubt) {
             return Ok(());
         }
@@ -319,6 +312,25 @@ pub async fn remove_accounted(
     ledger.released(name);
     ledger.accounted_for(name, seen.vms.saturating_sub(known), seen.config);
     Ok(())
+}
+
+/// What is there before it is deleted; none if that cannot be told soon. It is deleted all the same then, and what cannot
+/// be counted stays in doubt.
+async fn count(cluster: &dyn Cluster, name: &str, deadline: Instant) -> Option<Remains> {
+    let give_up = deadline.min(Instant::now() + COUNT_TIMEOUT);
+    loop {
+        let limit = give_up.min(Instant::now() + COUNT_TIMEOUT / 2);
+        match limited(limit, "read", cluster.remains(name)).await {
+            Ok(remains) => return Some(remains),
+            Err(failure) => {
+                tracing::debug!(vm = name, error = %failure, "what is in doubt cannot be counted");
+                if Instant::now() + PAUSE_FIRST >= give_up {
+                    return None;
+                }
+            }
+        }
+        sleep(PAUSE_FIRST).await;
+    }
 }
 
 /// Whether others' VMs, or ones that are kept, are under the same name.
