@@ -57,6 +57,14 @@ async fn limits_stop_both_ways_and_leave_nothing_behind() {
             "{up:?}"
         );
     }
+    let few = Limits {
+        bytes: 2999,
+        ..Limits::default()
+    };
+    let deep = scene
+        .download(&Selection::everything(), "new/deep/out", &few)
+        .await;
+    assert!(matches!(deep, Err(Error::LimitExceeded { .. })), "{deep:?}");
     assert_eq!(names(scene.here.path()), ["one", "three", "two"]);
     let exact = Limits {
         bytes: 3000,

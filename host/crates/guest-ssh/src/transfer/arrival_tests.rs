@@ -14,6 +14,7 @@ use cap_std::fs::Dir;
 
 use super::archive::{Fault, Kind, Member};
 use super::header::Stamp;
+use super::parent::open_parent;
 use super::receive::{Contents, Receiver};
 use super::staging::{PREFIX, Staging, sweep};
 use super::volume::{Disk, Space, Volume};
@@ -240,7 +241,7 @@ fn arrive(
         limits: Limits::default(),
         counters: &counters,
     };
-    let (parent, name) = place::open_parent(&open(root), Path::new(target), &meter)?;
+    let (parent, name, made) = open_parent(&open(root), Path::new(target), &meter)?;
     let staging = Staging::create_on(Arc::new(volume), &parent)
         .map_err(|problem| meter.failed(b".", "no room could be made", problem))?;
     let selection = Selection::everything();
@@ -252,6 +253,7 @@ fn arrive(
     moved
         .notes
         .extend(place::place(staging, &parent, name, &meter)?);
+    made.keep();
     Ok(moved.notes)
 }
 
@@ -368,6 +370,22 @@ fn a_new_target_appears_also_where_nothing_can_be_renamed() {
             found.keys().collect::<Vec<_>>(),
             ["new", "new/place", "new/place/x"]
         );
+    }
+}
+
+#[test]
+fn directories_above_a_target_go_again_where_nothing_arrives() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir(root.path().join("there")).unwrap();
+    let volume = || Faulty {
+        room: Some(AtomicU64::new(12)),
+        ..Faulty::default()
+    };
+    let large = [file("x", "more than there is room for")];
+    for target in ["a/b/c/out", "there/out", "there/too/out"] {
+        arrive(volume(), root.path(), target, &large).unwrap_err();
+        let found = look(root.path());
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["there"], "{target}");
     }
 }
 

@@ -18,6 +18,7 @@ use super::compare::Compared;
 use super::compress::{self, Pace, Verdict};
 use super::facts::{Beginning, Tar};
 use super::listing::Chosen;
+use super::parent::open_parent;
 use super::receive::receive;
 use super::staging::{Staging, sweep};
 use super::{
@@ -276,7 +277,7 @@ impl Work {
             limits: self.limits,
             counters: &self.counters,
         };
-        let (parent, name) = place::open_parent(&self.into, target, &meter)?;
+        let (parent, name, made) = open_parent(&self.into, target, &meter)?;
         let no_room = |problem| {
             meter.failed(
                 OsStr::new(target).as_bytes(),
@@ -298,6 +299,7 @@ impl Work {
         moved
             .notes
             .extend(place::place(staging, &parent, name, &meter)?);
+        made.keep();
         Ok(moved)
     }
 }

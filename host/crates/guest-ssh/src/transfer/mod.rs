@@ -27,6 +27,7 @@ mod ignore_file;
 mod listing;
 mod options;
 mod pack;
+mod parent;
 mod place;
 mod receive;
 mod room;

@@ -22,45 +22,12 @@ use std::time::SystemTime;
 use cap_fs_ext::{DirExt, FollowSymlinks, OpenOptionsFollowExt as _};
 use cap_std::fs::{Dir, FileType, Metadata, MetadataExt, OpenOptions};
 
-use super::receive::{open_as_file, relative};
+use super::parent::descend;
+use super::receive::open_as_file;
 use super::staging::{Staging, fresh_name};
 use super::volume::{Abilities, Volume, is_full, is_unable};
 use super::{Meter, PIECE};
 use crate::Error;
-
-/// Opens the directory above `target`, making what is missing, and refusing to pass through links: the workspace may hold
-/// links that an earlier step left.
-pub(super) fn open_parent(
-    root: &Dir,
-    target: &Path,
-    meter: &Meter<'_>,
-) -> Result<(Dir, Option<OsString>), Error> {
-    let name = target.as_os_str().as_bytes();
-    let target = relative(name).map_err(|reason| meter.refuse(name, reason))?;
-    let mut dir = root
-        .try_clone()
-        .map_err(|problem| meter.failed(b".", "it cannot be opened", problem))?;
-    let Some(last) = target.file_name() else {
-        return Ok((dir, None));
-    };
-    for component in target.parent().unwrap_or(Path::new("")).components() {
-        dir = open_or_make(&dir, component.as_os_str().as_ref()).map_err(|problem| {
-            meter.failed(
-                name,
-                "the directory above it cannot be opened or made",
-                problem,
-            )
-        })?;
-    }
-    Ok((dir, Some(last.to_owned())))
-}
-
-fn open_or_make(dir: &Dir, name: &Path) -> io::Result<Dir> {
-    match dir.create_dir(name) {
-        Err(problem) if problem.kind() != io::ErrorKind::AlreadyExists => Err(problem),
-        _ => dir.open_dir_nofollow(name),
-    }
-}
 
 /// Moves a finished tree to `name` in `parent`, or into `parent` itself, and says what had to be given up.
 ///
@@ -553,15 +520,6 @@ impl Mover<'_> {
             How::Copied { is_dir: false } => self.volume.remove_file(&to, name),
         }
     }
-}
-
-/// Opens a directory some levels below, through no link.
-fn descend(dir: &Dir, path: &Path) -> io::Result<Dir> {
-    let mut dir = dir.try_clone()?;
-    for component in path.components() {
-        dir = dir.open_dir_nofollow(component.as_os_str())?;
-    }
-    Ok(dir)
 }
 
 /// One entry on its way.
