@@ -7,171 +7,19 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::SystemTime;
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 
 use super::archive::{Fault, Kind, Member};
+use super::faulty::{Faulty, Lack};
 use super::header::Stamp;
 use super::parent::open_parent;
 use super::receive::{Contents, Receiver};
 use super::staging::{PREFIX, Staging, sweep};
-use super::volume::{Disk, Space, Volume};
+use super::volume::Space;
 use super::{Counters, Direction, Limits, Meter, Selection, place};
 use crate::Error;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lack {
-    Rename,
-    Exchange,
-    HardLink,
-    Symlink,
-    Mode,
-    Time,
-    Sync,
-}
-
-/// A volume from which a test takes things away.
-#[derive(Default)]
-struct Faulty {
-    lacks: Vec<Lack>,
-    /// Names that differ in case only are one.
-    folds_case: bool,
-    /// Bytes that may be written.
-    room: Option<AtomicU64>,
-    space: Option<Space>,
-    /// Counts moves once it is set: from the first into the target on.
-    placing: AtomicBool,
-    moves: AtomicU64,
-    fail_at: u64,
-    kill_at: u64,
-}
-
-impl Faulty {
-    fn lacking(lacks: &[Lack]) -> Self {
-        Self {
-            lacks: lacks.to_vec(),
-            ..Self::default()
-        }
-    }
-
-    fn can(&self, what: Lack) -> io::Result<()> {
-        if self.lacks.contains(&what) {
-            return Err(rustix::io::Errno::OPNOTSUPP.into());
-        }
-        Ok(())
-    }
-
-    fn moving(&self) -> io::Result<()> {
-        if !self.placing.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        let count = self.moves.fetch_add(1, Ordering::SeqCst) + 1;
-        if count == self.kill_at {
-            let own = rustix::process::getpid();
-            rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
-        }
-        if count == self.fail_at {
-            return Err(rustix::io::Errno::IO.into());
-        }
-        Ok(())
-    }
-}
-
-impl Volume for Faulty {
-    fn make_dir(&self, dir: &Dir, path: &Path) -> io::Result<()> {
-        if path == Path::new("old") {
-            self.placing.store(true, Ordering::SeqCst);
-        }
-        self.fold(dir, path)?;
-        Disk.make_dir(dir, path)
-    }
-
-    fn make_file(&self, dir: &Dir, path: &Path) -> io::Result<File> {
-        self.fold(dir, path)?;
-        Disk.make_file(dir, path)
-    }
-
-    fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
-        if let Some(room) = &self.room {
-            let count = bytes.len() as u64;
-            room.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
-                left.checked_sub(count)
-            })
-            .map_err(|_| io::Error::from(rustix::io::Errno::NOSPC))?;
-        }
-        Disk.write(file, bytes)
-    }
-
-    fn sync(&self, file: &File) -> io::Result<()> {
-        self.can(Lack::Sync)?;
-        Disk.sync(file)
-    }
-
-    fn set_mode(&self, file: &File, mode: u32) -> io::Result<()> {
-        // As some do: agrees, and does nothing.
-        if self.lacks.contains(&Lack::Mode) {
-            return Ok(());
-        }
-        Disk.set_mode(file, mode)
-    }
-
-    fn set_time(&self, file: &File, time: SystemTime) -> io::Result<()> {
-        self.can(Lack::Time)?;
-        Disk.set_time(file, time)
-    }
-
-    fn symlink(&self, target: &Path, dir: &Dir, path: &Path) -> io::Result<()> {
-        self.can(Lack::Symlink)?;
-        self.fold(dir, path)?;
-        Disk.symlink(target, dir, path)
-    }
-
-    fn hard_link(&self, from: &Dir, path: &Path, to: &Dir, new: &Path) -> io::Result<()> {
-        self.can(Lack::HardLink)?;
-        Disk.hard_link(from, path, to, new)
-    }
-
-    fn rename(&self, from: &Dir, name: &Path, to: &Dir, new: &Path) -> io::Result<()> {
-        self.can(Lack::Rename)?;
-        self.moving()?;
-        Disk.rename(from, name, to, new)
-    }
-
-    fn exchange(&self, one: &Dir, name: &Path, other: &Dir, other_name: &Path) -> io::Result<()> {
-        self.can(Lack::Exchange)?;
-        self.moving()?;
-        Disk.exchange(one, name, other, other_name)
-    }
-
-    fn space(&self, dir: &Dir) -> Option<Space> {
-        self.space.or_else(|| Disk.space(dir))
-    }
-
-    fn is_remote(&self, _: &Dir) -> bool {
-        self.lacks.contains(&Lack::Sync)
-    }
-}
-
-impl Faulty {
-    fn fold(&self, dir: &Dir, path: &Path) -> io::Result<()> {
-        let (Some(name), true) = (path.file_name(), self.folds_case) else {
-            return Ok(());
-        };
-        let parent = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        let taken = dir
-            .read_dir(parent.unwrap_or(Path::new(".")))?
-            .filter_map(Result::ok)
-            .any(|entry| entry.file_name().eq_ignore_ascii_case(name));
-        if taken {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        Ok(())
-    }
-}
 
 impl Contents for &[u8] {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
@@ -425,6 +273,74 @@ fn what_cannot_be_taken_back_is_told() {
     assert!(
         told.to_string().contains("could not be moved back"),
         "{told}"
+    );
+}
+
+#[test]
+fn a_file_that_is_destroyed_on_the_way_is_told() {
+    // What is there is emptied first, and then there is no room for what was to replace it.
+    let root = workspace();
+    let volume = Faulty {
+        // The probe, what arrives, and nothing for the copy.
+        room: Some(AtomicU64::new(10)),
+        ..Faulty::lacking(&[Lack::Rename])
+    };
+    let told = arrive(volume, root.path(), ".", &[file("a", "new a")]).unwrap_err();
+    assert!(
+        told.to_string().contains("1 could not be moved back"),
+        "{told}"
+    );
+    assert_ne!(fs::read(root.path().join("a")).unwrap(), b"old a");
+
+    // A file makes room for a link that cannot be made then.
+    let root = workspace();
+    let volume = Faulty {
+        fail_at: 1,
+        ..Faulty::lacking(&[Lack::Rename])
+    };
+    let told = arrive(volume, root.path(), ".", &[link(Kind::Symlink, "a", "z")]).unwrap_err();
+    assert!(
+        told.to_string().contains("1 could not be moved back"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_directory_in_place_of_a_file_destroys_nothing_where_it_cannot_get_there() {
+    let only = [file("was a file/x", "new x")];
+    let mut failures = 0;
+    for fail_at in 1..100 {
+        let root = workspace();
+        let old = look(root.path());
+        let volume = Faulty {
+            fail_at,
+            ..Faulty::lacking(&[Lack::Exchange, Lack::HardLink])
+        };
+        let Err(told) = arrive(volume, root.path(), ".", &only) else {
+            break;
+        };
+        assert!(
+            !told.to_string().contains("could not be moved back"),
+            "{told}"
+        );
+        assert_eq!(look(root.path()), old, "move {fail_at}");
+        failures += 1;
+    }
+    assert!(failures > 0);
+}
+
+#[test]
+fn a_target_on_another_volume_gets_copies() {
+    let root = workspace();
+    let volume = Faulty {
+        apart: true,
+        ..Faulty::default()
+    };
+    let notes = arrive(volume, root.path(), ".", &sent()).unwrap();
+    assert_eq!(look(root.path()), after());
+    assert!(
+        notes.len() == 1 && notes[0].contains("on another volume"),
+        "{notes:?}"
     );
 }
 

@@ -14,6 +14,8 @@ mod compress;
 mod digest;
 mod download;
 mod facts;
+#[cfg(test)]
+mod faulty;
 mod file;
 mod full;
 #[cfg(any(test, feature = "fuzzing"))]

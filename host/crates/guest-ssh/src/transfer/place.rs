@@ -7,7 +7,8 @@
 //! - A new entry is renamed into place, and back.
 //! - An entry that replaces another is swapped with it in one step (`RENAME_EXCHANGE`), and back. Where the volume cannot
 //!   swap, the old file gets a second name first (a hard link) and the new one is renamed over it.
-//! - Where the volume can do neither, the old file is gone once it is replaced; an error says so.
+//! - A directory in place of a file: the file is moved aside first.
+//! - Where the volume can do none of that, the old file is gone once it is replaced; an error says so.
 //! - Where the volume cannot rename (a bucket), or the place belongs to another volume, entries are copied.
 //!
 //! Every operation takes a directory handle and one name, and no handle was opened through a link.
@@ -273,11 +274,11 @@ impl Mover<'_> {
             Some(found) if found.is_dir() => {
                 // Swapping could take away a directory that somebody filled since it was looked at; this cannot.
                 self.volume.remove_dir(entry.to, entry.name)?;
-                self.rename(entry)
-                    .map(|()| How::InPlaceOfDirectory)
-                    .inspect_err(|_| {
-                        let _ = self.volume.make_dir(entry.to, entry.name);
-                    })
+                let moved = self.rename(entry);
+                if moved.is_err() && self.volume.make_dir(entry.to, entry.name).is_err() {
+                    self.lost += 1;
+                }
+                moved.map(|()| How::InPlaceOfDirectory)
             }
             Some(_) => match self.exchange(entry) {
                 Err(problem) if is_unable(&problem) => return self.replace(entry),
@@ -319,31 +320,34 @@ impl Mover<'_> {
     /// Replaces a file or link where the volume cannot swap.
     fn replace(&mut self, entry: &Entry<'_>) -> io::Result<bool> {
         let kept = PathBuf::from(self.done.len().to_string());
-        let is_kept = self.abilities.hard_links
-            && self
-                .volume
-                .hard_link(entry.to, entry.name, self.old, &kept)
-                .is_ok();
-        if entry.kind.is_dir() {
-            // A directory cannot be renamed over a file.
-            self.volume.remove_file(entry.to, entry.name)?;
-        }
-        if let Err(problem) = self.rename(entry) {
-            if entry.kind.is_dir() && is_kept {
-                self.volume.rename(self.old, &kept, entry.to, entry.name)?;
-            }
-            return if is_unable(&problem) {
-                Ok(false)
-            } else {
-                Err(problem)
-            };
-        }
-        if is_kept {
-            self.done(entry, How::Kept(kept));
+        let moved = if entry.kind.is_dir() {
+            self.replace_by_directory(entry, &kept).map(|()| true)
         } else {
-            self.lost += 1;
+            let is_kept = self.abilities.hard_links
+                && self
+                    .volume
+                    .hard_link(entry.to, entry.name, self.old, &kept)
+                    .is_ok();
+            self.rename(entry).map(|()| is_kept)
+        };
+        match moved {
+            Ok(true) => self.done(entry, How::Kept(kept)),
+            Ok(false) => self.lost += 1,
+            Err(problem) if is_unable(&problem) => return Ok(false),
+            Err(problem) => return Err(problem),
         }
         Ok(true)
+    }
+
+    /// A directory cannot be renamed over a file, so the file is moved aside; where that cannot be done, nor can the rest.
+    fn replace_by_directory(&mut self, entry: &Entry<'_>, kept: &Path) -> io::Result<()> {
+        self.volume.rename(entry.to, entry.name, self.old, kept)?;
+        let moved = self.rename(entry);
+        if moved.is_err() {
+            let back = self.volume.rename(self.old, kept, entry.to, entry.name);
+            self.lost += u64::from(back.is_err());
+        }
+        moved
     }
 
     fn done(&mut self, entry: &Entry<'_>, how: How) {
@@ -365,41 +369,40 @@ impl Mover<'_> {
             self.copy_file(entry, found)
         };
         copied.map_err(|problem| entry.stuck(problem))?;
-        match found {
-            None => self.done(entry, How::Copied { is_dir: false }),
-            Some(_) => self.lost += 1,
+        if found.is_none() {
+            self.done(entry, How::Copied { is_dir: false });
         }
         Ok(())
     }
 
     fn copy_dir(&mut self, entry: &Entry<'_>, found: Option<FileType>) -> io::Result<()> {
         let metadata = entry.from.symlink_metadata(entry.name)?;
-        if found.is_some() {
-            self.volume.remove_file(entry.to, entry.name)?;
-            self.lost += 1;
-        }
+        self.clear(entry, found)?;
         self.volume.make_dir(entry.to, entry.name)?;
         self.done(entry, How::Copied { is_dir: true });
         self.copies.push((entry.path.to_owned(), metadata));
         Ok(())
     }
 
-    fn copy_link(&self, entry: &Entry<'_>, found: Option<FileType>) -> io::Result<()> {
+    fn copy_link(&mut self, entry: &Entry<'_>, found: Option<FileType>) -> io::Result<()> {
         let target = entry.from.read_link_contents(entry.name)?;
         self.clear(entry, found)?;
         self.volume.symlink(&target, entry.to, entry.name)
     }
 
-    /// Removes what has the name of an entry. Directories are empty, or this fails.
-    fn clear(&self, entry: &Entry<'_>, found: Option<FileType>) -> io::Result<()> {
+    /// Removes what has the name of an entry, and counts it: whatever fails from here on does not bring it back.
+    /// Directories are empty, or this fails.
+    fn clear(&mut self, entry: &Entry<'_>, found: Option<FileType>) -> io::Result<()> {
         match found {
-            None => Ok(()),
-            Some(found) if found.is_dir() => self.volume.remove_dir(entry.to, entry.name),
-            Some(_) => self.volume.remove_file(entry.to, entry.name),
+            None => return Ok(()),
+            Some(found) if found.is_dir() => self.volume.remove_dir(entry.to, entry.name)?,
+            Some(_) => self.volume.remove_file(entry.to, entry.name)?,
         }
+        self.lost += 1;
+        Ok(())
     }
 
-    fn copy_file(&self, entry: &Entry<'_>, found: Option<FileType>) -> io::Result<()> {
+    fn copy_file(&mut self, entry: &Entry<'_>, found: Option<FileType>) -> io::Result<()> {
         let mut options = OpenOptions::new();
         options.read(true).follow(FollowSymlinks::No);
         let mut source = entry.from.open_with(entry.name, &options)?.into_std();
@@ -407,18 +410,15 @@ impl Mover<'_> {
             // On another volume: still one file or the other at any time.
             let name = PathBuf::from(fresh_name());
             let file = self.volume.make_file(entry.to, &name)?;
-            let copied = self.fill(&mut source, file).and_then(|()| {
-                if found.is_some_and(|found| found.is_dir()) {
-                    self.volume.remove_dir(entry.to, entry.name)?;
-                }
-                self.volume.rename(entry.to, &name, entry.to, entry.name)
-            });
+            let filled = self.fill(&mut source, file);
+            let copied = filled.and_then(|()| self.put_copy(entry, &name, found));
             return copied.inspect_err(|_| {
                 let _ = self.volume.remove_file(entry.to, &name);
             });
         }
         if found.is_some_and(|found| found.is_file()) {
             let file = self.volume.empty_file(entry.to, entry.name)?;
+            self.lost += 1;
             return self.fill(&mut source, file);
         }
         self.clear(entry, found)?;
@@ -426,6 +426,22 @@ impl Mover<'_> {
         self.fill(&mut source, file).inspect_err(|_| {
             let _ = self.volume.remove_file(entry.to, entry.name);
         })
+    }
+
+    /// Renames a whole copy over what has its place.
+    fn put_copy(
+        &mut self,
+        entry: &Entry<'_>,
+        copy: &Path,
+        found: Option<FileType>,
+    ) -> io::Result<()> {
+        let is_dir = found.is_some_and(|found| found.is_dir());
+        if is_dir {
+            self.clear(entry, found)?;
+        }
+        self.volume.rename(entry.to, copy, entry.to, entry.name)?;
+        self.lost += u64::from(found.is_some() && !is_dir);
+        Ok(())
     }
 
     fn fill(&self, source: &mut File, mut file: File) -> io::Result<()> {
