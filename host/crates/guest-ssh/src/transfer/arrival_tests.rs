@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
@@ -16,7 +17,7 @@ use super::faulty::{Faulty, Lack};
 use super::header::Stamp;
 use super::parent::open_parent;
 use super::receive::{Contents, Receiver};
-use super::staging::{PREFIX, Staging, sweep};
+use super::staging::{PREFIX, Staging, sweep, sweep_on};
 use super::volume::Space;
 use super::{Counters, Direction, Limits, Meter, Selection, place};
 use crate::Error;
@@ -543,6 +544,51 @@ fn only_what_nobody_holds_is_swept() {
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 4);
     drop(living);
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 3);
+}
+
+#[test]
+fn a_lock_proves_nothing_where_each_node_has_its_own() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = open(root.path());
+    let day = Duration::from_secs(25 * 3600);
+    let set = |path: &Path, age| {
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
+    };
+    // To this node nobody has locked them.
+    for (name, age) in [("living", Duration::ZERO), ("dead", day)] {
+        let path = root.path().join(format!("{PREFIX}{name}"));
+        fs::create_dir_all(path.join("tree")).unwrap();
+        fs::write(path.join("lock"), "").unwrap();
+        set(&path.join("lock"), age);
+    }
+    let volume = || Faulty {
+        locks_apart: true,
+        ..Faulty::default()
+    };
+    let told = sweep_on(&volume(), &dir).unwrap();
+    assert_eq!(told.len(), 1, "{told:?}");
+    let left = fs::read_dir(root.path()).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, [format!("{PREFIX}living").as_str()]);
+    fs::remove_dir_all(root.path().join(&left[0])).unwrap();
+
+    // So a transfer that takes long shows that it is alive.
+    let staging = Staging::create_on(Arc::new(volume()), &dir).unwrap();
+    let lock = fs::read_dir(root.path()).unwrap().next().unwrap().unwrap();
+    let lock = lock.path().join("lock");
+    let is_old = || {
+        let time = fs::metadata(&lock).unwrap().modified().unwrap();
+        time.elapsed()
+            .is_ok_and(|age| age > Duration::from_secs(60))
+    };
+    set(&lock, day);
+    staging.show_alive(Instant::now());
+    assert!(is_old(), "not at every call");
+    staging.show_alive(Instant::now() + Duration::from_secs(3600));
+    assert!(!is_old());
+    drop(staging);
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub(super) struct Faulty {
     pub(super) folds_case: bool,
     /// The target belongs to another volume.
     pub(super) apart: bool,
+    /// Each node has locks of its own.
+    pub(super) locks_apart: bool,
     /// Bytes that may be written.
     pub(super) room: Option<AtomicU64>,
     pub(super) space: Option<Space>,
@@ -156,6 +158,10 @@ impl Volume for Faulty {
 
     fn is_remote(&self, _: &Dir) -> bool {
         self.lacks.contains(&Lack::Sync)
+    }
+
+    fn shares_locks(&self, _: &Dir) -> bool {
+        !self.locks_apart
     }
 }
 

@@ -18,7 +18,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use cap_fs_ext::{DirExt, FollowSymlinks, OpenOptionsFollowExt as _};
 use cap_std::fs::{Dir, FileType, Metadata, MetadataExt, OpenOptions};
@@ -113,6 +113,7 @@ fn merge(staging: &Staging, target: &Dir, meter: &Meter<'_>) -> Result<Vec<Strin
     let old = begun
         .map_err(|problem| meter.failed(b".", "it could not be prepared for its place", problem))?;
     let mut mover = Mover {
+        staging,
         volume: staging.volume(),
         abilities: staging.abilities(),
         tree: staging.tree(),
@@ -211,6 +212,7 @@ enum How {
 }
 
 struct Mover<'a> {
+    staging: &'a Staging,
     volume: &'a dyn Volume,
     abilities: Abilities,
     tree: &'a Dir,
@@ -234,6 +236,7 @@ impl Mover<'_> {
             source,
         };
         for (name, kind) in entries(from).map_err(|problem| stuck(path, problem))? {
+            self.staging.show_alive(Instant::now());
             let path = path.join(&name);
             let entry = Entry {
                 from,

@@ -21,7 +21,7 @@ use std::hash::BuildHasher as _;
 use std::io::{self, Read, Seek as _, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cap_fs_ext::{FollowSymlinks, OpenOptionsFollowExt as _};
 use cap_std::fs::{Dir, OpenOptions};
@@ -138,6 +138,7 @@ impl<'a> Receiver<'a> {
         member: &Member,
         contents: &mut dyn Contents,
     ) -> Result<(), Error> {
+        self.staging.show_alive(Instant::now());
         let path =
             relative(&member.path).map_err(|reason| self.meter.refuse(&member.path, reason))?;
         if path.as_os_str().is_empty() {
@@ -215,6 +216,7 @@ impl<'a> Receiver<'a> {
         let mut left = member.size;
         let mut has_holes = false;
         while left > 0 {
+            self.staging.show_alive(Instant::now());
             let hole = contents.hole().min(HOLE_STEP).min(left);
             if hole > 0 {
                 has_holes = true;

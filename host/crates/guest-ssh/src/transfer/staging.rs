@@ -2,19 +2,20 @@
 //!
 //! ```text
 //! .orka-step-receiving-0f3a…/   readable by its owner only
-//!     lock                      locked while its process lives
+//!     lock                      locked while its process lives, and dated while it works
 //!     placing                   there once entries are moved out of `tree`
 //!     tree/                     what arrives
 //!     old/                      names of what is replaced, until all is in place
 //! ```
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use cap_fs_ext::{DirExt as _, FollowSymlinks, OpenOptionsFollowExt as _};
 use cap_std::fs::{Dir, OpenOptions, Permissions, PermissionsExt as _};
@@ -32,6 +33,9 @@ const OLD: &str = "old";
 /// Where locks do not work, or were not taken yet, a directory left alone for so long has no living owner: longer than
 /// any transfer within a TaskRun.
 const STALE_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// How often a working transfer dates its lock anew.
+const SHOW_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How often a new name is tried when the first was taken for an abandoned one before it was locked.
 const ATTEMPTS: u32 = 3;
@@ -55,7 +59,8 @@ pub(super) struct Staging {
     name: OsString,
     dir: Dir,
     tree: Dir,
-    _lock: File,
+    lock: File,
+    shown: Cell<Instant>,
     is_removed: bool,
 }
 
@@ -105,7 +110,8 @@ impl Staging {
             name: name.to_owned(),
             tree: dir.open_dir_nofollow(TREE)?,
             dir,
-            _lock: lock,
+            lock,
+            shown: Cell::new(Instant::now()),
             is_removed: false,
         })
     }
@@ -116,6 +122,16 @@ impl Staging {
 
     pub(super) fn abilities(&self) -> Abilities {
         self.abilities
+    }
+
+    /// Dates the lock now and then, for those on other nodes who cannot see that it is held.
+    pub(super) fn show_alive(&self, now: Instant) {
+        if now.duration_since(self.shown.get()) < SHOW_INTERVAL {
+            return;
+        }
+        self.shown.set(now);
+        // Where there are no times, its time of making has to do.
+        let _ = self.volume.set_time(&self.lock, SystemTime::now());
     }
 
     /// Where the tree arrives.
@@ -175,7 +191,7 @@ impl Drop for Staging {
 }
 
 /// Removes what killed processes left in a directory, and says for each what that means. What belongs to a living process,
-/// here or on another node, is left alone.
+/// here or on another node, is left alone: where nodes do not see each other's locks, whatever is younger than a day.
 ///
 /// # Errors
 ///
@@ -196,7 +212,7 @@ pub(super) fn sweep_on(volume: &dyn Volume, dir: &Dir) -> io::Result<Vec<String>
             remove_old_copy(volume, dir, &name);
             continue;
         };
-        let Some(_lock) = abandoned(&found) else {
+        let Some(_lock) = abandoned(volume, &found) else {
             continue;
         };
         let mut line = if found.symlink_metadata(PLACING).is_ok() {
@@ -229,7 +245,7 @@ fn remove_old_copy(volume: &dyn Volume, dir: &Dir, name: &OsStr) {
 }
 
 /// The lock of a directory without a living owner. Something to hold on to also where locks do not work.
-fn abandoned(dir: &Dir) -> Option<Option<File>> {
+fn abandoned(volume: &dyn Volume, dir: &Dir) -> Option<Option<File>> {
     let mut options = OpenOptions::new();
     options.write(true).follow(FollowSymlinks::No);
     let Ok(lock) = dir.open_with(LOCK, &options) else {
@@ -237,9 +253,9 @@ fn abandoned(dir: &Dir) -> Option<Option<File>> {
     };
     let lock = lock.into_std();
     match lock.try_lock() {
-        Ok(()) => Some(Some(lock)),
+        Ok(()) if volume.shares_locks(dir) => Some(Some(lock)),
         Err(TryLockError::WouldBlock) => None,
-        Err(TryLockError::Error(_)) => {
+        Ok(()) | Err(TryLockError::Error(_)) => {
             let modified = dir
                 .symlink_metadata(LOCK)
                 .and_then(|found| found.modified());

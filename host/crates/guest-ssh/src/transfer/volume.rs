@@ -122,6 +122,11 @@ pub(super) trait Volume: Send + Sync {
     fn is_remote(&self, dir: &Dir) -> bool {
         is_remote(dir)
     }
+
+    /// Whether a lock that one node holds is seen by all that have the volume.
+    fn shares_locks(&self, dir: &Dir) -> bool {
+        shares_locks(dir)
+    }
 }
 
 /// The file systems the system has mounted.
@@ -245,6 +250,21 @@ const LOCAL: [u32; 9] = [
     0x4d44,
 ];
 
+/// Remote file systems that carry locks to each other's nodes as they are usually mounted: NFS and Ceph. SMB (`nobrl`), FUSE
+/// and 9p may keep them to the node, and grant each its own.
+#[cfg(target_os = "linux")]
+const LOCKS_SHARED: [u32; 2] = [0x6969, 0x00c3_6400];
+
+#[cfg(target_os = "linux")]
+fn is_remote(dir: &Dir) -> bool {
+    kind(dir).is_some_and(|kind| !LOCAL.contains(&kind))
+}
+
+#[cfg(target_os = "linux")]
+fn shares_locks(dir: &Dir) -> bool {
+    kind(dir).is_some_and(|kind| LOCAL.contains(&kind) || LOCKS_SHARED.contains(&kind))
+}
+
 #[cfg(target_os = "linux")]
 #[allow(
     clippy::cast_possible_truncation,
@@ -252,11 +272,16 @@ const LOCAL: [u32; 9] = [
     clippy::unnecessary_cast,
     reason = "the numbers have 32 bits; the type of the field differs among processors"
 )]
-fn is_remote(dir: &Dir) -> bool {
-    rustix::fs::fstatfs(dir).is_ok_and(|stat| !LOCAL.contains(&(stat.f_type as u32)))
+fn kind(dir: &Dir) -> Option<u32> {
+    Some(rustix::fs::fstatfs(dir).ok()?.f_type as u32)
 }
 
 #[cfg(not(target_os = "linux"))]
 fn is_remote(_: &Dir) -> bool {
     false
+}
+
+#[cfg(not(target_os = "linux"))]
+fn shares_locks(_: &Dir) -> bool {
+    true
 }
