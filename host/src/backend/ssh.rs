@@ -530,7 +530,9 @@ fn failure(error: Error) -> Failure {
         Error::Input { .. } => (Kind::Unavailable, Class::Files, "files.input"),
         Error::ExecRefused { .. } => (Kind::Unavailable, Class::Ssh, "ssh.exec-refused"),
         Error::RemoteToolMissing { .. } => (Kind::Other, Class::Files, "files.remote-tool"),
-        Error::RemoteFailed { .. } => (Kind::Other, Class::Files, "files.remote"),
+        Error::RemoteFailed { .. } | Error::Protocol { .. } => {
+            (Kind::Other, Class::Files, "files.remote")
+        }
         Error::NotFound { .. } => (Kind::NotFound, Class::Files, "files.not-found"),
         Error::LimitExceeded { .. } => (Kind::NoCapacity, Class::Files, "files.limit"),
         Error::VmFull { .. } => (Kind::NoCapacity, Class::Files, "files.vm-full"),

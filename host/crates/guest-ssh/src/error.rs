@@ -237,6 +237,12 @@ pub enum Error {
         /// What is known.
         reason: String,
     },
+    /// The VM's SFTP server answers nonsense.
+    #[error("the VM's SFTP server does not keep to the protocol: {reason}")]
+    Protocol {
+        /// What it did.
+        reason: String,
+    },
     /// A path in the VM does not exist.
     #[error("`{path}` does not exist in the VM")]
     NotFound {
@@ -371,6 +377,9 @@ impl Error {
             Self::VmFull { .. } => "send less (a file `.orkaignore` in the tree leaves things out), or take an image with a larger disk".into(),
             Self::NoRoom { .. } => "select less, or give the workspace a larger volume".into(),
             Self::ExecRefused { .. } => "check the server's `ForceCommand` and the user's shell".into(),
+            Self::Protocol { .. } => {
+                "check the `Subsystem sftp` line of the server, and that no start-up file of the user's shell prints".into()
+            }
             Self::Invalid { .. } | Self::NotFound { .. } | Self::RemoteFailed { .. } | Self::Transfer { .. } => {
                 return None;
             }

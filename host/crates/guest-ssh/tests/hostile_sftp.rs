@@ -5,6 +5,7 @@
 mod support;
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use guest_ssh::{Error, Limits, RemotePath, Selection, TransferSummary};
@@ -23,16 +24,19 @@ async fn fetch(
     lie: impl Fn(u8, u32, u32) -> Option<Vec<u8>> + Send + Sync + 'static,
 ) -> (Result<TransferSummary, Error>, tempfile::TempDir) {
     let server = LyingSftp::start(given, lie).await;
+    fetch_from(&server, &Selection::everything(), &LIMITS).await
+}
+
+async fn fetch_from(
+    server: &LyingSftp,
+    what: &Selection,
+    limits: &Limits,
+) -> (Result<TransferSummary, Error>, tempfile::TempDir) {
     let here = tempfile::tempdir().unwrap();
     std::fs::create_dir(here.path().join("work")).unwrap();
     let connection = server.connect().await;
-    let (work, everything, home) = (
-        open(&here.path().join("work")),
-        Selection::everything(),
-        RemotePath::home(),
-    );
-    let download =
-        connection.download(&home, &everything, &work, Path::new("out"), &LIMITS, |_| ());
+    let (work, home) = (open(&here.path().join("work")), RemotePath::home());
+    let download = connection.download(&home, what, &work, Path::new("out"), limits, |_| ());
     let outcome = tokio::time::timeout(Duration::from_secs(30), download)
         .await
         .unwrap();
@@ -145,6 +149,27 @@ async fn directories_that_never_end_are_cut_off() {
     let (outcome, here) = fetch(Vec::new(), empty).await;
     assert!(outcome.is_err(), "{outcome:?}");
     assert_eq!(everything_in(here.path()), ["./work"]);
+}
+
+#[tokio::test]
+async fn a_connection_lost_while_sftp_starts_is_made_anew_and_nonsense_is_not() {
+    let server = LyingSftp::cutting(1, vec![file(b"a", 1)], |_, _, _| None).await;
+    let (outcome, here) = fetch_from(&server, &Selection::everything(), &LIMITS).await;
+    assert_eq!(outcome.unwrap().files, 1);
+    assert_eq!(everything_in(&here.path().join("work/out")), ["./a"]);
+
+    let unknown = |kind: u8, id: u32, _| (kind == READDIR).then(|| packet(77, id, b""));
+    let server = LyingSftp::start(vec![file(b"a", 1)], unknown).await;
+    let (outcome, _here) = fetch_from(&server, &Selection::everything(), &LIMITS).await;
+    let problem = outcome.unwrap_err();
+    assert!(
+        problem
+            .to_string()
+            .contains("does not keep to the protocol"),
+        "{problem}"
+    );
+    assert!(!matches!(problem, Error::Lost { .. }), "{problem:?}");
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

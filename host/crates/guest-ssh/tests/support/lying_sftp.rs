@@ -2,6 +2,7 @@
 //! request the bytes a test gives instead.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub type Name = (Vec<u8>, u32, u64);
 struct Guest {
     names: Arc<Vec<Name>>,
     lie: Arc<Lie>,
+    /// Connections that are still to end when SFTP is greeted.
+    cuts: Arc<AtomicU32>,
     channels: HashMap<ChannelId, Arc<Mutex<State>>>,
 }
 
@@ -96,10 +99,20 @@ pub fn names(id: u32, names: &[Name]) -> Vec<u8> {
 /// A running server.
 pub struct LyingSftp {
     port: u16,
+    pub connections: Arc<AtomicU32>,
 }
 
 impl LyingSftp {
     pub async fn start(
+        names: Vec<Name>,
+        lie: impl Fn(u8, u32, u32) -> Option<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
+        Self::cutting(0, names, lie).await
+    }
+
+    /// A server whose first so many connections end when SFTP is greeted.
+    pub async fn cutting(
+        cuts: u32,
         names: Vec<Name>,
         lie: impl Fn(u8, u32, u32) -> Option<Vec<u8>> + Send + Sync + 'static,
     ) -> Self {
@@ -113,10 +126,14 @@ impl LyingSftp {
         let guest = Guest {
             names: Arc::new(names),
             lie: Arc::new(lie),
+            cuts: Arc::new(cuts.into()),
             channels: HashMap::new(),
         };
+        let connections = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&connections);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
                 let (guest, config) = (guest.clone(), Arc::clone(&config));
                 tokio::spawn(async move {
                     if let Ok(session) = russh::server::run_stream(config, stream, guest).await {
@@ -125,7 +142,7 @@ impl LyingSftp {
                 });
             }
         });
-        Self { port }
+        Self { port, connections }
     }
 
     pub async fn connect(&self) -> Connection {
@@ -206,6 +223,14 @@ impl Handler for Guest {
                 break;
             }
             let request: Vec<u8> = state.input.drain(..4 + length).skip(4).collect();
+            let cut = |left: u32| left.checked_sub(1);
+            let cuts = || {
+                self.cuts
+                    .fetch_update(Ordering::SeqCst, Ordering::SeqCst, cut)
+            };
+            if request[0] == INIT && cuts().is_ok() {
+                return Err(russh::Error::Disconnect);
+            }
             let answer = self.answer(&mut state, &request);
             session.data(id, answer)?;
         }

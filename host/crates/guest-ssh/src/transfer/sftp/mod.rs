@@ -59,7 +59,36 @@ pub(super) struct Sftp {
 struct Pending {
     waiting: HashMap<u32, Waiting>,
     /// Why no more answers come.
-    ended: Option<String>,
+    ended: Option<End>,
+}
+
+/// How a session ended that still had something to do.
+#[derive(Clone, Debug)]
+enum End {
+    /// The server's program exited.
+    Exited(String),
+    /// The connection is gone.
+    Lost(String),
+    /// What came is no SFTP.
+    Malformed(&'static str),
+}
+
+impl End {
+    fn error(self, address: &str) -> Error {
+        match self {
+            Self::Exited(reason) | Self::Lost(reason) => Error::Lost {
+                address: address.to_owned(),
+                reason,
+            },
+            Self::Malformed(problem) => nonsense(problem),
+        }
+    }
+}
+
+/// Why a session ended, as far as is known.
+fn end(pending: &Mutex<Pending>) -> End {
+    let unknown = || End::Lost("the channel was closed".to_owned());
+    lock(pending).ended.clone().unwrap_or_else(unknown)
 }
 
 /// Who waits for an answer, and what is held until it comes.
@@ -118,13 +147,7 @@ impl Answer {
                 },
             }),
             Ok(reply) => Ok(reply),
-            Err(_) => {
-                let reason = lock(&self.pending).ended.clone().unwrap_or_default();
-                Err(Refusal::Broken(Error::Lost {
-                    address: self.address,
-                    reason,
-                }))
-            }
+            Err(_) => Err(Refusal::Broken(end(&self.pending).error(&self.address))),
         }
     }
 
@@ -158,8 +181,7 @@ fn odd(wanted: &str) -> Refusal {
 }
 
 fn nonsense(reason: &str) -> Error {
-    Error::Invalid {
-        what: "answer of the SFTP server",
+    Error::Protocol {
         reason: reason.to_owned(),
     }
 }
@@ -169,7 +191,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// [`Error::ExecRefused`] if the server has none.
+    /// [`Error::ExecRefused`] if the server has none, [`Error::Lost`], [`Error::Protocol`].
     pub(super) async fn sftp(&self) -> Result<Sftp, Error> {
         let command = command::start_subsystem(self.lease().await?, self.address(), "sftp").await?;
         Sftp::start(command, self.address()).await
@@ -209,10 +231,12 @@ impl Sftp {
                 sftp.extensions = extensions.into_iter().map(|(name, _)| name).collect();
             }
             _ => {
-                let reason = lock(&sftp.pending).ended.clone().unwrap_or_default();
-                return Err(Error::ExecRefused {
-                    address: sftp.address.clone(),
-                    reason: format!("no SFTP server answers: {reason}"),
+                return Err(match end(&sftp.pending) {
+                    End::Exited(reason) => Error::ExecRefused {
+                        address: sftp.address.clone(),
+                        reason: format!("no SFTP server answers: {reason}"),
+                    },
+                    other => other.error(&sftp.address),
                 });
             }
         }
@@ -273,8 +297,8 @@ impl Sftp {
         let (answer, reply) = oneshot::channel();
         {
             let mut pending = lock(&self.pending);
-            if let Some(reason) = &pending.ended {
-                return Err(self.lost(reason));
+            if let Some(ended) = &pending.ended {
+                return Err(ended.clone().error(&self.address));
             }
             pending.waiting.insert(id, (answer, held));
         }
@@ -293,21 +317,13 @@ impl Sftp {
             _ = alive.changed() => false,
         };
         if !sent {
-            let reason = lock(&self.pending).ended.clone();
-            return Err(self.lost(reason.as_deref().unwrap_or("the channel was closed")));
+            return Err(end(&self.pending).error(&self.address));
         }
         Ok(Answer {
             reply,
             pending: Arc::clone(&self.pending),
             address: self.address.clone(),
         })
-    }
-
-    fn lost(&self, reason: &str) -> Error {
-        Error::Lost {
-            address: self.address.clone(),
-            reason: reason.to_owned(),
-        }
     }
 
     async fn with_path(&self, kind: u8, path: &[u8]) -> Result<Answer, Error> {
@@ -448,9 +464,7 @@ async fn listen(
                 Err(problem) => Err(problem),
             };
             if let Err(Malformed(problem)) = taken {
-                ended = Some(format!(
-                    "its SFTP server does not keep to the protocol: {problem}"
-                ));
+                ended = Some(End::Malformed(problem));
                 break 'stream;
             }
         }
@@ -458,9 +472,12 @@ async fn listen(
     let ended = match ended {
         Some(ended) => ended,
         None => match command.wait().await {
-            Ok(exit) => format!("its SFTP server ended with {exit}: {}", stderr.text()),
-            Err(Error::Lost { reason, .. }) => reason,
-            Err(problem) => problem.to_string(),
+            Ok(exit) => End::Exited(format!(
+                "its SFTP server ended with {exit}: {}",
+                stderr.text()
+            )),
+            Err(Error::Lost { reason, .. }) => End::Lost(reason),
+            Err(problem) => End::Lost(problem.to_string()),
         },
     };
     let mut pending = lock(&pending);
