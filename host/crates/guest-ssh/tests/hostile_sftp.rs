@@ -151,6 +151,94 @@ async fn directories_that_never_end_are_cut_off() {
     assert_eq!(everything_in(here.path()), ["./work"]);
 }
 
+/// Patterns by which everything is looked at and nothing of what these servers have is wanted.
+fn nothing() -> Selection {
+    Selection::parse(&["*.ipa"], &[""; 0]).unwrap()
+}
+
+/// Of long names, as many as come to so many bytes in one answer.
+fn long_names(id: u32, before: u32, kind: u32) -> Vec<u8> {
+    let name = |number: u32| {
+        let name = format!("{before:08}{number:08}{}", "n".repeat(1000));
+        (name.into_bytes(), kind, 0)
+    };
+    names(id, &(0..200).map(name).collect::<Vec<_>>())
+}
+
+#[tokio::test]
+async fn many_large_directories_side_by_side_are_not_held_at_once() {
+    let before_all = resident_mib();
+    // The top has 64 directories, and each of them 4 MB of names that nobody wants.
+    let siblings = |kind: u8, id: u32, before: u32| {
+        (kind == READDIR).then(|| match before {
+            0 => {
+                let name = |number: u32| (format!("d{number}").into_bytes(), DIRECTORY, 0);
+                names(id, &(0..64).map(name).collect::<Vec<_>>())
+            }
+            1 => status(id, 1),
+            // Whoever reads, all get the same number.
+            _ if before < 64 * 20 => long_names(id, before, FILE),
+            _ => status(id, 1),
+        })
+    };
+    let server = LyingSftp::start(Vec::new(), siblings).await;
+    let (outcome, here) = fetch_from(&server, &nothing(), &Limits::default()).await;
+    assert_eq!(outcome.unwrap().files, 0);
+    assert_eq!(everything_in(here.path()), ["./work"]);
+    let grown = resident_mib().saturating_sub(before_all);
+    assert!(grown < 128, "{grown} MiB, of which the server has a part");
+}
+
+#[tokio::test]
+async fn a_tree_without_end_in_width_is_cut_off_by_the_bytes_of_its_names() {
+    let before_all = resident_mib();
+    // Directories that nobody wants count for no limit, and each is to be looked into: 20 MB of them in one, and so on.
+    let wide = |kind: u8, id: u32, before: u32| {
+        (kind == READDIR).then(|| match before % 100 {
+            99 => status(id, 1),
+            _ => long_names(id, before, DIRECTORY),
+        })
+    };
+    let server = LyingSftp::start(Vec::new(), wide).await;
+    let any_length = Limits {
+        path_bytes: 100_000,
+        ..Limits::default()
+    };
+    let (outcome, here) = fetch_from(&server, &nothing(), &any_length).await;
+    assert!(
+        matches!(
+            outcome,
+            Err(Error::LimitExceeded {
+                limit: "bytes of names",
+                ..
+            })
+        ),
+        "{outcome:?}"
+    );
+    assert_eq!(everything_in(here.path()), ["./work"]);
+    let grown = resident_mib().saturating_sub(before_all);
+    assert!(grown < 256, "{grown} MiB, of which the server has a part");
+
+    // Files that are wanted, fewer than the limit of entries.
+    let many =
+        |kind: u8, id: u32, before: u32| (kind == READDIR).then(|| long_names(id, before, FILE));
+    let server = LyingSftp::start(Vec::new(), many).await;
+    let everything = Selection::everything();
+    let (outcome, _here) = fetch_from(&server, &everything, &Limits::default()).await;
+    assert!(
+        matches!(
+            outcome,
+            Err(Error::LimitExceeded {
+                limit: "bytes of names",
+                ..
+            })
+        ),
+        "{outcome:?}"
+    );
+    let grown = resident_mib().saturating_sub(before_all);
+    assert!(grown < 320, "{grown} MiB, of which the server has a part");
+}
+
 #[tokio::test]
 async fn a_connection_lost_while_sftp_starts_is_made_anew_and_nonsense_is_not() {
     let server = LyingSftp::cutting(1, vec![file(b"a", 1)], |_, _, _| None).await;

@@ -1,47 +1,32 @@
-//! Fetching a tree by SFTP: directories are listed side by side, contents are read ahead, and both become a tar stream for
-//! the thread that checks and writes what arrives.
+//! Fetching a tree by SFTP: what was found ([`Walk`]) is read ahead and becomes a tar stream for the thread that checks and
+//! writes what arrives.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cap_std::fs::Dir;
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
+use super::list::{Found, Walk};
 use super::wire::{self, Attributes, Reply};
-use super::{
-    Answer, DIRECTORY, IN_FLIGHT, KIND, LINK, REGULAR, Refusal, SIDE_BY_SIDE, Sftp, below,
-    sftp_path,
-};
+use super::{Answer, DIRECTORY, IN_FLIGHT, KIND, Refusal, SIDE_BY_SIDE, Sftp, below, sftp_path};
 use crate::connection::Connection;
-use crate::quote::printable;
 use crate::transfer::archive::PieceReader;
 use crate::transfer::attempt::{Ended, Plan};
 use crate::transfer::compare::by_size_and_time;
 use crate::transfer::compress::Pace;
 use crate::transfer::download::Work;
-use crate::transfer::header::{self, Outgoing, Stamp};
-use crate::transfer::listing::{Chosen, Detail, Listed};
-use crate::transfer::receive::relative;
-use crate::transfer::walk::leads_somewhere;
+use crate::transfer::header::{self, Outgoing};
+use crate::transfer::listing::{Chosen, Listed};
 use crate::transfer::{
-    Compare, Counters, Direction, Limits, Moved, PIPE_PIECES, Reporter, Selection,
-    TransferProgress, joined,
+    Compare, Counters, Direction, Moved, PIPE_PIECES, Reporter, Selection, TransferProgress, joined,
 };
 use crate::{Error, RemotePath};
-
-/// Names of entries that one transfer looks at, selected or not: a listing that never ends is cut off.
-const LOOKED_AT_MAX: u64 = 10_000_000;
-
-/// Bytes that are held of one directory at once: some 300,000 names of usual length. A server may give names of 250 KB.
-const DIRECTORY_BYTES_MAX: usize = 32 * 1024 * 1024;
-
-/// What one name takes beside its bytes.
-const NAME_OVERHEAD: usize = size_of::<(Bytes, Attributes)>() + 32;
 
 impl Connection {
     /// One attempt to fetch a tree by SFTP.
@@ -69,15 +54,7 @@ impl Connection {
         if top.mode.is_some_and(|mode| mode & KIND != DIRECTORY) {
             return Err(not_found(remote).into());
         }
-        let walk = Walk {
-            sftp: Arc::clone(&sftp),
-            root: root.clone(),
-            selection: what,
-            limits: &limits,
-            found: Vec::new(),
-            looked_at: 0,
-        };
-        let mut found = walk.all().await?;
+        let mut found = Walk::new(&sftp, &root, what, &limits).all().await?;
         let mut notes = Vec::new();
         let mut unchanged = 0;
         if plan.options.compare != Compare::Always {
@@ -126,12 +103,6 @@ fn not_found(remote: &RemotePath) -> Error {
     }
 }
 
-/// An entry that is wanted.
-struct Found {
-    path: PathBuf,
-    detail: Detail,
-}
-
 /// Leaves out what looks the same at the target, and counts it.
 fn changed(found: Vec<Found>, into: &Dir, target: &Path) -> Result<(Vec<Found>, u64), Error> {
     let mut chosen = Chosen::default();
@@ -153,162 +124,8 @@ fn changed(found: Vec<Found>, into: &Dir, target: &Path) -> Result<(Vec<Found>, 
     Ok((found, compared.unchanged))
 }
 
-/// Looks for what is selected.
-struct Walk<'a> {
-    sftp: Arc<Sftp>,
-    root: Vec<u8>,
-    selection: &'a Selection,
-    limits: &'a Limits,
-    found: Vec<Found>,
-    looked_at: u64,
-}
-
-/// A directory on its way: where it is, whether it is selected, and what is in it.
-type Read = (PathBuf, bool, Result<Vec<(Bytes, Attributes)>, Error>);
-
-impl Walk<'_> {
-    /// Everything selected, by path, directories ahead of what is in them.
-    async fn all(mut self) -> Result<Vec<Found>, Error> {
-        let mut reading: JoinSet<Read> = JoinSet::new();
-        let mut waiting = VecDeque::from([(PathBuf::new(), false)]);
-        loop {
-            while reading.len() < self.sftp.handles_max
-                && let Some((path, inside)) = waiting.pop_front()
-            {
-                let sftp = Arc::clone(&self.sftp);
-                let full = below(&self.root, path.as_os_str().as_bytes());
-                reading.spawn(async move {
-                    let entries = read_directory(&sftp, &full)
-                        .await
-                        .map_err(|refusal| at(refusal, &full, "the directory cannot be read"));
-                    (path, inside, entries)
-                });
-            }
-            let Some(read) = reading.join_next().await else {
-                break;
-            };
-            let (folder, inside, entries) = joined(read.map(Ok))?;
-            for (name, attributes) in entries? {
-                if let Some(next) = self.entry(&folder, inside, &name, attributes)? {
-                    waiting.push_back(next);
-                }
-            }
-        }
-        self.found.sort_by(|one, other| one.path.cmp(&other.path));
-        Ok(self.found)
-    }
-
-    /// Keeps an entry that is wanted; gives back a directory to be looked into.
-    fn entry(
-        &mut self,
-        folder: &Path,
-        inside: bool,
-        name: &[u8],
-        attributes: Attributes,
-    ) -> Result<Option<(PathBuf, bool)>, Error> {
-        if name == b"." || name == b".." {
-            return Ok(None);
-        }
-        let refuse = |reason: &str| Error::Transfer {
-            direction: Direction::Download,
-            entry: printable(name),
-            reason: reason.to_owned(),
-            source: None,
-        };
-        if name.contains(&b'/') || name.is_empty() {
-            return Err(refuse("it is listed with a name that is no name"));
-        }
-        let path = relative(&below(folder.as_os_str().as_bytes(), name)[..])
-            .or_else(|_| relative(name).map(|name| folder.join(name)))
-            .map_err(refuse)?;
-        self.looked_at += 1;
-        if self.looked_at > LOOKED_AT_MAX {
-            return Err(self.exceeded("entries", LOOKED_AT_MAX, &path));
-        }
-        if path.as_os_str().len() > self.limits.path_bytes {
-            return Err(self.exceeded("bytes in a path", self.limits.path_bytes as u64, &path));
-        }
-        let mode = attributes
-            .mode
-            .ok_or_else(|| refuse("the server does not say what it is"))?;
-        let kind = match mode & KIND {
-            DIRECTORY => Listed::Directory,
-            REGULAR => Listed::File,
-            LINK => Listed::Link,
-            // As `find` is told: sockets, pipes and devices are not listed.
-            _ => return Ok(None),
-        };
-        let is_dir = kind == Listed::Directory;
-        let decision = self.selection.decide(&path, is_dir, inside);
-        let next = (is_dir
-            && decision.visit
-            && (decision.inside || leads_somewhere(self.selection, &path)))
-        .then(|| (path.clone(), decision.inside));
-        if decision.inside && decision.visit {
-            if self.found.len() as u64 >= self.limits.entries {
-                return Err(self.exceeded("entries", self.limits.entries, &path));
-            }
-            let size = match kind {
-                Listed::File => attributes.size.unwrap_or(0),
-                _ => 0,
-            };
-            let mtime = Stamp {
-                seconds: attributes.mtime.unwrap_or(0).into(),
-                nanos: 0,
-            };
-            let detail = Detail {
-                kind,
-                size,
-                mtime,
-                mode: mode & 0o777,
-            };
-            self.found.push(Found { path, detail });
-        }
-        Ok(next)
-    }
-
-    fn exceeded(&self, limit: &'static str, allowed: u64, path: &Path) -> Error {
-        Error::LimitExceeded {
-            direction: Direction::Download,
-            limit,
-            allowed,
-            entry: printable(path.as_os_str().as_bytes()),
-        }
-    }
-}
-
-fn at(refusal: Refusal, entry: &[u8], what: &str) -> Error {
+pub(super) fn at(refusal: Refusal, entry: &[u8], what: &str) -> Error {
     refusal.at(Direction::Download, entry, what)
-}
-
-async fn read_directory(sftp: &Sftp, path: &[u8]) -> Result<Vec<(Bytes, Attributes)>, Refusal> {
-    let handle = sftp.with_path(wire::OPENDIR, path).await?.handle().await?;
-    let mut entries = Vec::new();
-    let mut held = 0;
-    loop {
-        match sftp.with_path(wire::READDIR, &handle).await?.reply().await {
-            Ok(Reply::Names(names)) if !names.is_empty() => {
-                held += names
-                    .iter()
-                    .map(|(name, _)| name.len() + NAME_OVERHEAD)
-                    .sum::<usize>();
-                // Copied: a slice would keep the whole packet.
-                let names = names
-                    .into_iter()
-                    .map(|(name, attributes)| (Bytes::copy_from_slice(&name), attributes));
-                entries.extend(names);
-                if held > DIRECTORY_BYTES_MAX {
-                    let problem = format!("the directory `{}` has no end", printable(path));
-                    return Err(Refusal::Broken(super::nonsense(&problem)));
-                }
-            }
-            Err(refusal) if refusal.is(wire::END_OF_FILE) => break,
-            Err(refusal) => return Err(refusal),
-            Ok(_) => return Err(super::odd("names")),
-        }
-    }
-    sftp.close(&handle).await?.done().await?;
-    Ok(entries)
 }
 
 /// How the sending side ended other than well.

@@ -6,6 +6,7 @@
 
 mod fetch;
 mod file;
+mod list;
 mod send;
 mod wire;
 

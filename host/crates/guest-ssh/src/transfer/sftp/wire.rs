@@ -12,6 +12,10 @@ const PACKET_MAX: usize = 256 * 1024;
 /// What follows the data in the longest write or ahead of it in the longest answer to a read.
 pub(super) const DATA_MAX: usize = PACKET_MAX - 1024;
 
+/// The most names taken in one answer. OpenSSH gives a hundred, others what fits into 32 KiB; here each takes more memory
+/// than the fewest bytes it can be sent in.
+const NAMES_MAX: usize = 8192;
+
 pub(super) const INIT: u8 = 1;
 const VERSION: u8 = 2;
 pub(super) const OPEN: u8 = 3;
@@ -187,6 +191,9 @@ pub(super) fn parse(mut body: Bytes) -> Result<(Option<u32>, Reply), Malformed> 
             let mut names = Vec::new();
             // The count is not trusted with memory; each name takes bytes of the packet.
             for _ in 0..u32_from(&mut body)? {
+                if names.len() == NAMES_MAX {
+                    return Err(Malformed("a packet holds too many names"));
+                }
                 let name = string_from(&mut body)?;
                 string_from(&mut body)?;
                 names.push((name, Attributes::take(&mut body)?));
