@@ -35,7 +35,7 @@ names) find "$start" -type d -exec printf '%s/\0' {} + -o \( -type f -o -type l 
 printf) find "$start" \( -type d -o -type f -o -type l \) -printf '%y %s %T@ %m %p\0' ;;
 -f) find "$start" \( -type d -o -type f -o -type l \) -exec sh -c 'printf "%s\0" "$@" ""; stat -f "%z %Fm %Lp %HT" "$@"; printf "\0"' sh {} + ;;
 -c) find "$start" \( -type d -o -type f -o -type l \) -exec sh -c 'printf "%s\0" "$@" ""; stat -c "%s %Y %a %F" "$@"; printf "\0"' sh {} + ;;
-esac || status=1
+esac || { code=$?; [ "$code" -le "$status" ] || status=$code; }
 done
 exit "$status""#;
 
@@ -132,8 +132,9 @@ impl Connection {
         }
         match exit {
             Exit::Status(0) => Ok(listing.chosen),
-            // Some directory could not be read. Whether it matters is not ours to say, but it is said.
-            Exit::Status(1) if listing.read > 0 => {
+            // Some directory could not be read. Whether it matters is not ours to say, but it is said. A `find` that was
+            // killed says nothing, and its list may end anywhere.
+            Exit::Status(1) if listing.read > 0 && stderr.lines().next().is_some() => {
                 listing.chosen.warnings = stderr.lines().map(printable).collect();
                 Ok(listing.chosen)
             }
