@@ -240,6 +240,35 @@ async fn a_tree_without_end_in_width_is_cut_off_by_the_bytes_of_its_names() {
 }
 
 #[tokio::test]
+async fn what_goes_away_after_it_was_listed_is_looked_for_once_more_and_then_left_out() {
+    let given = || vec![file(b"a", 1), file(b"large", 1 << 20), file(b"z", 1)];
+    // The second look finds all there is.
+    let once =
+        |kind: u8, id: u32, before: u32| (kind == OPEN && before == 2).then(|| status(id, 2));
+    let server = LyingSftp::start(vec![file(b"a", 1), file(b"b", 1), file(b"z", 1)], once).await;
+    let (outcome, here) = fetch_from(&server, &Selection::everything(), &LIMITS).await;
+    // Each session of SFTP counts anew, so what is asked for third is never there.
+    let summary = outcome.unwrap();
+    assert_eq!(summary.files, 2);
+    assert_eq!(
+        summary.warnings,
+        ["left out `z`: it went away in the VM while files were fetched"]
+    );
+    assert_eq!(everything_in(&here.path().join("work/out")), ["./a", "./b"]);
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
+
+    let never = |kind: u8, id: u32, _: u32| (kind == OPEN).then(|| status(id, 2));
+    let limits = Limits {
+        bytes: 10 << 20,
+        ..LIMITS
+    };
+    let server = LyingSftp::start(given(), never).await;
+    let (outcome, _here) = fetch_from(&server, &Selection::everything(), &limits).await;
+    let summary = outcome.unwrap();
+    assert_eq!((summary.files, summary.warnings.len()), (0, 3));
+}
+
+#[tokio::test]
 async fn a_connection_lost_while_sftp_starts_is_made_anew_and_nonsense_is_not() {
     let server = LyingSftp::cutting(1, vec![file(b"a", 1)], |_, _, _| None).await;
     let (outcome, here) = fetch_from(&server, &Selection::everything(), &LIMITS).await;

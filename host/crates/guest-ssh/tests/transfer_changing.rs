@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 
 use guest_ssh::{Error, Limits, Selection, TransferSummary};
-use support::sshd::{Sshd, Tar};
+use support::sshd::{Sshd, TARS, Tar};
 use support::trees::{Scene, names, write};
 use support::userland;
 
@@ -54,6 +54,49 @@ async fn fetch(scene: &Scene) -> Result<TransferSummary, Error> {
 }
 
 #[tokio::test]
+async fn a_file_renamed_after_it_was_listed_comes_under_its_new_name() {
+    for tar in TARS {
+        let script =
+            "[ \"$1\" != --version ] && mv @dir@/new.tmp @dir@/new 2>/dev/null\nexec @tar@ \"$@\"";
+        let scene = scene(tar, &[("tar", script)]);
+        write(scene.there.path().join("tree/new.tmp"), b"new", 0o644);
+        let summary = fetch(&scene).await.unwrap();
+        assert_eq!(summary.warnings, [""; 0], "{tar:?}");
+        assert_eq!(
+            names(&scene.here.path().join("out")),
+            ["a", "b", "dir", "new"],
+            "{tar:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_gone_each_time_is_left_out_with_a_warning() {
+    for tar in TARS {
+        let programs = [
+            ("find", "touch @dir@/lock\nexec @find@ \"$@\""),
+            (
+                "tar",
+                "[ \"$1\" != --version ] && rm -f @dir@/lock\nexec @tar@ \"$@\"",
+            ),
+        ];
+        let scene = scene(tar, &programs);
+        let summary = fetch(&scene).await.unwrap();
+        assert_eq!(
+            summary.warnings,
+            ["left out `lock`: it went away in the VM while files were fetched"],
+            "{tar:?}"
+        );
+        assert_eq!(
+            names(&scene.here.path().join("out")),
+            ["a", "b", "dir"],
+            "{tar:?}"
+        );
+        assert_eq!(summary.files, 3);
+    }
+}
+
+#[tokio::test]
 async fn a_listing_that_was_killed_is_no_listing() {
     let programs = [(
         "find",
@@ -69,6 +112,23 @@ async fn a_listing_that_was_killed_is_no_listing() {
                 ..
             }
         ),
+        "{problem:?}"
+    );
+    assert_eq!(names(scene.here.path()), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_file_that_shrank_is_told_however_much_was_said_after_it() {
+    let after = "for n in 1 2 3 4 5 6 7 8 9; do for m in 1 2 3 4 5 6 7 8 9 0; do \
+                 echo \"tar: ./$(printf %060d $n$m): file changed as we read it\" >&2; done; done; exit 1";
+    let script = format!(
+        "[ \"$1\" = --version ] && exec @tar@ \"$@\"\n@tar@ \"$@\"\n\
+         echo 'tar: ./dir/c: File shrank by 5 bytes; padding with zeros' >&2\n{after}"
+    );
+    let scene = scene(Tar::Gnu, &[("tar", &script)]);
+    let problem = fetch(&scene).await.unwrap_err();
+    assert!(
+        matches!(&problem, Error::RemoteFailed { stderr, .. } if stderr.contains("./dir/c: File shrank")),
         "{problem:?}"
     );
     assert_eq!(names(scene.here.path()), [""; 0]);

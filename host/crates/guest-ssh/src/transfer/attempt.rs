@@ -93,6 +93,8 @@ pub(super) enum Ended {
         /// Bytes a second, as measured.
         rate: Option<f64>,
     },
+    /// This was listed and is no longer there: what is there now is better looked at once more.
+    Gone(String),
 }
 
 impl From<Error> for Ended {
@@ -107,6 +109,8 @@ pub(super) struct Plan<'a> {
     pub(super) facts: Facts,
     pub(super) way: Way,
     pub(super) gzip: bool,
+    /// It was begun again for what had gone away; what goes away now is left out.
+    pub(super) leave_out_gone: bool,
     /// The question of compression is settled.
     judged: bool,
     rate: Option<f64>,
@@ -145,6 +149,7 @@ impl<'a> Transfer<'a> {
                 facts: Facts::default(),
                 way: Way::Tar,
                 gzip: false,
+                leave_out_gone: false,
                 judged: false,
                 rate: None,
             },
@@ -202,6 +207,11 @@ impl<'a> Transfer<'a> {
                 self.note(why);
                 self.plan.gzip = true;
                 self.plan.judged = true;
+                Ok(None)
+            }
+            Err(Ended::Gone(what)) => {
+                tracing::debug!(%what, "an entry went away, and the VM is asked anew what there is");
+                self.plan.leave_out_gone = true;
                 Ok(None)
             }
             Err(Ended::Failed(problem))
@@ -323,6 +333,9 @@ impl Connection {
     ///
     /// Regular files, directories and symbolic links come, with modes and times. Links that leave the tree are left out
     /// and named in the summary; anything else that could reach outside ends the transfer.
+    ///
+    /// What goes away in the VM between the listing and its turn makes the transfer begin again with a new listing, once;
+    /// what goes away then is left out, with a warning.
     ///
     /// With [`Compare`](super::Compare) files that are the same at the target do not travel: they are counted as unchanged, and neither
     /// the entries nor the digest of the summary cover them. Ways and retries are those of [`Self::upload`].

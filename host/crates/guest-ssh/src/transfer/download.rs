@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::archive::PieceReader;
 use super::attempt::{Ended, Plan};
 use super::compare::Compared;
+use super::complaints::{Complaints, is_about_charset};
 use super::compress::{self, Pace, Verdict};
 use super::facts::{Beginning, Tar};
 use super::listing::Chosen;
@@ -35,11 +36,12 @@ use crate::{Error, RemotePath};
 /// a NUL behind and `./` in front.
 ///
 /// pax is the format in which both tell fractions of seconds and holes. bsdtar complains of names it cannot put into
-/// UTF-8 and then sends them as they are. Attributes, access times and the like would be sent for nothing.
+/// UTF-8 and then sends them as they are. Attributes, access times and the like would be sent for nothing. Messages are in
+/// English, for [`Complaints`] to know them.
 const PACK: &str = r#"printf 'orka-step: begin\n'
 command -v tar >/dev/null || exit 92
 cd "$1" || exit
-COPYFILE_DISABLE=1; export COPYFILE_DISABLE
+COPYFILE_DISABLE=1; LC_MESSAGES=C; export COPYFILE_DISABLE LC_MESSAGES
 gzip=$3
 case $2 in
 bsd) set -- --no-xattrs --no-acls --no-fflags --format pax ;;
@@ -129,7 +131,15 @@ impl Connection {
             tokio::task::spawn_blocking(move || work.run(PieceReader::new(queue), &target, go));
         let mut reporter = Reporter::new(progress, &counters);
         let mut pace = plan.pace();
-        let ended = self.fetch(command, pieces, &mut reporter, &mut pace).await;
+        let ended = self
+            .fetch(
+                command,
+                pieces,
+                &mut reporter,
+                &mut pace,
+                plan.leave_out_gone,
+            )
+            .await;
         // Only a `tar` that ended well lets the tree take its place.
         let _ = finished.send(ended.is_ok());
         let worked = joined(working.await);
@@ -143,6 +153,7 @@ impl Connection {
                 why,
                 rate: pace.rate,
             }),
+            (Err(Stopped::Gone(what)), _) => Err(Ended::Gone(what)),
             // What the VM said explains a stream that broke off; our own refusal explains why the VM could not go on.
             (Err(Stopped::Vm(problem)), _) | (_, Err(problem)) => Err(problem.into()),
             (Err(Stopped::Here), Ok(_)) => Err(Error::Lost {
@@ -181,12 +192,18 @@ impl Connection {
         pieces: mpsc::Sender<Bytes>,
         reporter: &mut Reporter<'_, F>,
         pace: &mut Pace,
+        leave_out_gone: bool,
     ) -> Result<Vec<String>, Stopped> {
         let mut stderr = Tail::default();
+        let mut complaints = Complaints::default();
         let mut beginning = Beginning::default();
         while let Some(OutputChunk { stream, data }) = command.next_output().await {
             if stream == Stream::Stderr {
                 stderr.push(&data);
+                complaints.push(&data);
+                if let Some(name) = complaints.gone.first().filter(|_| !leave_out_gone) {
+                    return Err(Stopped::Gone(name.to_owned()));
+                }
                 continue;
             }
             let data = beginning.strip(data);
@@ -202,14 +219,34 @@ impl Connection {
         if !beginning.begun() {
             return Err(Stopped::Vm(self.no_shell(&stderr.text())));
         }
+        complaints.finish();
+        let failed = |exit: &Exit, worst: Option<String>| {
+            let said = stderr.text();
+            // What came after it may have pushed it out.
+            let said = match worst {
+                Some(worst) if !said.contains(&worst) => format!("{worst}; {said}"),
+                _ => said,
+            };
+            Stopped::Vm(script_error("packing", exit, said))
+        };
         let warnings = || {
             let lines = stderr.lines().filter(|line| !is_about_charset(line));
             lines.map(printable).collect()
         };
-        match exit {
-            Exit::Status(0) => Ok(warnings()),
-            Exit::Status(1) if only_changed_files(&stderr) => Ok(warnings()),
-            exit => Err(Stopped::Vm(script_error("packing", &exit, stderr.text()))),
+        let is_gone = complaints.gone.first().is_some();
+        match (&exit, complaints.worst) {
+            (Exit::Status(0), _) => Ok(warnings()),
+            (Exit::Status(1 | 2), None) if complaints.is_going && !leave_out_gone => {
+                Err(Stopped::Gone("something".to_owned()))
+            }
+            // GNU's exits with 1 when a file changed under it and with 2 when one is not there, bsdtar with 1.
+            (Exit::Status(1 | 2), None) if is_gone && !complaints.is_going => {
+                Ok(complaints.gone.warnings().collect())
+            }
+            (Exit::Status(1), None) if complaints.changed > 0 && !complaints.is_going => {
+                Ok(warnings())
+            }
+            (exit, worst) => Err(failed(exit, worst)),
         }
     }
 }
@@ -222,17 +259,8 @@ enum Stopped {
     Here,
     /// It is better begun again compressed.
     Restart(String),
-}
-
-/// GNU tar exits with 1 when a file grew under it; what it sent is whole, and logs do grow.
-fn only_changed_files(stderr: &Tail) -> bool {
-    let mut lines = stderr.lines().peekable();
-    lines.peek().is_some() && lines.all(|line| line.ends_with(b"file changed as we read it"))
-}
-
-/// bsdtar says so of each name that is not UTF-8, and sends it all the same.
-fn is_about_charset(line: &[u8]) -> bool {
-    line.windows(15).any(|part| part == b"Can't translate")
+    /// This was listed and is no longer there.
+    Gone(String),
 }
 
 /// What the receiving thread needs.

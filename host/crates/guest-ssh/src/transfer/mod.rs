@@ -10,6 +10,7 @@ mod archive;
 mod arrival_tests;
 mod attempt;
 mod compare;
+mod complaints;
 mod compress;
 mod digest;
 mod download;

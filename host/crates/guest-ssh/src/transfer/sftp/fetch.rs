@@ -12,13 +12,15 @@ use cap_std::fs::Dir;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::list::{Found, Walk};
+use super::list::{Found, Listing, Walk};
 use super::wire::{self, Attributes, Reply};
 use super::{Answer, DIRECTORY, IN_FLIGHT, KIND, Refusal, SIDE_BY_SIDE, Sftp, below, sftp_path};
 use crate::connection::Connection;
+use crate::quote::printable;
 use crate::transfer::archive::PieceReader;
 use crate::transfer::attempt::{Ended, Plan};
 use crate::transfer::compare::by_size_and_time;
+use crate::transfer::complaints::Gone;
 use crate::transfer::compress::Pace;
 use crate::transfer::download::Work;
 use crate::transfer::header::{self, Outgoing};
@@ -54,7 +56,10 @@ impl Connection {
         if top.mode.is_some_and(|mode| mode & KIND != DIRECTORY) {
             return Err(not_found(remote).into());
         }
-        let mut found = Walk::new(&sftp, &root, what, &limits).all().await?;
+        let Listing {
+            mut found,
+            mut warnings,
+        } = Walk::new(&sftp, &root, what, &limits).all().await?;
         let mut notes = Vec::new();
         let mut unchanged = 0;
         if plan.options.compare != Compare::Always {
@@ -63,13 +68,14 @@ impl Connection {
             }
             (found, unchanged) = changed(found, into, target)?;
         }
-        let about = |moved: Moved| Moved {
+        let about = |moved: Moved, warnings| Moved {
             unchanged,
+            warnings,
             notes: notes.into_iter().chain(moved.notes).collect(),
             ..moved
         };
         if found.is_empty() {
-            return Ok((about(Moved::default()), plan.pace()));
+            return Ok((about(Moved::default(), warnings), plan.pace()));
         }
         let counters = Arc::new(Counters::default());
         let work = Work::new(into, what, plan.options, Arc::clone(&counters))?;
@@ -79,14 +85,23 @@ impl Connection {
         let working =
             tokio::task::spawn_blocking(move || work.run(PieceReader::new(queue), &target, go));
         let mut reporter = Reporter::new(progress, &counters);
-        let ended = Stream { sftp, root, pieces }
-            .send_all(found, &mut reporter)
-            .await;
+        let stream = Stream {
+            sftp,
+            root,
+            pieces,
+            leave_out_gone: plan.leave_out_gone,
+        };
+        let ended = stream.send_all(found, &mut reporter).await;
+        drop(stream);
         let _ = finished.send(ended.is_ok());
         let worked = joined(working.await);
         reporter.finish();
         match (ended, worked) {
-            (Ok(()), Ok(moved)) => Ok((about(moved), plan.pace())),
+            (Ok(gone), Ok(moved)) => {
+                warnings.extend(gone.warnings());
+                Ok((about(moved, warnings), plan.pace()))
+            }
+            (Err(Stopped::Gone(what)), _) => Err(Ended::Gone(printable(&what))),
             (Err(Stopped::Vm(problem)), _) | (_, Err(problem)) => Err(problem.into()),
             (Err(Stopped::Here), Ok(_)) => Err(Error::Lost {
                 address: self.address(),
@@ -133,12 +148,22 @@ enum Stopped {
     Vm(Error),
     /// The receiving thread stopped taking; it knows why.
     Here,
+    /// This was listed and is no longer there; nothing of it was sent.
+    Gone(Vec<u8>),
 }
 
 impl From<Error> for Stopped {
     fn from(problem: Error) -> Self {
         Self::Vm(problem)
     }
+}
+
+/// What kept an entry from being read before anything of it was sent.
+fn unread(refusal: Refusal, name: &[u8]) -> Stopped {
+    if refusal.is(wire::NO_SUCH_FILE) {
+        return Stopped::Gone(name.to_owned());
+    }
+    Stopped::Vm(at(refusal, name, "it cannot be read"))
 }
 
 /// What is read ahead of its turn.
@@ -154,14 +179,17 @@ struct Stream {
     sftp: Arc<Sftp>,
     root: Vec<u8>,
     pieces: mpsc::Sender<Bytes>,
+    leave_out_gone: bool,
 }
 
 impl Stream {
+    /// Returns what was left out.
     async fn send_all<F: Fn(&TransferProgress)>(
         &self,
         found: Vec<Found>,
         reporter: &mut Reporter<'_, F>,
-    ) -> Result<(), Stopped> {
+    ) -> Result<Gone, Stopped> {
+        let mut gone = Gone::default();
         let mut ahead = ReadAhead {
             queue: VecDeque::new(),
             next: 0,
@@ -169,12 +197,16 @@ impl Stream {
         for (at, entry) in found.iter().enumerate() {
             ahead.fill(self, &found, at);
             reporter.tick();
-            self.send_entry(entry, ahead.queue.pop_front(), reporter)
-                .await?;
+            let ahead = ahead.queue.pop_front();
+            match self.send_entry(entry, ahead, reporter).await {
+                Err(Stopped::Gone(name)) if self.leave_out_gone => gone.push(&name),
+                sent => sent?,
+            }
         }
         let mut end = Vec::new();
         header::end(&mut end).map_err(in_memory)?;
-        self.send(end.into()).await
+        self.send(end.into()).await?;
+        Ok(gone)
     }
 
     async fn send_entry<F: Fn(&TransferProgress)>(
@@ -185,13 +217,17 @@ impl Stream {
     ) -> Result<(), Stopped> {
         let Found { path, detail } = entry;
         let name = path.as_os_str().as_bytes();
-        let unreadable = |refusal| at(refusal, name, "it cannot be read");
-        let whole = match ahead {
+        // All that can tell that it is gone is asked before anything of it is sent.
+        let mut whole = None;
+        let mut opened = None;
+        match ahead {
             Some(Ahead::Whole(reading)) => {
-                Some(joined(reading.await.map(Ok))?.map_err(unreadable)?)
+                let read = joined(reading.await.map(Ok))?;
+                whole = Some(read.map_err(|refusal| unread(refusal, name))?);
             }
-            _ => None,
-        };
+            _ if detail.kind == Listed::File => opened = Some(self.open(name).await?),
+            _ => {}
+        }
         let (kind, link) = match detail.kind {
             Listed::Directory => (tar::EntryType::Directory, Vec::new()),
             Listed::File => (tar::EntryType::Regular, Vec::new()),
@@ -215,36 +251,39 @@ impl Stream {
         if detail.kind != Listed::File {
             return Ok(());
         }
-        match whole {
-            Some(parts) => {
-                for part in parts {
-                    self.send(part).await?;
-                }
-            }
-            None => self.send_large(name, detail.size, reporter).await?,
+        for part in whole.into_iter().flatten() {
+            self.send(part).await?;
+        }
+        if let Some(handle) = opened {
+            self.send_large(name, &handle, detail.size, reporter)
+                .await?;
         }
         let mut padding = Vec::new();
         header::pad(&mut padding, detail.size).map_err(in_memory)?;
         self.send(padding.into()).await
     }
 
+    async fn open(&self, name: &[u8]) -> Result<Bytes, Stopped> {
+        let path = below(&self.root, name);
+        let asked = self
+            .sftp
+            .open(&path, wire::READ_FLAG, Attributes::default())
+            .await?;
+        asked
+            .handle()
+            .await
+            .map_err(|refusal| unread(refusal, name))
+    }
+
     /// A file with as many reads in flight as memory allows, in order.
     async fn send_large<F: Fn(&TransferProgress)>(
         &self,
         name: &[u8],
+        handle: &[u8],
         size: u64,
         reporter: &mut Reporter<'_, F>,
     ) -> Result<(), Stopped> {
         let unreadable = |refusal| Stopped::Vm(at(refusal, name, "it cannot be read"));
-        let opened = self
-            .sftp
-            .open(
-                &below(&self.root, name),
-                wire::READ_FLAG,
-                Attributes::default(),
-            )
-            .await?;
-        let handle = opened.handle().await.map_err(unreadable)?;
         let part = self.sftp.data_max as u64;
         // What small files read ahead hold is as much again.
         let reads_max = (IN_FLIGHT / self.sftp.data_max).clamp(1, SIDE_BY_SIDE);
@@ -253,7 +292,7 @@ impl Stream {
         loop {
             while next < size && reads.len() < reads_max {
                 let length = part.min(size - next);
-                let asked = self.sftp.read(&handle, next, to_usize(length)).await?;
+                let asked = self.sftp.read(handle, next, to_usize(length)).await?;
                 reads.push_back((next, length, asked));
                 next += length;
             }
@@ -267,7 +306,7 @@ impl Stream {
             while got < length {
                 let asked = self
                     .sftp
-                    .read(&handle, offset + got, to_usize(length - got))
+                    .read(handle, offset + got, to_usize(length - got))
                     .await?;
                 bytes = data(asked.reply().await, length - got).map_err(unreadable)?;
                 got += bytes.len() as u64;
@@ -275,7 +314,7 @@ impl Stream {
             }
             reporter.tick();
         }
-        let closed = self.sftp.close(&handle).await?;
+        let closed = self.sftp.close(handle).await?;
         closed.done().await.map_err(unreadable)
     }
 

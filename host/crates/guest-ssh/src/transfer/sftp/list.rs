@@ -14,6 +14,7 @@ use super::wire::{self, Attributes, Reply};
 use super::{DIRECTORY, KIND, LINK, REGULAR, Sftp, below};
 use crate::Error;
 use crate::quote::printable;
+use crate::transfer::complaints::Gone;
 use crate::transfer::header::Stamp;
 use crate::transfer::listing::{Detail, Listed};
 use crate::transfer::receive::relative;
@@ -36,6 +37,13 @@ pub(super) struct Found {
     pub(super) detail: Detail,
 }
 
+/// What a walk came to.
+pub(super) struct Listing {
+    /// Everything selected, by path, directories ahead of what is in them.
+    pub(super) found: Vec<Found>,
+    pub(super) warnings: Vec<String>,
+}
+
 /// Looks for what is selected.
 pub(super) struct Walk<'a> {
     sftp: &'a Arc<Sftp>,
@@ -48,6 +56,7 @@ pub(super) struct Walk<'a> {
     waiting: Vec<(PathBuf, bool)>,
     held: usize,
     looked_at: u64,
+    gone: Gone,
 }
 
 /// A few names of one directory: where it is, and whether it is selected.
@@ -73,11 +82,11 @@ impl<'a> Walk<'a> {
             waiting: vec![(PathBuf::new(), false)],
             held: ENTRY_OVERHEAD,
             looked_at: 0,
+            gone: Gone::default(),
         }
     }
 
-    /// Everything selected, by path, directories ahead of what is in them.
-    pub(super) async fn all(mut self) -> Result<Vec<Found>, Error> {
+    pub(super) async fn all(mut self) -> Result<Listing, Error> {
         // One place: who reads waits for who looks, so of each directory no more is held than one answer.
         let (sender, mut batches) = mpsc::channel(1);
         let mut reading = JoinSet::new();
@@ -104,13 +113,20 @@ impl<'a> Walk<'a> {
                     }
                 }
                 done = reading.join_next() => match done {
-                    Some(done) => joined(done)?,
+                    Some(done) => {
+                        if let Some(folder) = joined(done)? {
+                            self.gone.push(folder.as_os_str().as_bytes());
+                        }
+                    }
                     None => break,
                 },
             }
         }
         self.found.sort_by(|one, other| one.path.cmp(&other.path));
-        Ok(self.found)
+        Ok(Listing {
+            found: self.found,
+            warnings: self.gone.warnings().collect(),
+        })
     }
 
     /// Keeps an entry that is wanted, and a directory that is to be looked into.
@@ -202,17 +218,22 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Hands on the names of a directory.
+/// Hands on the names of a directory; gives back its path if it is no longer there.
 async fn read_directory(
     sftp: Arc<Sftp>,
     path: Vec<u8>,
     folder: Arc<Path>,
     inside: bool,
     batches: mpsc::Sender<Batch>,
-) -> Result<(), Error> {
+) -> Result<Option<Arc<Path>>, Error> {
     let unreadable = |refusal| at(refusal, &path, "the directory cannot be read");
     let opened = sftp.with_path(wire::OPENDIR, &path).await?;
-    let handle = opened.handle().await.map_err(unreadable)?;
+    let handle = match opened.handle().await {
+        Err(refusal) if refusal.is(wire::NO_SUCH_FILE) && folder.parent().is_some() => {
+            return Ok(Some(folder));
+        }
+        handle => handle.map_err(unreadable)?,
+    };
     loop {
         match sftp.with_path(wire::READDIR, &handle).await?.reply().await {
             Ok(Reply::Names(names)) if !names.is_empty() => {
@@ -223,7 +244,7 @@ async fn read_directory(
                 };
                 if batches.send(batch).await.is_err() {
                     // Whoever looks has seen enough.
-                    return Ok(());
+                    return Ok(None);
                 }
             }
             Err(refusal) if refusal.is(wire::END_OF_FILE) => break,
@@ -233,5 +254,5 @@ async fn read_directory(
     }
     let closed = sftp.close(&handle).await?.done().await;
     closed.map_err(unreadable)?;
-    Ok(())
+    Ok(None)
 }
