@@ -182,7 +182,7 @@ fn by_hash(
 }
 
 /// The digests of a listing by `sha256sum` or `shasum`, names passed over: lines are in the order asked for.
-fn digests(text: &[u8]) -> Option<Vec<[u8; 32]>> {
+pub(super) fn digests(text: &[u8]) -> Option<Vec<[u8; 32]>> {
     text.split(|&byte| byte == b'\n')
         .filter(|line| !line.is_empty())
         .map(|line| {

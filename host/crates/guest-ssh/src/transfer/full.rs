@@ -36,7 +36,7 @@ pub(super) fn entry(stderr: &str) -> Option<String> {
 }
 
 /// Bytes that are free, by what `df -Pk` printed.
-fn free(answer: &str) -> Option<u64> {
+pub(super) fn free(answer: &str) -> Option<u64> {
     let line = answer.lines().next_back()?;
     // Names at both ends may hold anything but the share in percent between them.
     let words: Vec<&str> = line.split_whitespace().collect();

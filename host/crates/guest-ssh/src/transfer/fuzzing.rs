@@ -17,8 +17,13 @@ use cap_std::fs::Dir;
 use tokio::sync::mpsc;
 
 use super::archive::PieceReader;
+use super::compare::digests as digests_of;
+use super::complaints::Complaints;
+use super::facts::Beginning;
+use super::full;
 use super::listing::Listing;
 use super::receive::receive;
+use super::sftp::wire::read_anything;
 use super::staging::Staging;
 use super::{Counters, Direction, Limits, Meter, Selection};
 pub use crate::detach::fuzzing::frames;
@@ -165,7 +170,7 @@ pub fn facts(bytes: &[u8]) {
         return;
     };
     let read = |size: usize| {
-        let mut beginning = super::facts::Beginning::default();
+        let mut beginning = Beginning::default();
         let mut answer = Vec::new();
         for piece in bytes.chunks(size) {
             answer.extend_from_slice(&beginning.strip(Bytes::copy_from_slice(piece)));
@@ -176,6 +181,58 @@ pub fn facts(bytes: &[u8]) {
     assert_eq!(facts, read(bytes.len().max(1)));
     if let Some(program) = facts.and_then(|facts| facts.sha256) {
         assert!(["sha256sum", "shasum -a 256"].contains(&program));
+    }
+}
+
+/// Reads the bytes as what an SFTP server sends, in pieces of a length the first byte gives.
+///
+/// # Panics
+///
+/// If more is held of them than came.
+pub fn sftp(bytes: &[u8]) {
+    if let Some((&first, bytes)) = bytes.split_first() {
+        read_anything(bytes.chunks(usize::from(first) + 1));
+    }
+}
+
+/// Reads the bytes as a listing of digests.
+///
+/// # Panics
+///
+/// If there are more of them than came.
+pub fn digests(bytes: &[u8]) {
+    let answer = Beginning::default().strip(Bytes::copy_from_slice(bytes));
+    for text in [bytes, &answer] {
+        let count = digests_of(text).map_or(0, |digests| digests.len());
+        assert!(count <= text.len() / 64);
+    }
+}
+
+/// Reads the bytes as what programs of the VM say of themselves: free space, a full disk, what `tar` complains of. The first byte says which, and in what pieces it comes.
+///
+/// # Panics
+///
+/// If what is shown of them could move a cursor, or is long.
+pub fn answers(bytes: &[u8]) {
+    let Some((&first, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let text = String::from_utf8_lossy(bytes);
+    match first % 3 {
+        0 => drop(full::free(&text)),
+        1 => drop(full::entry(&text)),
+        _ => {
+            let mut complaints = Complaints::default();
+            for piece in bytes.chunks(usize::from(first) + 1) {
+                complaints.push(piece);
+            }
+            complaints.finish();
+            let shown: Vec<_> = complaints.gone.warnings().chain(complaints.worst).collect();
+            assert!(shown.len() <= 12);
+            for line in shown {
+                assert!(line.len() < 500 && !line.chars().any(char::is_control));
+            }
+        }
     }
 }
 
@@ -228,6 +285,9 @@ mod tests {
             ("frames", frames),
             ("host_keys", host_keys),
             ("name_in_message", name_in_message),
+            ("sftp", sftp),
+            ("digests", digests),
+            ("answers", answers),
         ] {
             corpus(target).iter().for_each(|bytes| run(bytes));
         }
@@ -331,6 +391,29 @@ mod tests {
             size in any::<u8>(),
         ) {
             facts(&[&[size], lines.join("\n").as_bytes()].concat());
+        }
+
+        #[test]
+        fn any_packets_are_read_or_refused(
+            piece in any::<u8>(),
+            packets in prop::collection::vec((90_u8..110, prop::collection::vec(any::<u8>(), 0..60)), 0..8),
+        ) {
+            let mut stream = vec![piece];
+            for (kind, body) in packets {
+                stream.extend(u32::try_from(body.len() + 1).unwrap().to_be_bytes());
+                stream.push(kind);
+                stream.extend(body);
+            }
+            sftp(&stream);
+        }
+
+        #[test]
+        fn any_answer_is_read_or_not(
+            first in any::<u8>(),
+            text in "(tar: |\\./|[0-9]{1,22} |100% |end\n|: Cannot stat: No such file or directory\n|[0-9a-f]{60,70}|[^\0]{0,9}){0,12}",
+        ) {
+            answers(&[&[first], text.as_bytes()].concat());
+            digests(text.as_bytes());
         }
 
         #[test]

@@ -8,7 +8,7 @@ mod fetch;
 mod file;
 mod list;
 mod send;
-mod wire;
+pub(super) mod wire;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};

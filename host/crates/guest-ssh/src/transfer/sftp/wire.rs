@@ -234,6 +234,45 @@ impl Packets {
     }
 }
 
+/// Reads any bytes as a server's packets.
+///
+/// # Panics
+///
+/// If more is held of them than came.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(in crate::transfer) fn read_anything<'a>(pieces: impl Iterator<Item = &'a [u8]>) {
+    let mut packets = Packets::default();
+    for piece in pieces {
+        packets.push(piece);
+        loop {
+            let body = match packets.next() {
+                Ok(Some(body)) => body,
+                Ok(None) => break,
+                Err(_) => return,
+            };
+            let length = body.len();
+            assert!(length <= PACKET_MAX);
+            let held = match parse(body) {
+                Ok((_, Reply::Names(names))) => {
+                    assert!(names.len() <= NAMES_MAX);
+                    names.iter().map(|(name, _)| name.len() + 12).sum()
+                }
+                Ok((_, Reply::Version(pairs))) => {
+                    let length = |(name, value): &(Bytes, Bytes)| name.len() + value.len() + 8;
+                    pairs.iter().map(length).sum()
+                }
+                Ok((_, Reply::Handle(bytes) | Reply::Data(bytes) | Reply::Extended(bytes))) => {
+                    bytes.len()
+                }
+                Ok((_, Reply::Status { message, .. })) => message.len(),
+                Ok((_, Reply::Attributes(_))) | Err(_) => 0,
+            };
+            assert!(held <= length);
+        }
+        assert!(packets.0.len() < 4 + PACKET_MAX);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
