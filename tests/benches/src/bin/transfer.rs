@@ -47,7 +47,7 @@ struct Cli {
     /// Only cases whose names contain this
     #[arg(long, default_value = "")]
     case: String,
-    /// 64 MiB and 1,000 files, to see whether it works
+    /// 64 MiB, 1,000 and 5,000 files, to see whether it works
     #[arg(long)]
     quick: bool,
     /// Keep the table in `tests/benches/RESULTS.md`
@@ -89,8 +89,13 @@ fn main() -> Result<()> {
         repetitions: if cli.quick { 2 } else { cli.repetitions },
         large: if cli.quick { 64 << 20 } else { 1 << 30 },
         files: if cli.quick { 1000 } else { 10_000 },
+        many: if cli.quick { 5000 } else { 100_000 },
     };
-    bench.prepare()?;
+    let cases: Vec<_> = cases()
+        .into_iter()
+        .filter(|case| case.name.contains(&cli.case))
+        .collect();
+    bench.prepare(cases.iter().any(|case| case.tree == Tree::Many))?;
     let mut text = format!(
         "`cargo xtask bench transfer --keep`; {}, loopback, {}; medians of up to {} runs in turns.\n",
         machine::describe(),
@@ -101,12 +106,9 @@ fn main() -> Result<()> {
         },
         bench.repetitions,
     );
-    for case in cases()
-        .into_iter()
-        .filter(|case| case.name.contains(&cli.case))
-    {
+    for case in &cases {
         let table = bench
-            .measure(&case)
+            .measure(case)
             .with_context(|| format!("case `{}`", case.name))?;
         println!("{table}");
         text.push_str(&table);
@@ -135,6 +137,8 @@ struct Case {
 enum Tree {
     Large,
     Small,
+    /// As many files as a large project has; the names alone fill megabytes.
+    Many,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -158,12 +162,14 @@ fn cases() -> Vec<Case> {
     use Tool::{Cat, Rsync, Scp, Sftp, Tar};
     let large: &[Tool] = &[Scp, Sftp, Rsync("-W"), Cat, Tar];
     let small: &[Tool] = &[Tar, Rsync("-a"), Scp, Sftp];
+    let many: &[Tool] = &[Tar, Rsync("-a")];
     let large_goals: &[_] = &[(None, 1.0)];
     let small_goals: &[_] = &[
         (Some("tar"), 1.0),
         (Some("rsync -a"), 1.5),
         (Some("scp"), 20.0),
     ];
+    let many_goals: &[_] = &[(Some("tar"), 1.0), (Some("rsync -a"), 1.0)];
     let case = |name, tree, way, competitors, goals| Case {
         name,
         tree,
@@ -195,6 +201,8 @@ fn cases() -> Vec<Case> {
             &[Rsync("-a"), Tar],
             &[(Some("rsync -a"), 1.0)],
         ),
+        case("many files up", Tree::Many, Way::Up, many, many_goals),
+        case("many files down", Tree::Many, Way::Down, many, many_goals),
     ]
 }
 
@@ -204,19 +212,20 @@ struct Bench {
     repetitions: usize,
     large: u64,
     files: usize,
+    many: usize,
 }
 
 impl Bench {
     fn tree(&self, tree: Tree) -> PathBuf {
-        self.place.join(if tree == Tree::Large {
-            "large"
-        } else {
-            "small"
+        self.place.join(match tree {
+            Tree::Large => "large",
+            Tree::Small => "small",
+            Tree::Many => "many",
         })
     }
 
     /// The same bytes in each run of this program, and nothing that could be compressed.
-    fn prepare(&self) -> Result<()> {
+    fn prepare(&self, with_many: bool) -> Result<()> {
         let mut random = SmallRng::seed_from_u64(1);
         std::fs::create_dir(self.tree(Tree::Large))?;
         let mut large = std::fs::File::create(self.tree(Tree::Large).join("file"))?;
@@ -231,6 +240,14 @@ impl Bench {
             let size = random.random_range(200..8192);
             random.fill_bytes(&mut piece[..size]);
             std::fs::write(dir.join(format!("file-{number:05}.txt")), &piece[..size])?;
+        }
+        for number in (0..self.many).filter(|_| with_many) {
+            let dir = format!("module-{:03}/src/component-{:02}", number % 200, number % 7);
+            let dir = self.tree(Tree::Many).join(dir);
+            std::fs::create_dir_all(&dir)?;
+            let size = random.random_range(50..2048);
+            random.fill_bytes(&mut piece[..size]);
+            std::fs::write(dir.join(format!("file-{number:06}.txt")), &piece[..size])?;
         }
         Ok(())
     }
@@ -450,6 +467,7 @@ fn table(case: &Case, runs: &[Runs], memory_kib: u64, bench: &Bench) -> String {
     let what = match case.tree {
         Tree::Large => format!("{} MiB", bench.large >> 20),
         Tree::Small => format!("{} files of 200 B to 8 KB", bench.files),
+        Tree::Many => format!("{} files of 50 B to 2 KB", bench.many),
     };
     let mut text = format!(
         "\n### {} ({what})\n\n| | median, s | runs, s | rate, MiB/s | we are × as fast |\n| --- | --- | --- | --- | --- |\n",
