@@ -424,6 +424,22 @@ async fn what_has_no_age_stays_until_it_has_been_seen_for_the_grace() {
     }
 }
 
+/// A full volume, say, which fails as late as this does.
+#[tokio::test(flavor = "multi_thread")]
+async fn first_sights_that_cannot_be_written_down_keep_nothing_from_being_deleted() {
+    let cluster = Cluster::with(Cluster::orka3()).await;
+    cluster.sim.seed([Seed::vm(orphan(1), HOUR)]);
+    let kubernetes = Kubernetes::start().await;
+    kubernetes.add_pod("ci", &uid("other"), &uid("other-run"), "Running");
+    let ended = reap(&cluster, &kubernetes)
+        .flag("--state", "/no/such/folder/state.json")
+        .ended()
+        .await;
+    assert_eq!(ended.code, Some(0), "{ended}");
+    ended.assert_says(&["cannot write `/no/such/folder/state.json`"]);
+    assert!(cluster.sim.state().is_clean(), "{ended}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kept_and_podless_vms_stay_and_expired_ones_go() {
     let cluster = Cluster::with(Cluster::orka3()).await;

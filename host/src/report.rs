@@ -176,6 +176,15 @@ pub fn record(conclusion: &Conclusion, console: &Console, results: &Results) {
 
 /// Prints a failure in the form: what, causes, what to do next.
 pub fn print_failure(console: &Console, failure: &Failure) {
+    print_at(Level::Error, console, failure);
+}
+
+/// As [`print_failure`], of one that changes nothing about the end.
+pub fn print_warning(console: &Console, failure: &Failure) {
+    print_at(Level::Warn, console, failure);
+}
+
+fn print_at(level: Level, console: &Console, failure: &Failure) {
     let mut text = failure.message.clone();
     for cause in failure.causes() {
         text.push_str(&format!("\ncaused by: {cause}"));
@@ -193,7 +202,7 @@ pub fn print_failure(console: &Console, failure: &Failure) {
     if let Some(hint) = &failure.hint {
         text.push_str(&format!("\nhint: {hint}"));
     }
-    console.log(Level::Error, &text);
+    console.log(level, &text);
 }
 
 fn print_closing(conclusion: &Conclusion, console: &Console) {

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::inventory::Inventory;
 use crate::failure::Failure;
+use crate::host_folder;
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -55,7 +58,8 @@ pub(super) fn updated(
     first_seen
 }
 
-/// Writes the file whole or not at all.
+/// Writes the file whole or not at all. Two reapers may do so at once: each writes beside the file under a name that
+/// nobody else has, in whichever container, and the last one to end decides.
 ///
 /// # Errors
 ///
@@ -70,16 +74,21 @@ pub(super) fn save(path: &Path, first_seen: BTreeMap<String, Timestamp>) -> Resu
     };
     let text = serde_json::to_vec_pretty(&File { first_seen })
         .map_err(|error| trouble().with_source(error))?;
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}.partial", std::process::id()));
-    std::fs::File::create(&beside)
-        .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_data()))
-        .and_then(|()| std::fs::rename(&beside, path))
-        .map_err(|error| {
-            // Nothing to do about a failure to remove what could not be written.
-            let _ = std::fs::remove_file(&beside);
-            trouble().with_source(error)
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(trouble());
+    };
+    let directory = match directory {
+        none if none.as_os_str().is_empty() => Path::new("."),
+        some => some,
+    };
+    Dir::open_ambient_dir(directory, ambient_authority())
+        .and_then(|directory| {
+            host_folder::write_whole_with(&directory, Path::new(name), |file| {
+                file.write_all(&text)?;
+                file.sync_data()
+            })
         })
+        .map_err(|error| trouble().with_source(error))
 }
 
 #[cfg(test)]
@@ -109,6 +118,30 @@ mod tests {
         save(&path, seen).unwrap();
         let seen = updated(load(&path).unwrap(), &inventory(&[two]), Timestamp::now());
         assert_eq!((seen[two], seen.len()), (second, 1));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    /// Every reaper in a container has the same PID.
+    #[test]
+    fn what_another_reaper_is_writing_is_not_written_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        let others = format!("state.json.{}.partial", std::process::id());
+        let others = directory.path().join(others);
+        std::fs::write(&others, "half of").unwrap();
+        save(&path, BTreeMap::new()).unwrap();
+        assert_eq!(std::fs::read_to_string(&others).unwrap(), "half of");
+        assert!(load(&path).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_failure_to_write_leaves_nothing_beside_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        // Nothing can be renamed to it.
+        let path = directory.path().join("state.json");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("held"), "").unwrap();
+        assert!(save(&path, BTreeMap::new()).is_err());
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 

@@ -15,6 +15,7 @@ use super::summary::{Done, Summary};
 use crate::backend::Cluster;
 use crate::console::{Console, Level};
 use crate::failure::{Class, Failure, Kind};
+use crate::report;
 use crate::state::Stop;
 use crate::teardown::tell_sign_out;
 
@@ -95,7 +96,10 @@ impl Pass<'_> {
         };
         let mut plan = plan(inventory, &rules);
         if let (Some(path), false) = (&self.config.state, self.config.dry_run) {
-            sightings::save(path, first_seen)?;
+            // A full volume costs things without an age a pass. It must not cost everything else its deletion.
+            if let Err(failure) = sightings::save(path, first_seen) {
+                report::print_warning(self.console, &failure);
+            }
         }
         summary.planned(&plan);
         if self.config.dry_run {
