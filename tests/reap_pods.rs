@@ -1,12 +1,12 @@
 //! `orka-step reap --live-pods`: what has no live pod goes, once it is old enough, and nothing else ever does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use end_to_end::{Cluster, Kubernetes, Refusal, Step, hash, name, uid};
 use orka_sim::{Generation, Seed, SeedKind, SimConfig, Switches};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -58,6 +58,9 @@ fn reason<'a>(summary: &'a Value, name: &str) -> &'a str {
         .unwrap()
 }
 
+/// So many orphans' pods have not been pruned.
+const ENDED: usize = 150;
+
 /// 200 that nobody owns any more, 200 that somebody does, 200 of others.
 #[tokio::test(flavor = "multi_thread")]
 async fn deletes_200_orphans_among_200_live_and_200_foreign_vms_and_nothing_else() {
@@ -67,9 +70,9 @@ async fn deletes_200_orphans_among_200_live_and_200_foreign_vms_and_nothing_else
         let kubernetes = Kubernetes::start().await;
         let kinds = [SeedKind::Running, SeedKind::Pending, SeedKind::Failed];
         let orphans: BTreeSet<String> = (0..200).map(orphan).collect();
-        for (number, name) in orphans.iter().enumerate() {
+        for (number, name) in (0..200).map(orphan).enumerate() {
             let kind = match number % 10 {
-                9 if is_orka2 => SeedKind::ConfigOnly,
+                9 if is_orka2 && number < ENDED => SeedKind::ConfigOnly,
                 place => kinds[place % 3],
             };
             cluster.sim.seed([Seed::vm(name, 2 * HOUR).of_kind(kind)]);
@@ -101,8 +104,9 @@ async fn deletes_200_orphans_among_200_live_and_200_foreign_vms_and_nothing_else
             cluster.sim.seed([Seed::vm(name, 90 * HOUR)]);
         }
         // Pods that have ended, as Tekton keeps them, vouch for nothing.
-        for number in 0..150 {
-            kubernetes.add_pod("ci", &uid(&format!("pod-{number}")), &uid("done"), "Failed");
+        for number in 0..ENDED {
+            let (pod, run) = (format!("pod-{number}"), format!("run-{number}"));
+            kubernetes.add_ended_pod(&uid(&pod), &uid(&run), &BTreeMap::new());
         }
         let before = cluster.names();
         assert_eq!(before.len(), 600);
@@ -328,12 +332,12 @@ async fn a_list_without_any_pod_is_not_believed_unless_that_is_said() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_come_from_a_file_of_uids_or_of_kubectls_json() {
-    let json = serde_json::json!({"kind": "List", "apiVersion": "v1", "items": [
-        {"kind": "Pod", "metadata": {"uid": uid("pod-1"), "labels": {"tekton.dev/taskRunUID": uid("run-2")}},
-            "status": {"phase": "Running"}},
-        {"kind": "Pod", "metadata": {"uid": uid("pod-3")}, "status": {"phase": "Succeeded"}}]})
-    .to_string();
-    let lines = format!("{}\n{}\n", uid("pod-1"), uid("pod-2"));
+    let json = list_of(&[
+        json!({"metadata": {"uid": uid("pod-1"), "namespace": "ci", "labels": {"tekton.dev/taskRunUID": uid("run-2")}},
+            "status": {"phase": "Running"}}),
+        json!({"metadata": {"uid": uid("pod-3"), "namespace": "ios"}, "status": {"phase": "Succeeded"}}),
+    ]);
+    let lines = format!("ci {}\nios   {}\n", uid("pod-1"), uid("pod-2"));
     for text in [json, lines] {
         for config in [Cluster::orka2(), Cluster::orka3()] {
             let cluster = Cluster::with(config).await;
@@ -351,6 +355,100 @@ async fn pods_come_from_a_file_of_uids_or_of_kubectls_json() {
             );
         }
     }
+}
+
+/// What `kubectl get pods -o json` gives.
+fn list_of(pods: &[Value]) -> String {
+    let pods: Vec<Value> = pods
+        .iter()
+        .map(|pod| {
+            let mut pod = pod.clone();
+            pod["kind"] = json!("Pod");
+            pod
+        })
+        .collect();
+    json!({"kind": "List", "apiVersion": "v1", "items": pods}).to_string()
+}
+
+/// `kubectl get pods -o json` without `--all-namespaces`: every build of another namespace is missing from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_one_namespace_is_not_taken_for_one_of_all() {
+    let pod = |number: usize, namespace: &str| {
+        json!({"metadata": {"uid": uid(&format!("pod-{number}")), "namespace": namespace},
+            "status": {"phase": "Running"}})
+    };
+    let (ci, ios) = (
+        list_of(&[pod(1, "ci")]),
+        list_of(&[pod(1, "ci"), pod(2, "ios")]),
+    );
+    let uids = format!("{}\n{}\n", uid("pod-1"), uid("pod-2"));
+    let pairs = format!("ci {}\nci {}\n", uid("pod-1"), uid("pod-2"));
+    let elsewhere = orphan(3);
+    for (text, named, refusal) in [
+        (&ci, None, Some("pods of the namespace `ci` alone")),
+        (&pairs, None, Some("pods of the namespace `ci` alone")),
+        (
+            &uids,
+            None,
+            Some("does not say of which namespaces it tells"),
+        ),
+        (&ci, Some("ci,ios"), Some("no pod of the namespace `ios`")),
+        (&ci, Some("ci"), None),
+        (&uids, Some("ci"), None),
+        (&ios, None, None),
+    ] {
+        let cluster = Cluster::with(Cluster::orka3()).await;
+        cluster.sim.seed([Seed::vm(&elsewhere, HOUR)]);
+        let step = cluster.reap();
+        let file = step.scratch_file("pods", text.as_bytes());
+        let step = step.flag("--live-pods", file);
+        let ended = match named {
+            Some(named) => step.flag("--pod-namespace", named),
+            None => step,
+        }
+        .ended()
+        .await;
+        let Some(refusal) = refusal else {
+            assert_eq!(ended.code, Some(0), "{text}: {ended}");
+            assert!(cluster.sim.state().is_clean(), "{text}: {ended}");
+            continue;
+        };
+        assert_eq!(ended.code, Some(211), "{text}: {ended}");
+        ended.assert_says(&[refusal, "nothing was deleted", "--pod-namespace"]);
+        assert_eq!(cluster.names().len(), 1, "{text}: {ended}");
+    }
+}
+
+/// A config has no age, so that of its run's last pod stands for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_config_without_a_vm_stays_until_its_run_has_ended_for_the_grace() {
+    let cluster = Cluster::start().await;
+    let config = |number| Seed::vm(orphan(number), HOUR).of_kind(SeedKind::ConfigOnly);
+    cluster.sim.seed([config(1), config(2)]);
+    let kubernetes = Kubernetes::start().await;
+    kubernetes.add_ended_pod(&uid("pod-1"), &uid("run-1"), &BTreeMap::new());
+    let ended = reap(&cluster, &kubernetes).argument("--json").ended().await;
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let summary = ended.summary();
+    assert_eq!(reason(&summary, &orphan(1)), "pod-gone", "{ended}");
+    assert_eq!(reason(&summary, &orphan(2)), "age-unknown", "{ended}");
+    assert_eq!(cluster.names(), BTreeSet::from([orphan(2)]), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_is_deployed_from_a_config_after_the_listing_is_not_taken_with_it() {
+    let cluster = Arc::new(Cluster::start().await);
+    cluster
+        .sim
+        .seed([Seed::vm(orphan(1), HOUR).of_kind(SeedKind::ConfigOnly)]);
+    let kubernetes = Kubernetes::start().await;
+    kubernetes.add_ended_pod(&uid("pod-1"), &uid("run-1"), &BTreeMap::new());
+    let seeding = Arc::clone(&cluster);
+    kubernetes.before_next(move || seeding.sim.seed([Seed::vm(orphan(1), Duration::ZERO)]));
+    let ended = reap(&cluster, &kubernetes).argument("--json").ended().await;
+    assert_eq!(ended.code, Some(0), "{ended}");
+    assert_eq!(reason(&ended.summary(), &orphan(1)), "in-use", "{ended}");
+    assert_eq!(cluster.sim.state().vms.len(), 1, "{ended}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -508,8 +508,8 @@ pub struct ReapArgs {
     pub runs: Vec<String>,
 
     /// Delete what has no live pod: `kubernetes` to ask the API, else a file, or `-` for standard input, with the output
-    /// of `kubectl get pods --all-namespaces -o json` or one pod UID a line. PipelineRuns and TaskRuns in the JSON count
-    /// as alive until they have ended.
+    /// of `kubectl get pods --all-namespaces -o json`, or one pod a line: its namespace and its UID. PipelineRuns and
+    /// TaskRuns in the JSON count as alive until they have ended.
     #[arg(
         long,
         env = "ORKA_LIVE_PODS",
@@ -519,11 +519,25 @@ pub struct ReapArgs {
     )]
     pub live_pods: Option<String>,
 
+    /// With `--live-pods`: builds with this prefix run in this namespace and in no other; may be repeated, or several with
+    /// commas. Kubernetes is asked for these alone, and a list may be of these alone, where it must otherwise show that it is
+    /// of all namespaces. What runs in one that is not named looks dead.
+    #[arg(
+        long = "pod-namespace",
+        env = "ORKA_POD_NAMESPACES",
+        hide_env_values = true,
+        value_name = "NS",
+        value_delimiter = ',',
+        help_heading = "Which runs are over"
+    )]
+    pub pod_namespaces: Vec<String>,
+
     /// With `--live-pods`: leave what is younger, and what belongs to a run whose last pod ended less than this ago.
     #[arg(long, env = "ORKA_REAP_GRACE", hide_env_values = true, value_name = "DURATION", default_value = "30m", value_parser = any_duration, help_heading = "Which runs are over")]
     pub grace: Duration,
 
-    /// With `--live-pods`: believe a list that tells of no pod at all. Without this it is taken for a mistake.
+    /// With `--live-pods`: believe a list that tells of no pod at all, or of none in a namespace that was named. Without
+    /// this it is taken for a mistake.
     #[arg(long, help_heading = "Which runs are over")]
     pub allow_no_pods: bool,
 
@@ -547,19 +561,6 @@ pub struct ReapArgs {
     #[cfg(feature = "kubernetes")]
     #[arg(long, help_heading = "Kubernetes")]
     pub tekton_runs: bool,
-
-    /// With `--live-pods kubernetes`: ask in this namespace only; may be repeated. Every namespace in which builds with
-    /// this prefix run must be named.
-    #[cfg(feature = "kubernetes")]
-    #[arg(
-        long = "pod-namespace",
-        env = "ORKA_POD_NAMESPACES",
-        hide_env_values = true,
-        value_name = "NS",
-        value_delimiter = ',',
-        help_heading = "Kubernetes"
-    )]
-    pub pod_namespaces: Vec<String>,
 
     /// The Kubernetes API; in a pod, that of its cluster.
     #[cfg(feature = "kubernetes")]

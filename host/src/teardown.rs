@@ -445,7 +445,7 @@ pub(crate) async fn remove_once(
     Ok((removal, remains))
 }
 
-async fn limited<T>(
+pub(crate) async fn limited<T>(
     deadline: Instant,
     what: &str,
     work: impl Future<Output = Result<T, Failure>>,

@@ -3,7 +3,7 @@
 //! Safe beside another reaper and beside the run's own clean-up: what is gone already is done. One name that cannot be
 //! deleted holds up no other.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -31,6 +31,8 @@ pub enum Fate {
     Deleted,
     /// There was nothing of it: somebody else deleted it.
     AlreadyGone,
+    /// Left: a VM was deployed from it meanwhile.
+    InUse,
     /// It may still exist.
     Remains(Failure),
 }
@@ -47,6 +49,17 @@ pub struct Execution<'a> {
     pub deadline: Instant,
     /// Names worked on at the same time, at least one.
     pub parallel: usize,
+    /// Names under which a VM config alone was listed, and which are left where there is a VM by now: on Orka 2 it would go
+    /// with the config.
+    pub unless_in_use: BTreeSet<String>,
+}
+
+/// What an attempt found.
+enum Found {
+    /// This, and what is left of it.
+    Removed(Removal, Remains),
+    /// A VM where none must be. Nothing was asked to be deleted.
+    InUse,
 }
 
 struct Job {
@@ -121,20 +134,38 @@ impl Execution<'_> {
         stopped.map_or(self.deadline, |at| self.deadline.min(at + STOP_GRACE))
     }
 
-    async fn attempt(&self, job: Job) -> (Job, Result<(Removal, Remains), Failure>) {
-        let result = teardown::remove_once(self.cluster, &job.name, self.deadline).await;
+    async fn attempt(&self, job: Job) -> (Job, Result<Found, Failure>) {
+        let result = self.attempt_once(&job.name).await;
         (job, result)
+    }
+
+    async fn attempt_once(&self, name: &str) -> Result<Found, Failure> {
+        if self.unless_in_use.contains(name) {
+            let look = self.cluster.remains(name);
+            if teardown::limited(self.deadline, "read", look).await?.vms > 0 {
+                return Ok(Found::InUse);
+            }
+        }
+        let (removal, remains) = teardown::remove_once(self.cluster, name, self.deadline).await?;
+        Ok(Found::Removed(removal, remains))
     }
 
     /// What came of an attempt; none if there will be another.
     fn judge(
         &self,
         mut job: Job,
-        result: Result<(Removal, Remains), Failure>,
+        result: Result<Found, Failure>,
         waiting: &mut VecDeque<Job>,
     ) -> Option<(String, Fate)> {
         let failure = match result {
-            Ok((removal, remains)) if remains.is_nothing() => {
+            Ok(Found::InUse) => {
+                self.console.info(&format!(
+                    "`{}` was left: a VM was deployed from it meanwhile",
+                    job.name
+                ));
+                return Some((job.name, Fate::InUse));
+            }
+            Ok(Found::Removed(removal, remains)) if remains.is_nothing() => {
                 // The first answer may have been lost and the second one say that there is nothing.
                 let fate = if removal == Removal::AlreadyGone && job.attempts == 0 {
                     self.console
@@ -146,7 +177,7 @@ impl Execution<'_> {
                 };
                 return Some((job.name, fate));
             }
-            Ok((_, remains)) => Failure::new(
+            Ok(Found::Removed(_, remains)) => Failure::new(
                 Kind::Unavailable,
                 Class::Orka,
                 "orka.not-removed",

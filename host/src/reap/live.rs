@@ -18,8 +18,12 @@ use crate::results::{KEPT_UNTIL, KEPT_VM};
 const RUN_LABELS: [&str; 2] = ["tekton.dev/pipelineRunUID", "tekton.dev/taskRunUID"];
 
 /// How `kubectl` gives what is wanted.
-const HOW: &str =
-    "give the output of `kubectl get pods --all-namespaces -o json`, or one pod UID a line";
+const HOW: &str = "give the output of `kubectl get pods --all-namespaces -o json`, or one pod a line: its namespace and \
+                   its UID";
+
+/// What helps where the list may be of fewer namespaces than builds run in.
+const OF_WHICH: &str = "give the output of `kubectl get pods --all-namespaces -o json`; where builds with this prefix run in \
+                        certain namespaces and in no other, name each with `--pod-namespace`";
 
 /// Who is alive, by the hashes that names bear.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub struct Live {
     pub ended: BTreeMap<String, Timestamp>,
     /// Pods that were told of at all, ended ones included.
     pub told: usize,
+    /// The namespaces of those, as far as they were told.
+    pub namespaces: BTreeSet<String>,
     /// What pods and task runs say they keep on purpose, by name.
     pub kept: BTreeMap<String, KeptBy>,
     /// Whether runs are told of, and not pods alone.
@@ -57,7 +63,34 @@ impl Live {
         vouched.then_some(kept.until)
     }
 
-    /// Reads lines of UIDs or JSON as `kubectl` writes it, several documents in a row included.
+    /// Whether it shows that it is of all these namespaces; of all that there are, where none is named.
+    ///
+    /// A list of one namespace looks like a whole one to whoever reads it, and every build of another is missing from it.
+    /// One of all namespaces has pods of several, since Kubernetes runs its own in some.
+    ///
+    /// # Errors
+    ///
+    /// A list that may be of fewer. `may_be_empty` lets one of the named have no pod.
+    pub(super) fn is_of(&self, named: &[String], may_be_empty: bool) -> Result<(), Failure> {
+        let missing = named.iter().find(|it| !self.namespaces.contains(*it));
+        let mut told = self.namespaces.iter();
+        let what = match (missing, told.next(), told.next()) {
+            // Whether that is believed is the caller's to say.
+            _ if self.told == 0 => return Ok(()),
+            (None, None, _) => "does not say of which namespaces it tells".to_owned(),
+            (None, Some(only), None) if named.is_empty() => {
+                format!("tells of pods of the namespace `{only}` alone")
+            }
+            (Some(missing), Some(_), _) if !may_be_empty => {
+                format!("tells of no pod of the namespace `{missing}`")
+            }
+            // Bare UIDs of namespaces that were named are taken at their word.
+            _ => return Ok(()),
+        };
+        Err(unusable(&what).with_hint(OF_WHICH))
+    }
+
+    /// Reads lines of namespaces and UIDs, or JSON as `kubectl` writes it, several documents in a row included.
     ///
     /// # Errors
     ///
@@ -79,18 +112,31 @@ impl Live {
                 live.add(list)?;
             }
         } else {
-            for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
-                if !is_uid(line) {
-                    return Err(unusable(&format!(
-                        "has the line `{}`, which is no UID",
-                        crate::lines::printable(line.as_bytes())
-                    )));
-                }
-                live.told += 1;
-                live.pods.insert(hash_of(line));
+            for line in text.lines().filter(|line| !line.trim().is_empty()) {
+                live.add_line(line)?;
             }
         }
         Ok(live)
+    }
+
+    /// Adds the pod of a line: its UID, and before it the namespace where that is told.
+    fn add_line(&mut self, line: &str) -> Result<(), Failure> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (namespace, uid) = match words[..] {
+            [uid] => (None, uid),
+            [namespace, uid] => (Some(namespace), uid),
+            _ => (None, ""),
+        };
+        if !is_uid(uid) || !namespace.is_none_or(is_namespace) {
+            return Err(unusable(&format!(
+                "has the line `{}`, which is no UID",
+                crate::lines::printable(line.trim().as_bytes())
+            )));
+        }
+        self.told += 1;
+        self.namespaces.extend(namespace.map(str::to_owned));
+        self.pods.insert(hash_of(uid));
+        Ok(())
     }
 
     /// Adds one list, or one page of one.
@@ -158,6 +204,9 @@ impl Live {
     fn add_pod(&mut self, pod: &Item) -> Result<(), Failure> {
         let uid = pod.uid()?;
         self.told += 1;
+        let namespace = &pod.metadata.namespace;
+        self.namespaces
+            .extend((!namespace.is_empty()).then(|| namespace.clone()));
         for message in pod.status.termination_messages() {
             // What is no list of results is the last log line of a program, or nothing.
             let said: Vec<Said> = serde_json::from_str(message).unwrap_or_default();
@@ -193,6 +242,12 @@ fn is_uid(text: &str) -> bool {
             .is_some_and(|it| it.len() == *length && hex(it))
     });
     fits && groups.next().is_none()
+}
+
+/// A label as RFC 1123 has it, which is what Kubernetes calls namespaces.
+pub(super) fn is_namespace(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !text.is_empty() && text.bytes().all(allowed)
 }
 
 /// A list of objects as the Kubernetes API gives it, reduced to what is looked at.
@@ -236,6 +291,7 @@ struct Item {
 #[serde(rename_all = "camelCase", default)]
 struct Meta {
     uid: String,
+    namespace: String,
     labels: BTreeMap<String, String>,
     owner_references: Vec<Owner>,
 }
@@ -355,6 +411,42 @@ mod tests {
     fn list(items: &[Value]) -> String {
         json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": items})
             .to_string()
+    }
+
+    #[test]
+    fn a_list_shows_of_which_namespaces_it_is_or_is_refused() {
+        let placed = |uid: &str, namespace: &str| {
+            let mut pod = pod(uid, "Running", json!({}));
+            pod["metadata"]["namespace"] = json!(namespace);
+            pod
+        };
+        let one = list(&[placed(A, "ci")]);
+        let two = list(&[placed(A, "ci"), placed(B, "kube-system")]);
+        let none = list(&[pod(A, "Running", json!({}))]);
+        for (text, named, may_be_empty, is_believed) in [
+            (two.clone(), &[][..], false, true),
+            (one.clone(), &[], false, false),
+            (one.clone(), &[], true, false),
+            (none.clone(), &[], false, false),
+            (format!("{A}\n{B}"), &[], false, false),
+            (format!("ci {A}\nci {B}"), &[], false, false),
+            (format!("ci {A}\nios {B}"), &[], false, true),
+            (one.clone(), &["ci"], false, true),
+            (two, &["ci"], false, true),
+            (format!("{A}\n{B}"), &["ci"], false, true),
+            (one.clone(), &["ci", "ios"], false, false),
+            (one.clone(), &["ci", "ios"], true, true),
+            (one, &["ios"], false, false),
+            (list(&[]), &[], false, true),
+        ] {
+            let named: Vec<String> = named.iter().map(|it: &&str| (*it).to_owned()).collect();
+            let believed = Live::parse(&text).unwrap().is_of(&named, may_be_empty);
+            assert_eq!(
+                believed.is_ok(),
+                is_believed,
+                "{text} {named:?}: {believed:?}"
+            );
+        }
     }
 
     #[test]
@@ -523,6 +615,8 @@ mod tests {
             "8d3f4f6e-0a4b-4c7e-9d2a-7f1e2d3c4b5a-\n",
             "8d3f4f6e0a4b4c7e9d2a7f1e2d3c4b5a\n",
             "NAME UID\n",
+            "CI 8d3f4f6e-0a4b-4c7e-9d2a-7f1e2d3c4b5a\n",
+            "ci 8d3f4f6e-0a4b-4c7e-9d2a-7f1e2d3c4b5a Running\n",
             "[]",
             "null",
         ] {

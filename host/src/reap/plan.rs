@@ -68,6 +68,8 @@ pub enum Reason {
     Podless,
     /// Left: it is of a run that was not named.
     OtherRun,
+    /// Left: it was a VM config alone when it was listed, and a VM has been deployed from it since.
+    InUse,
 }
 
 impl Reason {
@@ -90,6 +92,7 @@ impl Reason {
             Self::AgeUnknown => "age-unknown",
             Self::Podless => "podless",
             Self::OtherRun => "other-run",
+            Self::InUse => "in-use",
         }
     }
 }
@@ -114,6 +117,7 @@ impl fmt::Display for Reason {
                 "its run was told no pod UID, so that no pod can vouch for it; `--run` deletes it",
             ),
             Self::OtherRun => f.write_str("it is of another run"),
+            Self::InUse => f.write_str("a VM was deployed from it since it was listed"),
         }
     }
 }
@@ -157,6 +161,14 @@ impl Plan {
         self.entries
             .iter()
             .filter(|entry| entry.reason.deletes())
+            .map(|entry| entry.item.name.as_str())
+    }
+
+    /// Those of them that are VM configs alone, by what is known of who is alive.
+    pub fn configs_to_delete(&self) -> impl Iterator<Item = &str> {
+        self.entries
+            .iter()
+            .filter(|entry| entry.reason.deletes() && entry.item.vms == 0)
             .map(|entry| entry.item.name.as_str())
     }
 }
@@ -255,9 +267,13 @@ fn of_finished_run(
             return Reason::RunRecent(ago);
         }
     }
-    // A VM config alone has no age. It needs none where runs are known and were read after it was listed: whoever could
-    // still use it would have been seen.
-    if item.vms == 0 && live.knows_runs && live.is_newer_than_listing {
+    // A VM config alone has no age. The end of its run's last pod stands for it, where that is known and was read after the
+    // config was listed: whoever could still use it would have been seen, or is a pod that may follow for the grace alone.
+    let has_ended = live
+        .ended
+        .get(&item.run_hash)
+        .is_some_and(|ended| *ended > Timestamp::MIN);
+    if item.vms == 0 && has_ended && live.is_newer_than_listing {
         return Reason::PodGone;
     }
     let since_when = if item.vms == 0 { None } else { item.created_at };
@@ -359,7 +375,7 @@ mod tests {
             (vm("run", "gone", Some(0)), Reason::Young(Duration::ZERO)),
             (vm("run", "gone", Some(-5)), Reason::Young(Duration::ZERO)),
             (vm("run", "gone", None), Reason::AgeUnknown),
-            (config("run", "gone"), Reason::PodGone),
+            (config("run", "gone"), Reason::AgeUnknown),
             (config("run", "alive"), Reason::PodLive),
             (config("running", "gone"), Reason::RunLive),
         ] {
@@ -404,12 +420,20 @@ mod tests {
 
     #[test]
     fn a_config_has_no_age_so_it_stays_where_a_newer_pod_could_use_it() {
-        for (knows_runs, is_newer) in [(false, false), (false, true), (true, false)] {
+        for (ended, is_newer, expected) in [
+            (None, false, Reason::AgeUnknown),
+            (None, true, Reason::AgeUnknown),
+            // An evicted pod does not tell when it ended.
+            (Some(Timestamp::MIN), true, Reason::AgeUnknown),
+            (Some(ago(2)), false, Reason::AgeUnknown),
+            (Some(ago(0)), true, Reason::RunRecent(Duration::ZERO)),
+            (Some(ago(2)), true, Reason::PodGone),
+        ] {
             let mut live = live(&[], &[]);
-            live.knows_runs = knows_runs;
+            live.ended
+                .extend(ended.map(|ended| (hash_of("run"), ended)));
             live.is_newer_than_listing = is_newer;
-            let rules = finished(live);
-            assert_eq!(reason(config("run", "gone"), &rules), Reason::AgeUnknown);
+            assert_eq!(reason(config("run", "gone"), &finished(live)), expected);
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 #[cfg(feature = "kubernetes")]
 use super::kubernetes::Kubernetes;
-use super::live::Live;
+use super::live::{Live, is_namespace};
 use crate::cli::ReapArgs;
 use crate::config::Environment;
 use crate::failure::Failure;
@@ -17,9 +17,16 @@ const KUBERNETES: &str = "kubernetes";
 /// A list of 50 000 pods as `kubectl` writes it; what is larger is something else.
 const LIST_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
-/// Where live pods are read from.
+/// Where live pods are read from, and of which namespaces.
 #[derive(Clone, Debug)]
-pub enum PodSource {
+pub struct PodSource {
+    place: Place,
+    /// Those in which builds run, where they were named.
+    namespaces: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
     /// Standard input.
     Stdin,
     /// A file.
@@ -36,21 +43,31 @@ impl PodSource {
         args: &ReapArgs,
         environment: &Environment,
     ) -> Result<Self, Failure> {
-        match text {
-            "-" => Ok(Self::Stdin),
+        for namespace in &args.pod_namespaces {
+            if !is_namespace(namespace) {
+                return Err(Failure::config(format!(
+                    "`--pod-namespace {namespace}` is no name of a namespace"
+                )));
+            }
+        }
+        let place = match text {
+            "-" => Place::Stdin,
             #[cfg(feature = "kubernetes")]
-            KUBERNETES => Kubernetes::resolve(args, environment)
-                .map(|kubernetes| Self::Kubernetes(Box::new(kubernetes))),
+            KUBERNETES => Place::Kubernetes(Box::new(Kubernetes::resolve(args, environment)?)),
             #[cfg(not(feature = "kubernetes"))]
             KUBERNETES => {
-                let _ = (args, environment);
-                Err(
-                    Failure::config("this program was built without the feature `kubernetes`")
-                        .with_hint("give the pods with `--live-pods FILE`"),
+                let _ = environment;
+                return Err(Failure::config(
+                    "this program was built without the feature `kubernetes`",
                 )
+                .with_hint("give the pods with `--live-pods FILE`"));
             }
-            path => Ok(Self::File(path.into())),
-        }
+            path => Place::File(path.into()),
+        };
+        Ok(Self {
+            place,
+            namespaces: args.pod_namespaces.clone(),
+        })
     }
 
     /// Reads who is alive. To be called after the cluster was listed.
@@ -58,12 +75,12 @@ impl PodSource {
     /// # Errors
     ///
     /// Whatever is not certainly a whole list.
-    pub(super) async fn read(&self, grace: Duration) -> Result<Live, Failure> {
-        let reading = match self {
+    pub(super) async fn read(&self, grace: Duration, may_be_empty: bool) -> Result<Live, Failure> {
+        let reading = match &self.place {
             #[cfg(feature = "kubernetes")]
-            Self::Kubernetes(kubernetes) => return kubernetes.live().await,
-            Self::Stdin => tokio::task::spawn_blocking(|| read_all(std::io::stdin())),
-            Self::File(path) => {
+            Place::Kubernetes(kubernetes) => return kubernetes.live().await,
+            Place::Stdin => tokio::task::spawn_blocking(|| read_all(std::io::stdin())),
+            Place::File(path) => {
                 let path = path.clone();
                 tokio::task::spawn_blocking(move || {
                     let file = std::fs::File::open(&path)?;
@@ -81,17 +98,19 @@ impl PodSource {
                 ))
                 .with_source(error)
             })?;
-        Live::parse(&text)
+        let live = Live::parse(&text)?;
+        live.is_of(&self.namespaces, may_be_empty)?;
+        Ok(live)
     }
 }
 
 impl std::fmt::Display for PodSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Stdin => f.write_str("standard input"),
-            Self::File(path) => write!(f, "`{}`", path.display()),
+        match &self.place {
+            Place::Stdin => f.write_str("standard input"),
+            Place::File(path) => write!(f, "`{}`", path.display()),
             #[cfg(feature = "kubernetes")]
-            Self::Kubernetes(kubernetes) => write!(f, "{kubernetes}"),
+            Place::Kubernetes(kubernetes) => write!(f, "{kubernetes}"),
         }
     }
 }

@@ -100,6 +100,13 @@ impl Summary {
         }
     }
 
+    /// Notes that what was to be deleted is left after all.
+    pub(super) fn in_use(&mut self, name: &str) {
+        if let Some((entry, _)) = self.entries.get_mut(name) {
+            entry.reason = Reason::InUse;
+        }
+    }
+
     pub(super) fn end(&mut self, signal: Option<StopSignal>) {
         self.signal = signal;
     }

@@ -106,9 +106,8 @@ impl Pass<'_> {
             return Ok(());
         }
         loop {
-            let names: Vec<String> = plan.to_delete().map(str::to_owned).collect();
-            let had_work = !names.is_empty();
-            self.delete(names, summary).await;
+            let had_work = plan.to_delete().next().is_some();
+            self.delete(&plan, &rules.selection, summary).await;
             let lingers = started.elapsed() < self.config.linger;
             let is_over = self.stop.signal().is_some() || Instant::now() >= self.deadline;
             // What is left after so many attempts is not going to be deleted by another one.
@@ -150,18 +149,29 @@ impl Pass<'_> {
         Ok(plan(inventory, &rules))
     }
 
-    async fn delete(&self, names: Vec<String>, summary: &mut Summary) {
+    async fn delete(&self, plan: &Plan, selection: &Selection, summary: &mut Summary) {
+        let names: Vec<String> = plan.to_delete().map(str::to_owned).collect();
+        let unless_in_use = match selection {
+            // Of these everything goes.
+            Selection::Runs(_) => BTreeSet::new(),
+            Selection::Finished { .. } => plan.configs_to_delete().map(str::to_owned).collect(),
+        };
         let execution = Execution {
             cluster: self.cluster,
             console: self.console,
             stop: self.stop,
             deadline: self.deadline,
             parallel: self.config.parallel,
+            unless_in_use,
         };
         for (name, fate) in execution.delete(names).await {
             let done = match fate {
                 Fate::Deleted => Done::Deleted,
                 Fate::AlreadyGone => Done::AlreadyGone,
+                Fate::InUse => {
+                    summary.in_use(&name);
+                    continue;
+                }
                 Fate::Remains(failure) => Done::Remains {
                     command: self.cluster.removal_command(&name),
                     failure,
@@ -187,7 +197,11 @@ impl Pass<'_> {
             Finished::WithoutLivePods(source) => source,
         };
         let live = self
-            .bounded("live pods", Class::Config, source.read(self.config.grace))
+            .bounded(
+                "live pods",
+                Class::Config,
+                source.read(self.config.grace, self.config.allow_no_pods),
+            )
             .await?;
         if live.told == 0 && !self.config.allow_no_pods {
             return Err(Failure::config(format!(

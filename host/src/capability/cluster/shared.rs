@@ -443,11 +443,14 @@ async fn delete(
         stop: &run.stop,
         deadline,
         parallel: PURGE_RUN_PARALLEL,
+        unless_in_use: BTreeSet::new(),
     };
     let mut left = Vec::new();
     for (name, fate) in execution.delete(names).await {
         match fate {
             Fate::Remains(failure) => left.push((name, failure)),
+            // Not of a run that is purged whole.
+            Fate::InUse => {}
             Fate::Deleted | Fate::AlreadyGone => {
                 let is_own = |debt: Debt| debt.state != State::Released;
                 if run.ledger.debt(&name).is_some_and(is_own) {

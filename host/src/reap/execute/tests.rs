@@ -78,6 +78,7 @@ impl Scripted {
             stop,
             deadline: self.started + deadline,
             parallel: 2,
+            unless_in_use: BTreeSet::from(["in-use".to_owned(), "unused".to_owned()]),
         };
         execution.delete(names).await
     }
@@ -245,6 +246,25 @@ async fn gone_at_once_is_somebody_elses_work_and_gone_after_a_lost_answer_is_our
     let fates = cluster.delete(&Stop::default(), MINUTE).await;
     assert!(matches!(fates["others"], Fate::AlreadyGone), "{fates:?}");
     assert!(matches!(fates["ours"], Fate::Deleted), "{fates:?}");
+}
+
+/// On Orka 2 it would go with the config.
+#[tokio::test(start_paused = true)]
+async fn a_config_from_which_a_vm_was_deployed_meanwhile_is_left() {
+    let removed = vec![Answer::After(SECOND)];
+    let cluster = Scripted::new([
+        ("in-use", removed.clone()),
+        ("unused", removed.clone()),
+        ("other", removed),
+    ]);
+    for used in ["in-use", "other"] {
+        cluster.seen().listed.insert(used.to_owned(), 1);
+    }
+    let fates = cluster.delete(&Stop::default(), MINUTE).await;
+    assert!(matches!(fates["in-use"], Fate::InUse), "{fates:?}");
+    assert!(cluster.begun("in-use").is_empty());
+    assert!(matches!(fates["unused"], Fate::Deleted), "{fates:?}");
+    assert!(matches!(fates["other"], Fate::Deleted), "{fates:?}");
 }
 
 #[tokio::test(start_paused = true)]
