@@ -1,6 +1,6 @@
 //! `init`, `deploy` and `teardown` as separate Tasks of one pipeline run.
 
-use end_to_end::{Cluster, Ended, Step, Stream};
+use end_to_end::{Cluster, Ended, Step, Stream, hash};
 use rustix::process::Signal;
 
 /// Says that it runs, then takes longer than any test waits.
@@ -152,4 +152,28 @@ async fn the_vm_of_a_deploy_that_was_killed_is_purged_by_teardown() {
         teardown(&cluster, "run").await;
         assert!(cluster.sim.state().is_clean());
     }
+}
+
+/// Whether something is kept may be on the line that nobody can read.
+#[tokio::test(flavor = "multi_thread")]
+async fn teardown_deletes_nothing_while_a_ledger_of_its_run_cannot_be_read() {
+    let cluster = Cluster::start().await;
+    let text = init(&cluster, "run").await;
+    deploy(&cluster, "run", "one", &text)
+        .param("script", "#!/bin/sh\ntrue\n")
+        .param("delete-vm", "false")
+        .ended()
+        .await
+        .assert(0, "succeeded");
+    let torn = "{\"at\":\"2026-01-01T00:00:00Z\",\"na\n{\"at\":\"2026-01-01T00:00:00Z\",\"name\":\"a\",\"thing\":\"vm\",\"state\":\"intent\"}\n";
+    let ended = task(&cluster, "teardown", "run", "finally")
+        .file(
+            &format!(".orka-step/{}/ledger-0a1b2c3d.jsonl", hash("run")),
+            torn,
+        )
+        .ended()
+        .await;
+    assert_ne!(ended.code, Some(0), "{ended}");
+    ended.assert_says(&["ledger-0a1b2c3d.jsonl", "orka-step reap --run"]);
+    assert_eq!(cluster.sim.state().vms.len(), 1, "{ended}");
 }

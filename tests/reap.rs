@@ -164,6 +164,38 @@ async fn what_a_ledger_says_is_kept_stays_until_it_expires() {
     cluster.assert_untouched();
 }
 
+/// What is kept may be on the line that nobody can read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_cannot_be_read_keeps_everything_of_its_run() {
+    let (run, other) = (uid("run"), uid("other"));
+    let damaged = [
+        "{\"at\":\"2026-01-01T00:00:00Z\",\"na\n\n{\"at\":\"2026-01-01T00:00:00Z\",\"name\":\"a\",\"thing\":\"vm\",\"state\":\"intent\"}\n",
+        "{\"at\":\"2026-01-01T00:00:00Z\",\"head\":{\"version\":2,\"program\":\"later\",\"prefix\":\"tekton\",\"run\":\"r\",\"pod\":\"p\"}}\n",
+    ];
+    for cluster in both().await {
+        for text in damaged {
+            cluster
+                .sim
+                .seed([Seed::vm(name("tekton", &run, "pod", 1), HOUR)]);
+            let before = cluster.names();
+            let reap = |of: &str| {
+                let path = format!(".orka-step/{}/ledger-0a1b2c3d.jsonl", hash(of));
+                let step = cluster.reap().flag("--run", &run).file(&path, text);
+                let workspace = step.workspace();
+                step.flag("--ledger", workspace.to_str().unwrap())
+            };
+            let ended = reap(&run).ended().await;
+            assert_eq!(ended.code, Some(211), "{text}: {ended}");
+            ended.assert_says(&["ledger-0a1b2c3d.jsonl", "nothing was deleted"]);
+            assert_eq!(cluster.names(), before, "{text}: {ended}");
+            // Another run's says nothing of this one.
+            let ended = reap(&other).ended().await;
+            assert_eq!(ended.code, Some(0), "{text}: {ended}");
+            assert!(cluster.sim.state().is_clean(), "{text}: {ended}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_changes_nothing_and_gives_the_reason_for_each() {
     for cluster in both().await {

@@ -60,6 +60,13 @@ pub fn open_ledger(
         }
     };
     for (file, other) in others {
+        let other = match other {
+            Ok(other) => other,
+            Err(error) => {
+                tracing::warn!(ledger = %file.display(), %error, "a ledger in the workspace cannot be read");
+                continue;
+            }
+        };
         if file == Path::new(&own_file) || open_entries(&other).next().is_none() {
             continue;
         }

@@ -12,6 +12,7 @@
 //! `intent` that is not on disk has had no request, everything else only spares a look.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
@@ -311,38 +312,38 @@ pub fn read(directory: &Dir, name: &Path) -> io::Result<Record> {
     Ok(Record::parse(&String::from_utf8_lossy(&bytes)))
 }
 
-/// The ledgers of one run's folder, by file name, without those that cannot be read.
+/// The ledgers of one run's folder, by file name, with what kept those from being read that cannot be.
 ///
 /// # Errors
 ///
 /// A folder that cannot be listed.
-pub fn read_folder(folder: &Dir) -> io::Result<Vec<(PathBuf, Record)>> {
+pub fn read_folder(folder: &Dir) -> io::Result<Vec<(PathBuf, io::Result<Record>)>> {
     let mut found = Vec::new();
     for entry in folder.entries()? {
         let name = PathBuf::from(entry?.file_name());
         let is_ledger = name
             .to_str()
             .is_some_and(|name| name.starts_with(FILE_PREFIX) && name.ends_with(FILE_SUFFIX));
-        if !is_ledger {
-            continue;
-        }
-        match read(folder, &name) {
-            Ok(record) => found.push((name, record)),
-            Err(error) => {
-                tracing::warn!(ledger = %name.display(), %error, "a ledger in the workspace cannot be read");
-            }
+        if is_ledger {
+            let record = read(folder, &name);
+            found.push((name, record));
         }
     }
     found.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(found)
 }
 
-/// Until when things are kept on purpose, passed or not, by name: what all ledgers of a workspace say, of whichever run.
+/// Until when things are kept on purpose, passed or not, by name: what the ledgers of a workspace say, those of these runs
+/// or of all.
 ///
 /// # Errors
 ///
-/// A workspace that cannot be listed. One without ledgers says nothing.
-pub fn kept(workspace: &Dir) -> io::Result<BTreeMap<String, Timestamp>> {
+/// A workspace or a ledger that cannot be read, or a line that this program does not understand: it may say that something
+/// is kept. A workspace without ledgers says nothing.
+pub fn kept(
+    workspace: &Dir,
+    of_runs: Option<&BTreeSet<String>>,
+) -> io::Result<BTreeMap<String, Timestamp>> {
     let mut kept = BTreeMap::new();
     let runs = match workspace.read_dir(host_folder::NAME) {
         Ok(runs) => runs,
@@ -351,11 +352,13 @@ pub fn kept(workspace: &Dir) -> io::Result<BTreeMap<String, Timestamp>> {
     };
     for run in runs {
         let run = run?;
-        if !run.file_type()?.is_dir() {
+        let hash = run.file_name();
+        let is_asked = |runs: &BTreeSet<String>| hash.to_str().is_some_and(|it| runs.contains(it));
+        if !run.file_type()?.is_dir() || !of_runs.is_none_or(is_asked) {
             continue;
         }
-        for (_, record) in read_folder(&run.open_dir()?)? {
-            for entry in record.entries {
+        for (name, record) in read_folder(&run.open_dir()?)? {
+            for entry in understood(&hash, &name, record)?.entries {
                 if let Some(until) = entry.kept_until() {
                     let latest = kept.entry(entry.name).or_insert(until);
                     *latest = until.max(*latest);
@@ -364,6 +367,21 @@ pub fn kept(workspace: &Dir) -> io::Result<BTreeMap<String, Timestamp>> {
         }
     }
     Ok(kept)
+}
+
+/// A ledger that hides nothing.
+fn understood(run: &OsStr, name: &Path, record: io::Result<Record>) -> io::Result<Record> {
+    let trouble = |what: &str| {
+        let path = Path::new(host_folder::NAME).join(run).join(name);
+        io::Error::other(format!("the ledger `{}` {what}", path.display()))
+    };
+    match record {
+        Err(error) => Err(trouble(&format!("cannot be read: {error}"))),
+        Ok(record) if record.unreadable > 0 => Err(trouble(
+            "has lines that this program does not understand, and they may say that a VM is kept",
+        )),
+        Ok(record) => Ok(record),
+    }
 }
 
 const FILE_PREFIX: &str = "ledger-";
@@ -450,7 +468,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let workspace =
             Dir::open_ambient_dir(directory.path(), cap_std::ambient_authority()).unwrap();
-        assert!(kept(&workspace).unwrap().is_empty());
+        assert!(kept(&workspace, None).unwrap().is_empty());
         let keep = |name: &str, expires: &str| {
             step(
                 name,
@@ -475,7 +493,9 @@ mod tests {
             let folder = host_folder::of_run(&workspace, run).unwrap();
             folder.write(file_name(pod), lines.join("\n")).unwrap();
         }
-        let kept = kept(&workspace).unwrap();
+        let of_one = kept(&workspace, Some(&BTreeSet::from(["r2".to_owned()]))).unwrap();
+        assert_eq!(of_one.keys().collect::<Vec<_>>(), ["b"]);
+        let kept = kept(&workspace, None).unwrap();
         assert_eq!(kept.keys().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(kept["a"].to_string(), "2031-01-01T00:00:00Z");
         assert_eq!(kept["b"], Timestamp::MAX, "doubt is no leave to delete");
@@ -489,7 +509,43 @@ mod tests {
         std::os::unix::fs::symlink("/dev/zero", directory.path().join(file_name("link"))).unwrap();
         dir.write(file_name("good"), HEAD).unwrap();
         let found = read_folder(&dir).unwrap();
-        assert_eq!(found.len(), 1);
-        assert_eq!(found[0].0, PathBuf::from(file_name("good")));
+        assert_eq!(found.len(), 3);
+        let mut read = found.iter().filter(|(_, record)| record.is_ok());
+        assert_eq!(read.next().unwrap().0, PathBuf::from(file_name("good")));
+        assert!(read.next().is_none());
+    }
+
+    /// What it does not say may be what is kept.
+    #[test]
+    fn a_ledger_that_hides_something_is_no_leave_to_delete() {
+        let intent = step("a", r#""state":"intent""#);
+        let torn = &intent[..intent.len() / 2];
+        let parked = step("a", r#""state":"parked""#);
+        for (text, is_whole) in [
+            (format!("{HEAD}\n{intent}\n"), true),
+            // Whoever is at work writes the rest of it after us; whoever was killed had made nothing yet.
+            (format!("{HEAD}\n{intent}\n{torn}"), true),
+            (format!("{HEAD}\n{torn}\n{HEAD}\n{intent}"), true),
+            (format!("{HEAD}\n{torn}\n{intent}\n"), false),
+            (format!("{HEAD}\n{parked}\n{intent}\n"), false),
+            (HEAD.replace(r#""version":1"#, r#""version":2"#), false),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let workspace =
+                Dir::open_ambient_dir(directory.path(), cap_std::ambient_authority()).unwrap();
+            let folder = host_folder::of_run(&workspace, "r1").unwrap();
+            folder.write(file_name("p1"), &text).unwrap();
+            for (of_runs, is_asked) in [
+                (None, true),
+                (Some(BTreeSet::from(["r1".to_owned()])), true),
+                (Some(BTreeSet::from(["r2".to_owned()])), false),
+            ] {
+                let kept = kept(&workspace, of_runs.as_ref());
+                assert_eq!(kept.is_ok(), is_whole || !is_asked, "{text}: {kept:?}");
+            }
+            folder.remove_file(file_name("p1")).unwrap();
+            folder.create_dir(file_name("p1")).unwrap();
+            assert!(kept(&workspace, None).is_err());
+        }
     }
 }

@@ -68,7 +68,7 @@ impl ReapConfig {
         let orka = resolve_orka(&args.orka, environment, masker, &mut problems);
         let prefix = problems.take(Identity::new(&args.vm_prefix, None, None).map(drop));
         let finished = problems.take(finished(args, environment));
-        let kept = problems.take(kept(&args.ledgers));
+        let kept = problems.take(kept(&args.ledgers, finished.as_ref()));
         let (Some(orka), Some(()), Some(finished), Some(kept)) = (orka, prefix, finished, kept)
         else {
             return Err(problems.into_failures());
@@ -105,12 +105,20 @@ fn finished(args: &ReapArgs, environment: &Environment) -> Result<Finished, Fail
     }
 }
 
-/// Until when things are kept on purpose, by name: the latest that any of the ledgers says.
-fn kept(workspaces: &[PathBuf]) -> Result<BTreeMap<String, Timestamp>, Failure> {
+/// Until when things are kept on purpose, by name: the latest that any of the ledgers says. Where runs are named, those of
+/// other runs say nothing about them.
+fn kept(
+    workspaces: &[PathBuf],
+    finished: Option<&Finished>,
+) -> Result<BTreeMap<String, Timestamp>, Failure> {
+    let of_runs = match finished {
+        Some(Finished::Runs(runs)) => Some(runs.iter().map(|(_, hash)| hash.clone()).collect()),
+        Some(Finished::WithoutLivePods(_)) | None => None,
+    };
     let mut kept = BTreeMap::new();
     for path in workspaces {
         let found = Dir::open_ambient_dir(path, ambient_authority())
-            .and_then(|workspace| record::kept(&workspace))
+            .and_then(|workspace| record::kept(&workspace, of_runs.as_ref()))
             .map_err(|error| {
                 Failure::config(format!(
                     "cannot read the ledgers of the workspace `{}` given with `--ledger`; nothing was deleted",

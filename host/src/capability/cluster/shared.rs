@@ -471,13 +471,20 @@ async fn delete(
 fn kept(run: &RunContext) -> Result<BTreeMap<String, Timestamp>, Failure> {
     let mut kept = match &run.workspace {
         None => BTreeMap::new(),
-        Some(workspace) => record::kept(&workspace.dir).map_err(|error| {
-            Failure::files(
-                "files.ledger",
-                "the ledgers in the workspace cannot be read",
-            )
-            .with_source(error)
-        })?,
+        Some(workspace) => {
+            let own_run = BTreeSet::from([run.identity.run_hash().to_owned()]);
+            record::kept(&workspace.dir, Some(&own_run)).map_err(|error| {
+                Failure::files(
+                    "files.ledger",
+                    "the ledgers in the workspace cannot be read, so what is kept on purpose is not known; \
+                     nothing was deleted",
+                )
+                .with_source(error)
+                .with_hint(
+                    "where nothing of the run is kept, `orka-step reap --run` deletes what is left of it",
+                )
+            })?
+        }
     };
     kept.extend(
         run.ledger
