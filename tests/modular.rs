@@ -1,6 +1,10 @@
 //! `init`, `deploy` and `teardown` as separate Tasks of one pipeline run.
 
+use std::path::Path;
+use std::time::Duration;
+
 use end_to_end::{Cluster, Ended, Step, Stream, hash};
+use orka_sim::{FaultAction, FaultRule};
 use rustix::process::Signal;
 
 /// Says that it runs, then takes longer than any test waits.
@@ -152,6 +156,47 @@ async fn the_vm_of_a_deploy_that_was_killed_is_purged_by_teardown() {
         teardown(&cluster, "run").await;
         assert!(cluster.sim.state().is_clean());
     }
+}
+
+/// Where Orka 2 makes a VM config.
+const CREATE: &str = "/resources/vm/create";
+
+/// `init` in this pod of its one TaskRun.
+fn init_in(cluster: &Cluster, pod: &str, workspace: &Path) -> Step {
+    task(cluster, "init", "run", "init")
+        .flag("--pod-uid", pod)
+        .flag("--workspace", workspace.to_str().unwrap())
+        .param("base-image", "Sonoma.orkasi")
+}
+
+/// Waits until Orka was asked to make a VM config.
+async fn asked_to_create(cluster: &Cluster) {
+    let asked = async {
+        while cluster.sim.state().requests_to("POST", CREATE).is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(40), asked)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_init_that_is_tried_again_does_not_fail_of_what_may_still_come() {
+    let cluster = Cluster::start().await;
+    cluster
+        .sim
+        .add_fault(FaultRule::new("POST", CREATE, FaultAction::Hang).times(1));
+    let workspace = tempfile::tempdir().unwrap();
+    let init = init_in(&cluster, "pod-1", workspace.path()).start();
+    asked_to_create(&cluster).await;
+    init.signal(Signal::KILL);
+    init.ended().await;
+    let again = init_in(&cluster, "pod-2", workspace.path()).ended().await;
+    again.assert(0, "succeeded");
+    again.assert_says(&["was left by an earlier pod of this TaskRun"]);
+    teardown(&cluster, "run").await;
+    assert!(cluster.sim.state().is_clean());
 }
 
 /// Whether something is kept may be on the line that nobody can read.

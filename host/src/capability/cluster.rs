@@ -237,7 +237,8 @@ impl HostSession for HostState {
             if let Some(outcome) = run.signed_out.get() {
                 return Ok(outcome.clone());
             }
-            if let Some(debt) = run.ledger.owed().first() {
+            let owed = run.ledger.owed();
+            if let Some(debt) = owed.iter().find(|debt| !debt.inherited) {
                 let message = if debt.is_only_doubt() {
                     format!(
                         "a VM named `{}` may still appear; the host signs out once that is settled",
@@ -254,6 +255,13 @@ impl HostSession for HostState {
                     Class::Plugin,
                     "run.vms-remain",
                     message,
+                ));
+            }
+            if !owed.is_empty() {
+                // Nothing that the policy could do anything about.
+                return Ok(SignOut::Kept(
+                    "what an earlier pod left is still being deleted; the host signs out after that"
+                        .to_owned(),
                 ));
             }
             let outcome = run.cluster.sign_out().await?;
