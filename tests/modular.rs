@@ -181,6 +181,41 @@ async fn asked_to_create(cluster: &Cluster) {
         .unwrap();
 }
 
+/// On Orka 2 a purge by name takes every VM of a config, whosever it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_vm_of_a_deploy_outlives_an_init_whose_reply_was_lost() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let cluster = Cluster::start().await;
+        let late = FaultAction::DelayReply { ms: 300_000 };
+        cluster
+            .sim
+            .add_fault(FaultRule::new("POST", CREATE, late).times(1));
+        let workspace = tempfile::tempdir().unwrap();
+        let init = init_in(&cluster, "pod-1", workspace.path()).start();
+        // It takes the VM config up as soon as it is there.
+        let mut deploy = task(&cluster, "deploy", "run", "one")
+            .param("init-wait-seconds", "60")
+            .param("script", LONG)
+            .start();
+        deploy.says(Stream::Stdout, "running\n").await;
+        init.signal(signal);
+        let ended = init.ended().await;
+        assert_eq!(cluster.sim.state().vms.len(), 1, "{signal:?}: {ended}");
+        let again = init_in(&cluster, "pod-2", workspace.path()).ended().await;
+        again.assert(0, "succeeded");
+        assert_eq!(cluster.sim.state().vms.len(), 1, "{signal:?}: {again}");
+        if signal == Signal::TERM {
+            ended.assert(143, "cancelled");
+            ended.assert_says(&["left to the purge of the run"]);
+        }
+        deploy.signal(Signal::TERM);
+        deploy.ended().await.assert(143, "cancelled");
+        assert!(cluster.sim.state().vms.is_empty(), "{signal:?}");
+        teardown(&cluster, "run").await;
+        assert!(cluster.sim.state().is_clean(), "{signal:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_init_that_is_tried_again_does_not_fail_of_what_may_still_come() {
     let cluster = Cluster::start().await;

@@ -28,10 +28,20 @@ use crate::host_folder;
 pub enum Thing {
     /// A VM config, and every VM deployed from it (2.x).
     VmConfig,
+    /// A VM config that other Tasks of the run find as soon as it exists, handed over or not: VMs of theirs may be under
+    /// its name (2.x).
+    SharedConfig,
     /// A VM (3.x).
     Vm,
     /// VMs of a VM config that another Task made (2.x): they go one by one, by Orka's ids, and the config stays.
     VmOfConfig,
+}
+
+impl Thing {
+    /// Whether it is a VM config that this run made.
+    pub fn is_config(self) -> bool {
+        matches!(self, Self::VmConfig | Self::SharedConfig)
+    }
 }
 
 /// How far an entry is.
@@ -125,6 +135,11 @@ impl Debt {
     /// Whether all that is left of it is doubt.
     pub fn is_only_doubt(&self) -> bool {
         self.state == State::Released && self.in_doubt() > 0
+    }
+
+    /// Whether others remove it: it was handed over.
+    pub fn is_others(&self) -> bool {
+        self.state == State::HandedOver
     }
 
     /// VMs under the name that this run does not have to remove: kept ones.
@@ -307,8 +322,8 @@ impl Ledger {
         debt.inherited = true;
         debt.instances.clone_from(&entry.instances);
         debt.kept.clone_from(&entry.kept);
-        debt.lost = u32::from(in_doubt && entry.thing != Thing::VmConfig);
-        debt.config_lost = in_doubt && entry.thing == Thing::VmConfig;
+        debt.lost = u32::from(in_doubt && !entry.thing.is_config());
+        debt.config_lost = in_doubt && entry.thing.is_config();
         if !debt.kept.is_empty() {
             debt.state = State::Kept;
         }
@@ -471,7 +486,7 @@ impl Ledger {
                 }
                 DeployEnd::Lost => debt.lost += 1,
                 // A name that only ever stood for this VM stands for nothing now.
-                DeployEnd::Refused if debt.thing != Thing::VmConfig && debt.vms() == 0 => {
+                DeployEnd::Refused if !debt.thing.is_config() && debt.vms() == 0 => {
                     debt.state = State::Released
                 }
                 DeployEnd::Refused => {}

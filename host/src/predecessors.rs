@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::identity::Identity;
-use crate::ledger::{Entry, Ledger, Record, Thing, record};
+use crate::ledger::{Entry, Ledger, Record, record};
 use crate::state::RunContext;
 use crate::teardown;
 
@@ -176,7 +176,7 @@ async fn remove(run: &RunContext, name: &str) {
     if run
         .ledger
         .debt(name)
-        .is_some_and(|debt| debt.thing == Thing::VmConfig)
+        .is_some_and(|debt| debt.thing.is_config())
     {
         run.cluster.expect_config(name);
     }
@@ -184,6 +184,7 @@ async fn remove(run: &RunContext, name: &str) {
     loop {
         let deadline = run.deadline_within(REMOVAL_TIMEOUT);
         match teardown::remove_accounted(run.cluster.as_ref(), &run.ledger, name, deadline).await {
+            Ok(()) if teardown::tell_left(run, name) => return,
             Ok(()) if !std::mem::replace(&mut told, true) => {
                 run.console
                     .info(&format!("purged `{name}`, left by a predecessor"));

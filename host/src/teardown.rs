@@ -2,12 +2,16 @@
 //!
 //! Runs after the guest's store is gone, with a budget that no plugin can spend.
 
+mod shared;
+
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+pub(crate) use shared::tell_left;
 
 use crate::backend::orka::NO_SUCH_CALL;
 use crate::backend::{Cluster, Remains, Removal};
@@ -120,7 +124,7 @@ pub async fn settle(run: &RunContext) -> Settlement {
         match result {
             Ok(()) => {
                 let stays = |debt: &Debt| !debt.kept.is_empty();
-                if run.ledger.debt(&name).as_ref().is_some_and(stays) {
+                if tell_left(run, &name) || run.ledger.debt(&name).as_ref().is_some_and(stays) {
                     continue;
                 }
                 run.ledger.released(&name);
@@ -292,6 +296,9 @@ pub async fn remove_accounted(
     deadline: Instant,
 ) -> Result<(), Failure> {
     let before = ledger.debt(name);
+    if shared::is_left_to_others(cluster, ledger, before.as_ref(), deadline).await? {
+        return Ok(());
+    }
     if let Some(debt) = before.as_ref().filter(|debt| goes_one_by_one(debt)) {
         return remove_one_by_one(cluster, ledger, debt, deadline).await;
     }

@@ -589,6 +589,7 @@ async fn purge(run: &RunContext, template: &Template) -> Result<(), Failure> {
         // A request in doubt stays in the ledger: what it may still make is looked for when the run ends.
         teardown::remove_accounted(run.cluster.as_ref(), &run.ledger, &name, deadline).await?;
         match run.ledger.debt(&name) {
+            _ if teardown::tell_left(run, &name) => {}
             Some(debt) if !debt.kept.is_empty() => {}
             _ => run.console.info(&format!("purged `{name}`")),
         }

@@ -171,7 +171,7 @@ pub(super) async fn create(
                 "give each `orka-init` of a pipeline run an `orka-vm-name-config` of its own",
             ));
         }
-        run.ledger.owe(Thing::VmConfig, name)?;
+        run.ledger.owe(Thing::SharedConfig, name)?;
         run.ledger.created(name);
         run.console.info(&format!(
             "VM config `{name}` is there already, from an earlier attempt"
@@ -183,7 +183,7 @@ pub(super) async fn create(
         .map(|number| run.identity.shared_name(channel, number))
         .find(|name| run.ledger.debt(name).is_none())
         .unwrap_or_default();
-    run.ledger.owe(Thing::VmConfig, &name)?;
+    run.ledger.owe(Thing::SharedConfig, &name)?;
     run.results.set_own("vm-name", &name)?;
     run.ledger.create_begins(&name);
     let created = run.cluster.store_config(&name, &spec).await;
