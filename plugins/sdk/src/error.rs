@@ -73,6 +73,14 @@ impl Error {
         self
     }
 
+    /// Adds a further fact.
+    #[must_use]
+    pub fn with_detail(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        let detail = (name.into(), value.into());
+        self.info_mut().details.push(detail);
+        self
+    }
+
     /// A detail by its name, where the error has it.
     pub fn detail(&self, name: &str) -> Option<&str> {
         let details = self.info().details.iter();

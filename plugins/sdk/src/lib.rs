@@ -20,15 +20,19 @@
 //! orka_plugin_sdk::register!(Hello);
 //! ```
 //!
+//! [`with_vm`] is the usual way to one VM, [`retry`] tries again what may work the next time.
+//!
 //! Nothing needs to be cleaned up: the host deletes every VM and VM config of the run, however the plugin ends.
 //! Built for `wasm32-unknown-unknown` a plugin imports nothing but `orka:plugin`.
 
 mod error;
 mod exit;
+mod machine;
 pub mod params;
 mod phase;
 pub mod recipes;
 mod register;
+mod retry;
 pub mod ssh;
 
 /// The generated bindings of `orka:plugin`, as they are.
@@ -55,8 +59,10 @@ pub use bindings::orka::plugin::{
     clock, console, handoff, random, results, secrets, wait, workspace,
 };
 pub use error::ErrorContext;
+pub use machine::with_vm;
 pub use phase::{phase, phase_with, skipped};
 pub use register::{Plugin, announce_panics};
+pub use retry::{Retry, retry};
 
 /// An Orka cluster: sessions, VM configs and VMs.
 pub mod cluster {
