@@ -3,22 +3,15 @@
 //! Parameters and behaviour are those of the Tekton Task `orka-deploy`. Several of these share one VM config; each has a VM
 //! of its own and deletes no other.
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
-
-// What a script is and how metadata is written are the same as in `build`, to the letter.
-#[path = "../../build/src/metadata.rs"]
-mod metadata;
-#[path = "../../build/src/script.rs"]
-mod script;
-
 // Both have to look in the same place.
 #[path = "../../init/src/channel.rs"]
 mod channel;
 
 use std::time::Duration;
 
+use orka_plugin_common::{ending_of, metadata, remote, script, warn_of};
 use orka_plugin_sdk::cluster::{self, DeployOptions, Session, VmConfig};
-use orka_plugin_sdk::console::{self, Ending, Level};
+use orka_plugin_sdk::console::{self, Level};
 use orka_plugin_sdk::ssh::{self, Connection, ExecOptions, TransferOptions};
 use orka_plugin_sdk::{
     Error, Exit, Plugin, Verdict, clock, handoff, params, phase, phase_with, skipped, workspace,
@@ -28,15 +21,6 @@ use orka_plugin_sdk::{
 const VM_CONFIG: &str = "vm-config";
 /// Pause between looks for a VM config that is not there yet.
 const INIT_PAUSE_MS: u64 = 2000;
-
-/// Where the workspace is in the VM: `~/workspace/orka`, as the Task has it.
-const REMOTE_WORKSPACE: &str = "workspace/orka";
-/// Where the script is in the VM: `~/workspace/build-script`, as the Task has it.
-const REMOTE_SCRIPT: &str = "workspace/build-script";
-/// The script as seen from [`REMOTE_WORKSPACE`], where it runs.
-const SCRIPT_FROM_WORKSPACE: &str = "../build-script";
-/// Everyone may read and run it; only its owner may change it.
-const SCRIPT_MODE: u32 = 0o755;
 
 struct Deploy;
 
@@ -58,13 +42,15 @@ impl Plugin for Deploy {
         let connection = phase("wait for SSH", || {
             ssh::connect(&vm, &ssh::ConnectOptions::default())
         })?;
-        phase("copy in", || copy_in(&connection, &script))?;
+        phase("copy in", || {
+            remote::copy_in(&connection, &script, &TransferOptions::default())
+        })?;
         let exit = phase_with("run script", ending_of, || {
             run_script(&connection, &exec_options)
         })?;
         if copy_build && exit.success() && workspace::available() {
             phase("copy back", || {
-                connection.download(REMOTE_WORKSPACE, "", &TransferOptions::default())
+                connection.download(remote::WORKSPACE, "", &TransferOptions::default())
             })?;
         } else {
             skipped("copy back");
@@ -138,27 +124,12 @@ fn deploy_options() -> Result<DeployOptions, Error> {
     })
 }
 
-fn copy_in(connection: &Connection, script: &[u8]) -> Result<(), Error> {
-    if workspace::available() {
-        connection.upload("", REMOTE_WORKSPACE, &TransferOptions::default())?;
-    } else {
-        // The script's working directory is there also without a workspace.
-        ssh::run(
-            connection,
-            "mkdir",
-            &["-p", REMOTE_WORKSPACE],
-            &ExecOptions::default(),
-        )?;
-    }
-    connection.write_file(REMOTE_SCRIPT, script, SCRIPT_MODE)
-}
-
 fn exec_options() -> Result<ExecOptions<'static>, Error> {
     let silence = params::duration_ms("silence-timeout")?
         .filter(|limit| *limit > 0)
         .map(Duration::from_millis);
     let options = ExecOptions {
-        cwd: Some(REMOTE_WORKSPACE.to_owned()),
+        cwd: Some(remote::WORKSPACE.to_owned()),
         ..ExecOptions::default()
     };
     Ok(options
@@ -167,24 +138,13 @@ fn exec_options() -> Result<ExecOptions<'static>, Error> {
 }
 
 fn run_script(connection: &Connection, options: &ExecOptions<'_>) -> Result<Exit, Error> {
-    ssh::run(connection, SCRIPT_FROM_WORKSPACE, &[], options)
-}
-
-fn ending_of(exit: &Exit) -> Ending {
-    if exit.success() {
-        Ending::Done
-    } else {
-        Ending::Failed
-    }
+    ssh::run(connection, remote::SCRIPT_FROM_WORKSPACE, &[], options)
 }
 
 /// Deletes the VM and signs out. The host tries again what fails here, and tells what is left.
 fn finish(session: &Session, config: &VmConfig, delete_vm: bool) {
-    if delete_vm && let Err(error) = phase("delete VM", || config.purge()) {
-        console::log(Level::Warn, &error.info().message);
+    if delete_vm && !warn_of(phase("delete VM", || config.purge())) {
         return;
     }
-    if let Err(error) = phase("sign out", || session.sign_out()) {
-        console::log(Level::Warn, &error.info().message);
-    }
+    warn_of(phase("sign out", || session.sign_out()));
 }

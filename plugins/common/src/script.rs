@@ -8,7 +8,7 @@ const PREAMBLE: &[u8] = b"#!/bin/sh\nset -ex\n";
 const SHEBANG: &[u8] = b"#!";
 
 /// The script, complete, from the one place that gives it.
-pub(crate) fn from_params() -> Result<Vec<u8>, Error> {
+pub fn from_params() -> Result<Vec<u8>, Error> {
     let text = params::non_empty_text("script")?;
     let file = params::non_empty_text("script-file")?;
     let own = params::script();

@@ -4,7 +4,7 @@
 //! plugin several times as large.
 
 /// Key and value of each item, in order.
-pub(crate) fn parse(text: &str) -> Result<Vec<(String, String)>, String> {
+pub fn parse(text: &str) -> Result<Vec<(String, String)>, String> {
     let mut reader = Reader { rest: text };
     let items = reader.items()?;
     reader.skip_blank();
