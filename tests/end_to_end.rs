@@ -25,6 +25,7 @@ mod provenance;
 mod reap;
 mod reap_pods;
 mod recipes;
+mod retry_elsewhere;
 mod sandbox;
 mod scripts;
 mod secrets;

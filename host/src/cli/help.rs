@@ -6,6 +6,9 @@ Examples:
     orka-step run --orka-api http://10.221.188.20 --orka-credentials /creds/orka \\
       --ssh-credentials /creds/ssh --workspace . -p base-image=Sonoma.orkasi -p script='make ipa'
 
+  The same, and elsewhere if no VM comes up there (`--plugin` names a bundled policy):
+    orka-step run --plugin retry-elsewhere -p alternatives=base-image=Ventura.orkasi …
+
   Use your own policy, allowed by your own grants:
     orka-step run --plugin ./mine.wasm --grants grants.toml …
 

@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod change;
 mod job;
 mod keep;
 mod machine;
@@ -15,7 +16,8 @@ pub mod script;
 mod vm_settings;
 mod work;
 
+pub use change::Change;
 pub use job::{build, ending_of, warn_of};
-pub use machine::{Failed, Machine, bring_up};
+pub use machine::{Failed, Machine, bring_up, may_do_better_elsewhere};
 pub use vm_settings::VmSettings;
 pub use work::{When, Work};

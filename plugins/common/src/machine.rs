@@ -116,6 +116,16 @@ fn is_worth_another(error: &Error) -> bool {
     matches!(error, Error::Unavailable(_) | Error::TimedOut(_)) && !error.is_final()
 }
 
+/// Whether a VM of another image, tag or node may come up where one failed with this: also where there was no room, or
+/// what was asked for is not there or was refused. Not where rights or credentials are wrong, or time is up.
+pub fn may_do_better_elsewhere(error: &Error) -> bool {
+    let is_about_this_one = matches!(
+        error,
+        Error::NoCapacity(_) | Error::NotFound(_) | Error::Invalid(_) | Error::Conflict(_)
+    );
+    is_worth_another(error) || is_about_this_one && !error.is_final()
+}
+
 /// A ready node with room that has not failed yet. None leaves the choice to Orka, as does a node that was asked for.
 fn another_node(session: &Session, settings: &VmSettings, avoided: &[String]) -> Option<String> {
     if settings.node.is_some() {
