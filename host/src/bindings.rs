@@ -18,6 +18,7 @@ wasmtime::component::bindgen!({
         "orka:plugin/cluster.vm-config": crate::capability::cluster::VmConfig,
         "orka:plugin/cluster.deployment": crate::capability::cluster::Deployment,
         "orka:plugin/cluster.vm": crate::capability::cluster::Vm,
+        "orka:plugin/ssh.connecting": crate::capability::ssh::Connecting,
         "orka:plugin/ssh.connection": crate::capability::ssh::Connection,
         "orka:plugin/ssh.command": crate::capability::ssh::Command,
         "orka:plugin/secrets.secret": crate::capability::secrets::Secret,

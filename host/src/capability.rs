@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod console;
 pub mod handoff;
 pub mod params;
+mod pending;
 pub mod random;
 pub mod results;
 pub mod secrets;

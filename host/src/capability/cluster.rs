@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use plugin_manifest::Capability;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use wasmtime::component::Resource;
 
+use super::pending::Pending;
 use super::wait::Waitable;
 use crate::backend::Deploy;
 use crate::bindings::orka::plugin::cluster::{
@@ -81,13 +81,8 @@ pub struct Vm {
     pub(crate) info: VmInfo,
 }
 
-type Outcome = Arc<Mutex<Option<Result<Vm, Failure>>>>;
-
 /// A deployment under way.
-pub struct Deployment {
-    outcome: Outcome,
-    done: watch::Receiver<bool>,
-}
+pub struct Deployment(Pending<Vm>);
 
 impl Host for HostState {
     async fn sign_in(&mut self) -> Result<Resource<Session>, CallError> {
@@ -632,20 +627,9 @@ impl HostVmConfig for HostState {
                 ask_and_admit(&run, template, options),
             )
             .await?;
-        let (done, is_done) = watch::channel(false);
-        let outcome: Outcome = Arc::default();
-        let deployment = Deployment {
-            outcome: outcome.clone(),
-            done: is_done,
-        };
         let work_run = run.clone();
-        run.spawn(async move {
-            let result = work_run.within_the_run(deploy(&work_run, admitted)).await;
-            *outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-            // Nobody waiting any more is fine.
-            let _ = done.send(true);
-        });
-        self.keep(deployment)
+        let deployment = Pending::begin(&run, async move { deploy(&work_run, admitted).await });
+        self.keep(Deployment(deployment))
     }
 
     async fn hand_over(&mut self, config: Resource<VmConfig>) -> Result<String, CallError> {
@@ -671,34 +655,22 @@ impl HostDeployment for HostState {
         &mut self,
         deployment: Resource<Deployment>,
     ) -> wasmtime::Result<Resource<Waitable>> {
-        let done = self.table.get(&deployment)?.done.clone();
-        self.keep_or_trap(Waitable::Flag(done))
+        let ready = self.table.get(&deployment)?.0.waitable();
+        self.keep_or_trap(ready)
     }
 
     async fn finish(
         &mut self,
         deployment: Resource<Deployment>,
     ) -> Result<Resource<Vm>, CallError> {
-        let deployment = self.table.get(&deployment)?;
-        let (outcome, mut done) = (deployment.outcome.clone(), deployment.done.clone());
+        let deployment = self.table.get(&deployment)?.0.clone();
         let run = self.run.clone();
+        let taken = "this deployment's VM was taken already";
         let vm = run
-            .call("cluster.finish-deploy", async {
-                // An error means that the deployment ended without an answer, which the next line finds out.
-                let _ = done.wait_for(|done| *done).await;
-                outcome
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take()
-                    .unwrap_or_else(|| {
-                        Err(Failure::new(
-                            Kind::Conflict,
-                            Class::Plugin,
-                            "deployment.finished",
-                            "this deployment's VM was taken already",
-                        ))
-                    })
-            })
+            .call(
+                "cluster.finish-deploy",
+                deployment.take("deployment.finished", taken),
+            )
             .await?;
         self.keep(vm)
     }

@@ -103,7 +103,8 @@ impl HostGroup for HostState {
     }
 }
 
-fn shortened(text: &str, bytes_max: usize) -> &str {
+/// As much of a text as fits.
+pub(super) fn shortened(text: &str, bytes_max: usize) -> &str {
     let mut end = text.len().min(bytes_max);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -13,31 +13,42 @@ use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::Resource;
 
 pub use command::Command;
+use command::Treatment;
 use silence::Silence;
 
 use super::cluster::Vm;
+use super::console::shortened;
+use super::pending::Pending;
 use super::secrets::Secret;
+use super::wait::Waitable;
 use super::workspace;
 use crate::artifacts;
 use crate::backend::{Choice, Compare, Copied, Exec, Guest, Input, Login, Review};
+use crate::bindings::orka::plugin::cluster::VmInfo;
 use crate::bindings::orka::plugin::ssh::{
-    Compare as WantedCompare, ConnectOptions, ExecOptions, Host, HostConnection, Shell, Stdin,
-    TransferOptions, TransferSummary,
+    Compare as WantedCompare, ConnectOptions, ExecOptions, Host, HostConnecting, HostConnection,
+    Shell, Stdin, TransferOptions, TransferSummary,
 };
 use crate::console::{bytes, millis, seconds};
 use crate::failure::{Class, Failure, Kind};
 use crate::grants::Ceilings;
 use crate::guard::Input as Reads;
 use crate::host_folder;
+use crate::lines::printable;
 use crate::state::{CallError, HostState, RunContext, SeenHostKey};
 
 /// What the contract promises at most for a file written by the plugin.
 const FILE_BYTES_MAX: usize = 1024 * 1024;
 
+/// What the contract promises to show of a label of lines.
+const LABEL_BYTES_MAX: usize = 64;
+
 /// A login in a VM.
 pub struct Connection {
     guest: Arc<dyn Guest>,
     vm: String,
+    /// What lines of its programs begin with, fit to be shown.
+    label: String,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -48,51 +59,132 @@ impl Connection {
     }
 }
 
+/// A login under way.
+pub struct Connecting(Pending<Connection>);
+
+/// A login that was asked for, and the slot that it counts in.
+struct Asked {
+    vm: VmInfo,
+    login: Login,
+    patience: Duration,
+    slot: OwnedSemaphorePermit,
+}
+
+impl HostState {
+    /// Checks what was asked for, in the call of that name.
+    fn ask_to_connect(
+        &self,
+        vm: &Resource<Vm>,
+        options: &ConnectOptions,
+    ) -> Result<impl FnOnce(&RunContext) -> Result<Asked, Failure> + use<>, CallError> {
+        let vm = self.table.get(vm)?.info.clone();
+        let login = Login {
+            username: options.username.clone(),
+            password: self.secret(options.password.as_ref())?,
+            private_key: self.secret(options.private_key.as_ref())?,
+        };
+        let slots = self.limiter.connections();
+        let patience = options.timeout_ms.map(Duration::from_millis);
+        Ok(move |run: &RunContext| {
+            run.grants
+                .require_either(Capability::SshExec, Capability::SshTransfer)?;
+            let slot = slots
+                .try_acquire_owned()
+                .map_err(|_| too_many("connections", run.limits.connections))?;
+            Ok(Asked {
+                vm,
+                login,
+                patience: patience.unwrap_or(run.guests.patience()),
+                slot,
+            })
+        })
+    }
+}
+
+async fn connect(run: &RunContext, asked: Asked) -> Result<Connection, Failure> {
+    let Asked {
+        vm,
+        login,
+        patience,
+        slot,
+    } = asked;
+    let began = tokio::time::Instant::now();
+    let guest = run
+        .guests
+        .connect(&vm, &login, run.deadline_within(patience), &run.console)
+        .await?;
+    run.console.info(&format!(
+        "SSH to `{}` after {}, host key {}, {}",
+        vm.name,
+        seconds(began.elapsed()),
+        guest.host_key(),
+        guest.host_key_trust()
+    ));
+    note_host_keys(run, &vm.name, guest.as_ref());
+    Ok(Connection {
+        guest,
+        vm: vm.name,
+        label: String::new(),
+        _slot: slot,
+    })
+}
+
 impl Host for HostState {
     async fn connect(
         &mut self,
         vm: Resource<Vm>,
         options: ConnectOptions,
     ) -> Result<Resource<Connection>, CallError> {
-        let info = self.table.get(&vm)?.info.clone();
-        let login = Login {
-            username: options.username,
-            password: self.secret(options.password.as_ref())?,
-            private_key: self.secret(options.private_key.as_ref())?,
-        };
+        let ask = self.ask_to_connect(&vm, &options)?;
         let run = self.run.clone();
-        let slots = self.limiter.connections();
         let connection = run
-            .call("ssh.connect", async {
-                run.grants
-                    .require_either(Capability::SshExec, Capability::SshTransfer)?;
-                let slot = slots
-                    .try_acquire_owned()
-                    .map_err(|_| too_many("connections", run.limits.connections))?;
-                let patience = options
-                    .timeout_ms
-                    .map_or(run.guests.patience(), Duration::from_millis);
-                let began = tokio::time::Instant::now();
-                let guest = run
-                    .guests
-                    .connect(&info, &login, run.deadline_within(patience), &run.console)
-                    .await?;
-                run.console.info(&format!(
-                    "SSH to `{}` after {}, host key {}, {}",
-                    info.name,
-                    seconds(began.elapsed()),
-                    guest.host_key(),
-                    guest.host_key_trust()
-                ));
-                note_host_keys(&run, &info.name, guest.as_ref());
-                Ok(Connection {
-                    guest,
-                    vm: info.name.clone(),
-                    _slot: slot,
-                })
-            })
+            .call("ssh.connect", async { connect(&run, ask(&run)?).await })
             .await?;
         self.keep(connection)
+    }
+
+    async fn start_connect(
+        &mut self,
+        vm: Resource<Vm>,
+        options: ConnectOptions,
+    ) -> Result<Resource<Connecting>, CallError> {
+        let ask = self.ask_to_connect(&vm, &options)?;
+        let run = self.run.clone();
+        let asked = run.call_now("ssh.start-connect", || ask(&run))?;
+        let work_run = run.clone();
+        let connecting = Pending::begin(&run, async move { connect(&work_run, asked).await });
+        self.keep(Connecting(connecting))
+    }
+}
+
+impl HostConnecting for HostState {
+    async fn subscribe(
+        &mut self,
+        connecting: Resource<Connecting>,
+    ) -> wasmtime::Result<Resource<Waitable>> {
+        let ready = self.table.get(&connecting)?.0.waitable();
+        self.keep_or_trap(ready)
+    }
+
+    async fn finish(
+        &mut self,
+        connecting: Resource<Connecting>,
+    ) -> Result<Resource<Connection>, CallError> {
+        let connecting = self.table.get(&connecting)?.0.clone();
+        let run = self.run.clone();
+        let taken = "this login was taken already";
+        let connection = run
+            .call(
+                "ssh.finish-connect",
+                connecting.take("connecting.finished", taken),
+            )
+            .await?;
+        self.keep(connection)
+    }
+
+    async fn drop(&mut self, connecting: Resource<Connecting>) -> wasmtime::Result<()> {
+        self.table.delete(connecting)?;
+        Ok(())
     }
 }
 
@@ -181,6 +273,20 @@ impl HostConnection for HostState {
         Ok(self.table.get(&connection)?.guest.host_key())
     }
 
+    async fn label_output(
+        &mut self,
+        connection: Resource<Connection>,
+        label: String,
+    ) -> wasmtime::Result<()> {
+        let masked = self
+            .run
+            .console
+            .masker()
+            .mask(shortened(&label, LABEL_BYTES_MAX));
+        self.table.get_mut(&connection)?.label = printable(masked.as_bytes());
+        Ok(())
+    }
+
     async fn exec(
         &mut self,
         connection: Resource<Connection>,
@@ -193,7 +299,8 @@ impl HostConnection for HostState {
         let slots = self.limiter.commands();
         let output = options.output;
         let silence_ms = options.silence_timeout_ms;
-        let vm = self.table.get(&connection)?.vm.clone();
+        let connected = self.table.get(&connection)?;
+        let (vm, label) = (connected.vm.clone(), connected.label.clone());
         let (mut exec, reads) = self.exec_request(program, arguments, options)?;
         let command = run
             .call("ssh.exec", async {
@@ -210,7 +317,12 @@ impl HostConnection for HostState {
                     exec.input = Input::File(workspace::blocking(&run, open).await?);
                 }
                 let running = guest.exec(exec).await?;
-                Ok(Command::new(&run, guest, running, (output, silence), slot))
+                let treatment = Treatment {
+                    output,
+                    silence,
+                    label,
+                };
+                Ok(Command::new(&run, guest, running, treatment, slot))
             })
             .await?;
         self.keep(command)

@@ -34,6 +34,14 @@ const SIGNALS: [&str; 13] = [
     "USR2",
 ];
 
+/// What is done with a program's output, and how long it may be silent.
+pub(super) struct Treatment {
+    pub(super) output: Output,
+    pub(super) silence: Silence,
+    /// What each of its lines in the log begins with.
+    pub(super) label: String,
+}
+
 /// A program that was started.
 pub struct Command {
     shared: Arc<Shared>,
@@ -48,7 +56,7 @@ impl Command {
         run: &Arc<RunContext>,
         guest: Arc<dyn Guest>,
         running: Running,
-        (output, silence): (Output, Silence),
+        treatment: Treatment,
         slot: OwnedSemaphorePermit,
     ) -> Self {
         let shared = Arc::<Shared>::default();
@@ -59,11 +67,11 @@ impl Command {
             shared: Arc::clone(&shared),
             ended,
             control: Arc::clone(&running.control),
-            is_captured: matches!(output, Output::Capture),
+            is_captured: matches!(treatment.output, Output::Capture),
         };
         let work_run = Arc::clone(run);
         run.spawn(async move {
-            drain(&work_run, running, &shared, output, silence).await;
+            drain(&work_run, running, &shared, treatment).await;
             // Until here, so that a program can be asked to stop also when the plugin's handles are gone.
             drop(guest);
             // Nobody waiting any more is fine.
@@ -241,13 +249,12 @@ impl<T> Streams<T> {
 }
 
 /// Takes a program's output as it comes, until it ends, and notes how it ended.
-async fn drain(
-    run: &RunContext,
-    mut running: Running,
-    shared: &Shared,
-    output: Output,
-    mut silence: Silence,
-) {
+async fn drain(run: &RunContext, mut running: Running, shared: &Shared, treatment: Treatment) {
+    let Treatment {
+        output,
+        mut silence,
+        label,
+    } = treatment;
     let masker = run.console.masker();
     let mut lines = Streams {
         stdout: LineAssembler::new(masker.clone()),
@@ -271,7 +278,7 @@ async fn drain(
                     }
                     Step::Ask(signal) => {
                         if signal == "TERM" {
-                            run.console.warn(&format!("{}; it is asked to stop", silence.message()));
+                            run.console.warn(&format!("{label}{}; it is asked to stop", silence.message()));
                         }
                         let control = Arc::clone(&running.control);
                         run.spawn(async move {
@@ -290,7 +297,8 @@ async fn drain(
                 match output {
                     Output::Discard => {}
                     Output::Log => {
-                        for line in lines.of(stream).push(&data) {
+                        for mut line in lines.of(stream).push(&data) {
+                            line.insert_str(0, &label);
                             run.console.output(&line).await;
                         }
                     }
@@ -304,12 +312,12 @@ async fn drain(
             Some(Event::Interrupted(reason)) => {
                 silence.suspend();
                 run.console.warn(&format!(
-                    "the connection to the VM was lost ({reason}); the program runs on, and a new connection is made"
+                    "{label}the connection to the VM was lost ({reason}); the program runs on, and a new connection is made"
                 ));
             }
             Some(Event::Resumed) => {
                 silence.broken();
-                run.console.info("the connection to the VM is back, and nothing of the program's output was lost");
+                run.console.info(&format!("{label}the connection to the VM is back, and nothing of the program's output was lost"));
             }
             Some(Event::Heard) => silence.heard(),
             Some(Event::Exit(exit)) => break Ok(exit),
@@ -325,7 +333,8 @@ async fn drain(
         }
     };
     for stream in [OutputStream::Stdout, OutputStream::Stderr] {
-        for line in lines.of(stream).finish() {
+        for mut line in lines.of(stream).finish() {
+            line.insert_str(0, &label);
             run.console.output(&line).await;
         }
         let rest = pieces.of(stream).finish();
@@ -372,6 +381,12 @@ impl HostCommand for HostState {
             Ok(exit)
         })
         .await
+    }
+
+    async fn exit(&mut self, command: Resource<Command>) -> Result<Option<Exit>, CallError> {
+        let shared = self.table.get(&command)?.shared.clone();
+        self.run
+            .call_now("ssh.exit", || shared.ending().transpose())
     }
 
     async fn read_output(

@@ -14,6 +14,10 @@ declare module 'orka:plugin/ssh@0.1.0' {
    * `ssh.transfer`.
    */
   export function connect(vm: Vm, options: ConnectOptions): Connection;
+  /**
+   * Begins to log in and returns at once, for several VMs side by side. Errors, grant: as `connect`.
+   */
+  export function startConnect(vm: Vm, options: ConnectOptions): Connecting;
   export type Error = import('orka:plugin/types@0.1.0').Error;
   export type Exit = import('orka:plugin/types@0.1.0').Exit;
   export type Vm = import('orka:plugin/cluster@0.1.0').Vm;
@@ -261,6 +265,11 @@ declare module 'orka:plugin/ssh@0.1.0' {
     */
     wait(timeoutMs: bigint | undefined): Exit | undefined;
     /**
+    * How the program ended; none while it runs. `wait` takes an end for that of the script, as the result
+    * `exit-status` tells it; this leaves that result alone, for a policy that runs more than one. Errors: as `wait`.
+    */
+    exit(): Exit | undefined;
+    /**
     * Takes captured output, at most `max-bytes`, waiting for at most `timeout-ms` milliseconds.
     * 
     * An empty list means that none came in time; none means that there will be no more. Errors: `unavailable`
@@ -278,6 +287,22 @@ declare module 'orka:plugin/ssh@0.1.0' {
     [Symbol.dispose](): void;
   }
   
+  export class Connecting implements Disposable {
+    /**
+     * This type does not have a public constructor.
+     */
+    private constructor();
+    /**
+    * Becomes ready when `finish` would not wait.
+    */
+    subscribe(): Waitable;
+    /**
+    * Waits for the login. Errors: as `connect`; `conflict` (`connecting.finished`) the second time.
+    */
+    finish(): Connection;
+    [Symbol.dispose](): void;
+  }
+  
   export class Connection implements Disposable {
     /**
      * This type does not have a public constructor.
@@ -287,6 +312,11 @@ declare module 'orka:plugin/ssh@0.1.0' {
     * SHA-256 fingerprint of the VM's host key, as `SHA256:…`.
     */
     hostKey(): string;
+    /**
+    * Puts a label in front of every line that programs started from here on write to the log, so that several VMs
+    * can be told apart. Of a label 64 bytes are shown; an empty one is none.
+    */
+    labelOutput(label: string): void;
     /**
     * Starts a program. `arguments` reach it unchanged.
     * 
