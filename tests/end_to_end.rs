@@ -17,6 +17,7 @@ mod leaks_page;
 mod log;
 mod main_job;
 mod many_runs;
+mod matrix;
 mod modular;
 mod platform;
 mod plugins;

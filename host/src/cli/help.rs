@@ -6,8 +6,8 @@ Examples:
     orka-step run --orka-api http://10.221.188.20 --orka-credentials /creds/orka \\
       --ssh-credentials /creds/ssh --workspace . -p base-image=Sonoma.orkasi -p script='make ipa'
 
-  The same, and elsewhere if no VM comes up there (`--plugin` names a bundled policy):
-    orka-step run --plugin retry-elsewhere -p alternatives=base-image=Ventura.orkasi …
+  The same script in several VMs at once, or wherever a VM comes up (`matrix` and `retry-elsewhere` are bundled too):
+    orka-step run --plugin matrix -p images=$'Sonoma.orkasi\\nVentura.orkasi' …
 
   Use your own policy, allowed by your own grants:
     orka-step run --plugin ./mine.wasm --grants grants.toml …

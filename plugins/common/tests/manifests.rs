@@ -17,7 +17,7 @@ fn manifest(plugin: &str) -> Manifest {
 #[test]
 fn a_parameter_that_build_has_too_is_declared_alike() {
     let build = manifest("build");
-    for plugin in ["retry-elsewhere"] {
+    for plugin in ["retry-elsewhere", "matrix"] {
         for (name, mut parameter) in manifest(plugin).parameters {
             let Some(of_build) = build.parameters.get(&name) else {
                 continue;
