@@ -26,6 +26,8 @@ pub(crate) enum Measurement {
     Ready,
     /// How soon a step makes its first request, beside curl
     Start,
+    /// How long a thousand tests of a plugin take
+    Testkit,
 }
 
 impl Measurement {
@@ -34,6 +36,7 @@ impl Measurement {
             Self::Transfer => "transfer",
             Self::Ready => "ready",
             Self::Start => "start",
+            Self::Testkit => "testkit",
         }
     }
 }
@@ -46,11 +49,21 @@ pub(crate) fn run(
 ) -> Result<ExitCode> {
     setup::programs()?;
     let name = measurement.program();
-    let program = built(workspace, &["--package", PACKAGE, "--bin", name], name)?;
+    let mut what = vec!["--package", PACKAGE, "--bin", name];
+    if measurement == Measurement::Testkit {
+        what.extend(["--features", "testkit"]);
+    }
+    let program = built(workspace, &what, name)?;
     // In our place rather than beneath us: signals reach it directly, and its exit code is ours.
     let mut command = Command::new(&program);
-    if measurement == Measurement::Start {
-        command.args(program_and_plugins(workspace, arguments)?);
+    match measurement {
+        Measurement::Transfer | Measurement::Ready => {}
+        Measurement::Start => {
+            command.args(program_and_plugins(workspace, arguments)?);
+        }
+        Measurement::Testkit => {
+            command.args(plugin_build(workspace)?);
+        }
     }
     let error = command.args(arguments).exec();
     Err(error).with_context(|| format!("cannot start `{}`", program.display()))
@@ -72,9 +85,7 @@ fn built(workspace: &Workspace, what: &[&str], name: &str) -> Result<PathBuf> {
 
 /// What the measurement of starts needs: the plugins, and the program unless another is named, such as the image's.
 fn program_and_plugins(workspace: &Workspace, given: &[String]) -> Result<Vec<OsString>> {
-    plugins::run(workspace, &setup::wasm_toolchain()?, &["build".to_owned()])?;
-    let directory = workspace.target_directory.join("plugins");
-    let mut arguments = vec!["--plugins".into(), directory.into_os_string()];
+    let mut arguments = plugin_build(workspace)?;
     if !given
         .iter()
         .any(|argument| argument.starts_with("--program"))
@@ -84,4 +95,11 @@ fn program_and_plugins(workspace: &Workspace, given: &[String]) -> Result<Vec<Os
         arguments.extend(["--program".into(), program.into_os_string()]);
     }
     Ok(arguments)
+}
+
+/// Builds the plugin `build`, and gives the flag that says where it is.
+fn plugin_build(workspace: &Workspace) -> Result<Vec<OsString>> {
+    plugins::run(workspace, &setup::wasm_toolchain()?, &["build".to_owned()])?;
+    let directory = workspace.target_directory.join("plugins");
+    Ok(vec!["--plugins".into(), directory.into_os_string()])
 }
