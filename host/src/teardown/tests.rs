@@ -13,6 +13,7 @@ use crate::backend::{Deploy, Listed, StoredConfig};
 use crate::bindings::orka::plugin::cluster::{Facts, Generation, Node, VmInfo, VmSpec};
 use crate::config::SshConfig;
 use crate::grants::Grants;
+use crate::guard::Guards;
 use crate::identity::{DEFAULT_PREFIX, Identity};
 use crate::ledger::{DeployEnd, VmLimits};
 use crate::limits::Limits;
@@ -155,6 +156,7 @@ fn in_doubt_about_a_vm(cluster: Arc<Scripted>, stop: Stop) -> Arc<RunContext> {
         console: Console::captured(Masker::default()).0,
         ledger,
         grants: Grants::everything(&manifest),
+        guards: Guards::default(),
         params: BTreeMap::new(),
         script: None,
         manifest,
