@@ -290,7 +290,8 @@ fn fail_fast_ends_the_others_and_their_vms() {
         report.elapsed.as_secs().abs_diff(COMES_UP + 300) <= 2,
         "{log}"
     );
-    assert_eq!(count(&report, "signal TERM"), 1);
+    // Once by the policy; the host asks as well at the end, since scripted programs heed nothing.
+    assert!(count(&report, "signal TERM") >= 1, "{log}");
     assert_eq!(count(&report, "deploy"), 2, "the third never began");
     assert!(
         log.contains("[b] failed; the other cells are cancelled"),
