@@ -13,6 +13,8 @@ mod exec;
 mod review;
 #[path = "transfer.rs"]
 mod transfer;
+#[path = "transfer_changing.rs"]
+mod transfer_changing;
 #[path = "transfer_limits.rs"]
 mod transfer_limits;
 #[path = "transfer_ways.rs"]

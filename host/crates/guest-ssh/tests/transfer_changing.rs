@@ -9,18 +9,26 @@ use std::path::Path;
 use guest_ssh::{Error, Limits, Selection, TransferSummary};
 use support::sshd::{Sshd, TARS, Tar};
 use support::trees::{Scene, names, write};
-use support::userland;
+use support::userland::{self, Macos};
 
 /// A scene whose VM has programs of its own in front of others. In their text `@tar@` and `@find@` are the real ones and
 /// `@dir@` is the tree.
-fn scene(tar: Tar, programs: &[(&str, &str)]) -> Scene {
+fn scene(tar: Tar, programs: &[(&str, &str)]) -> (Scene, Option<Macos>) {
     let there = tempfile::tempdir().unwrap();
+    let macos = userland::MACOS.then(Macos::whole);
     let bin = there.path().join("bin");
     let real = match tar {
         Tar::Gnu => userland::find("tar").unwrap(),
         Tar::Bsd => userland::bsdtar(),
     };
-    let find = userland::find("find").unwrap();
+    let find = match &macos {
+        Some(macos) => macos.path().join("find"),
+        None => userland::find("find").unwrap(),
+    };
+    let others = match &macos {
+        Some(macos) => macos.path().display().to_string(),
+        None => "/usr/bin:/bin".to_owned(),
+    };
     let tree = there.path().join("tree");
     let fill = |text: &str| {
         text.replace("@tar@", &real.display().to_string())
@@ -35,11 +43,12 @@ fn scene(tar: Tar, programs: &[(&str, &str)]) -> Scene {
     for name in ["a", "b", "dir/c"] {
         write(tree.join(name), name.as_bytes(), 0o644);
     }
-    Scene {
-        server: Sshd::with_path(&format!("{}:/usr/bin:/bin", bin.display())),
+    let scene = Scene {
+        server: Sshd::with_path(&format!("{}:{others}", bin.display())),
         here: tempfile::tempdir().unwrap(),
         there,
-    }
+    };
+    (scene, macos)
 }
 
 async fn fetch(scene: &Scene) -> Result<TransferSummary, Error> {
@@ -58,7 +67,7 @@ async fn a_file_renamed_after_it_was_listed_comes_under_its_new_name() {
     for tar in TARS {
         let script =
             "[ \"$1\" != --version ] && mv @dir@/new.tmp @dir@/new 2>/dev/null\nexec @tar@ \"$@\"";
-        let scene = scene(tar, &[("tar", script)]);
+        let (scene, _userland) = scene(tar, &[("tar", script)]);
         write(scene.there.path().join("tree/new.tmp"), b"new", 0o644);
         let summary = fetch(&scene).await.unwrap();
         assert_eq!(summary.warnings, [""; 0], "{tar:?}");
@@ -80,7 +89,7 @@ async fn what_is_gone_each_time_is_left_out_with_a_warning() {
                 "[ \"$1\" != --version ] && rm -f @dir@/lock\nexec @tar@ \"$@\"",
             ),
         ];
-        let scene = scene(tar, &programs);
+        let (scene, _userland) = scene(tar, &programs);
         let summary = fetch(&scene).await.unwrap();
         assert_eq!(
             summary.warnings,
@@ -102,7 +111,7 @@ async fn a_listing_that_was_killed_is_no_listing() {
         "find",
         "case $* in '/ -prune'*) exec @find@ \"$@\" ;; esac\n@find@ \"$@\" | head -c 40\nkill -KILL $$",
     )];
-    let scene = scene(Tar::Gnu, &programs);
+    let (scene, _userland) = scene(TARS[0], &programs);
     let problem = fetch(&scene).await.unwrap_err();
     assert!(
         matches!(
@@ -125,7 +134,7 @@ async fn a_file_that_shrank_is_told_however_much_was_said_after_it() {
         "[ \"$1\" = --version ] && exec @tar@ \"$@\"\n@tar@ \"$@\"\n\
          echo 'tar: ./dir/c: File shrank by 5 bytes; padding with zeros' >&2\n{after}"
     );
-    let scene = scene(Tar::Gnu, &[("tar", &script)]);
+    let (scene, _userland) = scene(TARS[0], &[("tar", &script)]);
     let problem = fetch(&scene).await.unwrap_err();
     assert!(
         matches!(&problem, Error::RemoteFailed { stderr, .. } if stderr.contains("./dir/c: File shrank")),
