@@ -223,8 +223,9 @@ async fn make_directory(sftp: &Sftp, path: &[u8]) -> Result<(), Refusal> {
         let made = sftp.set_attributes(wire::MKDIR, path, attributes).await?;
         made.done().await
     };
-    let Err(refusal) = make().await else {
-        return Ok(());
+    let refusal = match make().await {
+        Err(refusal @ Refusal::Status { .. }) => refusal,
+        made => return made,
     };
     let found = sftp.with_path(wire::LSTAT, path).await?.attributes().await;
     match found {
@@ -233,6 +234,8 @@ async fn make_directory(sftp: &Sftp, path: &[u8]) -> Result<(), Refusal> {
             sftp.with_path(wire::REMOVE, path).await?.done().await?;
             make().await
         }
+        // The connection went before it could be asked, which is what went wrong.
+        Err(broken @ Refusal::Broken(_)) => Err(broken),
         Err(_) => Err(refusal),
     }
 }
@@ -284,14 +287,10 @@ async fn put(
     let handle = match opened.handle().await {
         Err(refusal @ Refusal::Status { .. }) => {
             // An empty directory makes room.
-            if sftp
-                .with_path(wire::RMDIR, path)
-                .await?
-                .done()
-                .await
-                .is_err()
-            {
-                return Err(refusal);
+            match sftp.with_path(wire::RMDIR, path).await?.done().await {
+                Ok(()) => {}
+                Err(broken @ Refusal::Broken(_)) => return Err(broken),
+                Err(_) => return Err(refusal),
             }
             sftp.open(path, flags, private).await?.handle().await?
         }
