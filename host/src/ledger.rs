@@ -11,16 +11,22 @@ use std::fs::TryLockError;
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use cap_std::fs::{Dir, OpenOptions};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 pub use record::{Entry, Head, Kept, Record};
 use record::{Step, What};
-use writer::Writer;
+use writer::{Ticket, Writer};
 
 use crate::failure::Failure;
 use crate::host_folder;
+
+/// How long after a request without an answer something may still come of it. Orka 3 itself gives a deployment up after
+/// 10 min.
+pub const DOUBT_LASTS: Duration = Duration::from_secs(15 * 60);
 
 /// What is owed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,18 +83,24 @@ pub struct Debt {
     pub inherited: bool,
     /// Deployments allowed and not yet answered.
     pending: u32,
-    /// Deploy requests whose end will never be known: each may still make a VM.
-    lost: u32,
+    /// When deploy requests were given up whose end will never be known: each may still make a VM.
+    lost: Vec<Instant>,
     /// Whether the request that makes the VM config has no answer: it may still make it.
     config_lost: bool,
-    /// What the file says of it last.
-    written: State,
+    /// What the file says of it last; none if that is not certain.
+    written: Option<State>,
 }
 
 impl Debt {
     /// Requests that may still make something.
     pub fn in_doubt(&self) -> u32 {
-        self.pending + self.lost + u32::from(self.config_lost)
+        self.pending + self.lost() + u32::from(self.config_lost)
+    }
+
+    /// Requests without an answer that are not too old to make something.
+    fn lost(&self) -> u32 {
+        let young = |at: &&Instant| at.elapsed() < DOUBT_LASTS;
+        u32::try_from(self.lost.iter().filter(young).count()).unwrap_or(u32::MAX)
     }
 
     /// Whether the request that makes the VM config may still do so.
@@ -105,9 +117,9 @@ impl Debt {
             kept: BTreeMap::new(),
             inherited: false,
             pending: 0,
-            lost: 0,
+            lost: Vec::new(),
             config_lost: false,
-            written: State::Intent,
+            written: Some(State::Intent),
         }
     }
 
@@ -117,7 +129,7 @@ impl Debt {
         match self.state {
             _ if self.in_doubt() > 0 => State::Intent,
             // What is kept was written with all that there is to say about it.
-            State::Kept if self.written != State::Kept => State::Created,
+            State::Kept if self.written != Some(State::Kept) => State::Created,
             state => state,
         }
     }
@@ -150,7 +162,7 @@ impl Debt {
     fn vms(&self) -> u32 {
         u32::try_from(self.instances.len())
             .unwrap_or(u32::MAX)
-            .saturating_add(self.pending + self.lost)
+            .saturating_add(self.pending + self.lost())
     }
 }
 
@@ -297,7 +309,11 @@ impl Ledger {
         match entries.debts.iter_mut().find(|debt| debt.name == name) {
             // One more VM of a VM config that others use, too.
             Some(debt) => {
-                debt.written = State::Intent;
+                debt.written = Some(State::Intent);
+                if debt.state == State::HandedOver && thing == Thing::VmOfConfig {
+                    // Taken up again after it was handed over: the config itself is others' to remove now.
+                    debt.thing = thing;
+                }
                 if debt.state != State::Kept {
                     debt.state = State::Intent;
                 }
@@ -322,17 +338,22 @@ impl Ledger {
         debt.inherited = true;
         debt.instances.clone_from(&entry.instances);
         debt.kept.clone_from(&entry.kept);
-        debt.lost = u32::from(in_doubt && !entry.thing.is_config());
-        debt.config_lost = in_doubt && entry.thing.is_config();
+        // Of a config that was there it is a deployment that has no answer.
+        let is_of_config = entry.thing.is_config() && !entry.was_created;
+        if in_doubt && !is_of_config {
+            debt.lost.push(Instant::now());
+        }
+        debt.config_lost = in_doubt && is_of_config;
         if !debt.kept.is_empty() {
             debt.state = State::Kept;
         }
         // All that is known of it goes along: the predecessor's own file is closed after this.
-        debt.written = if in_doubt {
+        let state = if in_doubt {
             State::Intent
         } else {
             State::Created
         };
+        debt.written = Some(state);
         let of_vm = |(key, kept): (&String, Option<&Kept>)| Step {
             instance: Some(key.clone()),
             kept: kept.cloned(),
@@ -343,13 +364,16 @@ impl Ledger {
             )
         };
         let mut steps = vec![step(&entry.name, entry.thing, State::Intent)];
+        if entry.was_created {
+            steps.push(step(&entry.name, entry.thing, State::Created));
+        }
         steps.extend(
             debt.instances
                 .iter()
                 .map(|key| (key, debt.kept.get(key)))
                 .map(of_vm),
         );
-        steps.push(step(&entry.name, entry.thing, debt.written));
+        steps.push(step(&entry.name, entry.thing, state));
         self.write_all(steps, Patience::OnDisk)?;
         self.entries().debts.push(debt);
         Ok(())
@@ -373,7 +397,7 @@ impl Ledger {
             debt.instances.insert(key.to_owned());
             debt.kept.insert(key.to_owned(), kept.clone());
             debt.state = State::Kept;
-            debt.written = State::Kept;
+            debt.written = Some(State::Kept);
         });
         // A deployment from the same VM config may be under way.
         self.note(name);
@@ -401,7 +425,7 @@ impl Ledger {
             debt.instances.remove(key);
             if debt.instances.is_empty() {
                 debt.state = State::HandedOver;
-                debt.written = State::HandedOver;
+                debt.written = Some(State::HandedOver);
             }
         });
         self.note(name);
@@ -419,9 +443,19 @@ impl Ledger {
         }
         self.change(name, |debt| {
             debt.state = State::HandedOver;
-            debt.written = State::HandedOver;
+            debt.written = Some(State::HandedOver);
         });
         Ok(())
+    }
+
+    /// As [`Ledger::hand_over`] in a clean-up, which waits for no volume and fails for none: it is so, written or not.
+    pub fn leave_to_others(&self, name: &str) {
+        self.change(name, |debt| {
+            debt.state = State::HandedOver;
+            debt.lost.clear();
+            debt.config_lost = false;
+        });
+        self.note(name);
     }
 
     /// Allows one more deployment, counting all that exist or may come to exist.
@@ -484,7 +518,7 @@ impl Ledger {
                         debt.state = State::Created;
                     }
                 }
-                DeployEnd::Lost => debt.lost += 1,
+                DeployEnd::Lost => debt.lost.push(Instant::now()),
                 // A name that only ever stood for this VM stands for nothing now.
                 DeployEnd::Refused if !debt.thing.is_config() && debt.vms() == 0 => {
                     debt.state = State::Released
@@ -502,14 +536,15 @@ impl Ledger {
     /// Notes that nobody waits for answers any more: deployments that had none will never have one.
     pub fn abandon(&self) {
         for debt in &mut self.entries().debts {
-            debt.lost += std::mem::take(&mut debt.pending);
+            let pending = std::mem::take(&mut debt.pending);
+            debt.lost.extend((0..pending).map(|_| Instant::now()));
         }
     }
 
     /// Notes that no request in doubt can make anything under this name any more.
     pub fn doubt_is_settled(&self, name: &str) {
         self.change(name, |debt| {
-            debt.lost = 0;
+            debt.lost.clear();
             debt.config_lost = false;
         });
         self.note(name);
@@ -547,7 +582,9 @@ impl Ledger {
     /// Notes what turned up under a name that nobody answered for: each VM accounts for one request in doubt.
     pub fn accounted_for(&self, name: &str, vms: u32, config: bool) {
         self.change(name, |debt| {
-            debt.lost = debt.lost.saturating_sub(vms);
+            // The oldest first.
+            let known = usize::try_from(vms).unwrap_or(usize::MAX);
+            debt.lost.drain(..known.min(debt.lost.len()));
             debt.config_lost &= !(config || vms > 0);
         });
         self.note(name);
@@ -566,13 +603,20 @@ impl Ledger {
             debt.instances.clear();
             debt.kept.clear();
         });
-        let Some(debt) = self.debt(name) else {
+        let mut entries = self.entries();
+        let Some(debt) = entries.debts.iter_mut().find(|debt| debt.name == name) else {
             return;
         };
         // What was there is gone, whatever may still come.
-        self.write_or_warn(step(name, debt.thing, State::Released));
-        self.change(name, |debt| debt.written = State::Released);
-        self.note(name);
+        let mut steps = vec![step(name, debt.thing, State::Released)];
+        let state = debt.to_write();
+        if state != State::Released {
+            steps.push(step(name, debt.thing, state));
+        }
+        let queued = self.queue(steps, Patience::None);
+        debt.written = queued.is_ok().then_some(state);
+        drop(entries);
+        warn_of(queued);
     }
 
     /// What is still owed or in doubt, newest first.
@@ -653,26 +697,29 @@ impl Ledger {
         instance: Option<&str>,
         patience: Patience,
     ) -> Result<(), Failure> {
-        let Some(debt) = self.debt(name) else {
+        let mut entries = self.entries();
+        let Some(debt) = entries.debts.iter_mut().find(|debt| debt.name == name) else {
             return Ok(());
         };
         let state = debt.to_write();
-        if state == debt.written && instance.is_none() {
+        if Some(state) == debt.written && instance.is_none() {
             return Ok(());
         }
         let step = Step {
             instance: instance.map(ToOwned::to_owned),
             ..step(name, debt.thing, state)
         };
-        self.write_all(vec![step], patience)?;
-        self.change(name, |debt| debt.written = state);
-        Ok(())
+        // In its place in the file before anybody changes the entry again.
+        let queued = self.queue(vec![step], patience);
+        debt.written = queued.is_ok().then_some(state);
+        drop(entries);
+        queued?.wait().map_err(cannot_write).inspect_err(|_| {
+            self.change(name, |debt| debt.written = None);
+        })
     }
 
     fn write_or_warn(&self, step: Step) {
-        if let Err(failure) = self.write_all(vec![step], Patience::None) {
-            behind(&failure);
-        }
+        warn_of(self.queue(vec![step], Patience::None));
     }
 
     /// Writes what must be on disk before anything else happens.
@@ -681,18 +728,19 @@ impl Ledger {
     }
 
     fn write_all(&self, steps: Vec<Step>, patience: Patience) -> Result<(), Failure> {
+        self.queue(steps, patience)?.wait().map_err(cannot_write)
+    }
+
+    fn queue(&self, steps: Vec<Step>, patience: Patience) -> Result<Ticket, Failure> {
         let Some(file) = &self.file else {
-            return Ok(());
+            return Ok(Ticket::default());
         };
         let mut bytes = Vec::new();
         for step in steps {
             bytes.extend(record::line(What::Step(step)).map_err(cannot_write)?);
         }
-        match patience {
-            Patience::OnDisk => file.write(bytes),
-            Patience::None => file.write_behind(bytes),
-        }
-        .map_err(cannot_write)
+        file.queue(bytes, patience == Patience::OnDisk)
+            .map_err(cannot_write)
     }
 
     fn entries(&self) -> std::sync::MutexGuard<'_, Entries> {
@@ -702,6 +750,12 @@ impl Ledger {
 
 fn cannot_write(error: io::Error) -> Failure {
     Failure::files("files.ledger", "cannot write the ledger in the workspace").with_source(error)
+}
+
+fn warn_of(queued: Result<Ticket, Failure>) {
+    if let Err(failure) = queued {
+        behind(&failure);
+    }
 }
 
 fn behind(failure: &Failure) {

@@ -20,13 +20,9 @@ use tokio::time::sleep;
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::identity::Identity;
-use crate::ledger::{Entry, Ledger, Record, record};
+use crate::ledger::{DOUBT_LASTS, Entry, Ledger, Record, record};
 use crate::state::RunContext;
 use crate::teardown;
-
-/// How long after a request without an answer something may still come of it. Orka 3 itself gives a deployment up after
-/// 10 min.
-const DOUBT_LASTS: Duration = Duration::from_secs(15 * 60);
 
 /// Pause between looks for what may still come of a predecessor's request.
 const DOUBT_PAUSE: Duration = Duration::from_secs(10);
@@ -153,7 +149,7 @@ fn may_still_come(entry: &Entry) -> bool {
 fn pass_on(folder: &Dir, file: &Path, record: &Record) {
     let append = || -> std::io::Result<()> {
         let mut file = folder.open_with(file, OpenOptions::new().append(true))?;
-        record::append_handed_over(&mut file, open_entries(record))
+        record::append_handed_over(&mut file, &record.heads, open_entries(record))
     };
     if let Err(error) = append() {
         tracing::debug!(ledger = %file.display(), %error, "a predecessor's ledger cannot be settled");
@@ -171,15 +167,24 @@ pub fn remove_inherited(run: &Arc<RunContext>) {
     }
 }
 
+/// Goes on looking, beside the run's own work, for what may still come of a name that the policy has purged.
+pub fn watch(run: &Arc<RunContext>, name: String) {
+    let work = run.clone();
+    run.spawn(async move {
+        while work.ledger.debt(&name).is_some_and(|debt| !debt.is_settled()) {
+            sleep(DOUBT_PAUSE).await;
+            let deadline = work.deadline_within(REMOVAL_TIMEOUT);
+            let looked =
+                teardown::remove_accounted(work.cluster.as_ref(), &work.ledger, &name, deadline);
+            if let Err(failure) = looked.await {
+                tracing::debug!(vm = name, error = %failure, "looking for what may still come of it");
+            }
+        }
+    });
+}
+
 async fn remove(run: &RunContext, name: &str) {
     let give_up = tokio::time::Instant::now() + DOUBT_LASTS;
-    if run
-        .ledger
-        .debt(name)
-        .is_some_and(|debt| debt.thing.is_config())
-    {
-        run.cluster.expect_config(name);
-    }
     let mut told = false;
     loop {
         let deadline = run.deadline_within(REMOVAL_TIMEOUT);

@@ -4,11 +4,12 @@
 
 mod shared;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 pub(crate) use shared::tell_left;
@@ -96,10 +97,13 @@ pub async fn settle(run: &RunContext) -> Settlement {
     run.ledger.abandon();
     let owed = run.ledger.owed();
     let mut open: Vec<String> = owed.iter().map(|debt| debt.name.clone()).collect();
+    // Once for all of them: credentials that are declined too often lock the user out.
+    let sign_in = signed_in(run, deadline).boxed().shared();
     let mut removals: FuturesUnordered<_> = owed
         .into_iter()
-        .map(|debt| async move {
-            let result = match signed_in(run, deadline).await {
+        .map(|debt| (debt, sign_in.clone()))
+        .map(|(debt, sign_in)| async move {
+            let result = match sign_in.await {
                 Ok(()) => remove_owed(run.cluster.as_ref(), &run.ledger, &debt, deadline).await,
                 Err(failure) => Err(failure),
             };
@@ -296,6 +300,10 @@ pub async fn remove_accounted(
     deadline: Instant,
 ) -> Result<(), Failure> {
     let before = ledger.debt(name);
+    if before.as_ref().is_some_and(|debt| debt.thing.is_config()) {
+        // On Orka 3 one that a predecessor stored would not be looked for otherwise.
+        cluster.expect_config(name);
+    }
     if shared::is_left_to_others(cluster, ledger, before.as_ref(), deadline).await? {
         return Ok(());
     }
@@ -355,6 +363,7 @@ async fn remove_one_by_one(
     let name = &debt.name;
     let mut pause = PAUSE_FIRST;
     let mut last = None;
+    let mut unanswered = BTreeSet::new();
     loop {
         let listed = limited(deadline, "read", cluster.instances(name)).await;
         match listed {
@@ -366,7 +375,11 @@ async fn remove_one_by_one(
                     .into_iter()
                     .filter(|key| is_own(key) && !debt.stays(key))
                     .collect();
+                let strangers = own.iter().filter(|key| !debt.instances.contains(*key));
+                unanswered.extend(strangers.cloned());
                 if own.is_empty() {
+                    let turned_up = u32::try_from(unanswered.len()).unwrap_or(u32::MAX);
+                    ledger.accounted_for(name, turned_up, false);
                     debt.instances
                         .iter()
                         .filter(|key| !debt.stays(key))

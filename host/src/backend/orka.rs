@@ -189,8 +189,8 @@ impl Cluster for OrkaCluster {
             add_owner(&mut request, &deploy.owner);
         }
         let vm = client.deploy(&request).await.map_err(later)?;
-        if !is_listed(client, &deploy.name).await {
-            return Err(vanished(&deploy.name));
+        if !is_listed(client, &deploy.name, vm.id.as_deref()).await {
+            return Err(vanished(&deploy.name, vm.id));
         }
         for warning in &vm.warnings {
             tracing::warn!(vm = vm.name, "{warning}");
@@ -340,11 +340,15 @@ fn listed_vm(vm: VmInstance) -> Listed {
 
 /// Whether the cluster lists a VM whose deployment it has just confirmed; clusters were seen that do one without the
 /// other, and a build would wait for SSH in vain. An answer that cannot be had is taken for yes.
-async fn is_listed(client: &Client, name: &str) -> bool {
+async fn is_listed(client: &Client, name: &str, id: Option<&str>) -> bool {
+    let is_it = |instance: &VmInstance| {
+        let other = id.zip(instance.id.as_deref()).is_some_and(|(a, b)| a != b);
+        instance.is_deployed() && !other
+    };
     for pause in LISTED_PAUSES {
         sleep(pause).await;
         match timeout(LISTED_TIMEOUT, client.vm(name)).await {
-            Ok(Ok(instances)) if instances.iter().any(VmInstance::is_deployed) => {
+            Ok(Ok(instances)) if instances.iter().any(is_it) => {
                 return true;
             }
             Ok(Ok(_)) => {}
@@ -354,7 +358,7 @@ async fn is_listed(client: &Client, name: &str) -> bool {
     false
 }
 
-fn vanished(name: &str) -> Failure {
+fn vanished(name: &str, id: Option<String>) -> Failure {
     let mut failure = Failure::new(
         Kind::Unavailable,
         Class::Orka,
@@ -366,6 +370,7 @@ fn vanished(name: &str) -> Failure {
     )
     .retryable(true);
     failure.may_have_happened = true;
+    failure.made = id;
     failure
 }
 

@@ -489,7 +489,8 @@ async fn deploy(run: &RunContext, admitted: Admitted) -> Result<Vm, Failure> {
             names_taken += 1;
             tell_taken(run, &request.name);
             run.ledger.deployment_waits();
-            request.name = next_owed(run, Thing::Vm)?;
+            request.name =
+                next_owed(run, Thing::Vm).inspect_err(|_| run.ledger.forgo_deployment())?;
             template.deployed().names.push(request.name.clone());
             continue;
         }
@@ -530,7 +531,18 @@ fn rfc3339(at: jiff::Timestamp) -> String {
 async fn deploy_once(run: &RunContext, request: &Deploy) -> Result<Vm, Failure> {
     let name = &request.name;
     run.ledger.deploy_begins(name)?;
-    match run.cluster.deploy(request).await {
+    let is_of_config = |debt: Debt| debt.thing == Thing::VmOfConfig;
+    let is_of_config = run.ledger.debt(name).is_some_and(is_of_config);
+    let deployed = match run.cluster.deploy(request).await {
+        // By the name alone it could never be told from other Tasks' VMs.
+        Ok(info) if is_of_config && info.id.is_none() => {
+            let mut failure = teardown::no_id(name);
+            failure.may_have_happened = true;
+            Err(failure)
+        }
+        deployed => deployed,
+    };
+    match deployed {
         Ok(info) => {
             run.ledger.deploy_ends(name, DeployEnd::Made(key_of(&info)));
             let node = info
@@ -546,9 +558,10 @@ async fn deploy_once(run: &RunContext, request: &Deploy) -> Result<Vm, Failure> 
         }
         Err(failure) => {
             let end = match &failure.made {
-                Some(id) => DeployEnd::Made(id),
-                None if failure.may_have_happened => DeployEnd::Lost,
-                None => DeployEnd::Refused,
+                // Of the run's own names all is looked for at the end; of these nothing but the id tells.
+                Some(id) if is_of_config => DeployEnd::Made(id),
+                _ if failure.may_have_happened => DeployEnd::Lost,
+                _ => DeployEnd::Refused,
             };
             run.ledger.deploy_ends(name, end);
             Err(failure)
@@ -562,11 +575,12 @@ fn key_of(info: &VmInfo) -> &str {
 }
 
 /// Deletes every VM of a template and the VM config, if there is one.
-async fn purge(run: &RunContext, template: &Template) -> Result<(), Failure> {
+async fn purge(run: &Arc<RunContext>, template: &Template) -> Result<(), Failure> {
     run.grants.require(Capability::ClusterDeploy)?;
+    let is_first;
     let names = {
         let mut deployed = template.deployed();
-        deployed.purged = true;
+        is_first = !std::mem::replace(&mut deployed.purged, true);
         if deployed.handed_over {
             Vec::new()
         } else if run.cluster.stores_configs() && !template.adopted {
@@ -587,6 +601,11 @@ async fn purge(run: &RunContext, template: &Template) -> Result<(), Failure> {
             _ if teardown::tell_left(run, &name) => {}
             Some(debt) if !debt.kept.is_empty() => {}
             _ => run.console.info(&format!("purged `{name}`")),
+        }
+        let is_doubtful = |debt: Debt| debt.is_only_doubt();
+        if is_first && run.ledger.debt(&name).is_some_and(is_doubtful) {
+            // The build may go on for an hour with another VM.
+            predecessors::watch(run, name);
         }
     }
     Ok(())
@@ -640,8 +659,8 @@ impl HostVmConfig for HostState {
 
     async fn purge(&mut self, config: Resource<VmConfig>) -> Result<(), CallError> {
         let template = self.table.get(&config)?.0.clone();
-        let run = &self.run;
-        run.call("cluster.purge", purge(run, &template)).await
+        let run = self.run.clone();
+        run.call("cluster.purge", purge(&run, &template)).await
     }
 
     async fn drop(&mut self, config: Resource<VmConfig>) -> wasmtime::Result<()> {

@@ -129,10 +129,15 @@ pub(super) fn line(what: What) -> io::Result<Vec<u8>> {
 /// What the file system said.
 pub fn append_handed_over<'a>(
     file: &mut impl io::Write,
+    heads: &[Head],
     entries: impl Iterator<Item = &'a Entry>,
 ) -> io::Result<()> {
     // On a line of its own, whatever the last one is.
     let mut bytes = vec![b'\n'];
+    // After half a line only a head says that it never mattered.
+    if let Some(head) = heads.last() {
+        bytes.extend(line(What::Head { head: head.clone() })?);
+    }
     for entry in entries {
         bytes.extend(line(What::Step(Step {
             name: entry.name.clone(),
@@ -156,6 +161,8 @@ pub struct Entry {
     pub state: State,
     /// When it was entered: no request that makes it is older. None if the time cannot be read.
     pub entered_at: Option<Timestamp>,
+    /// Whether it was there once, whatever was asked for after that.
+    pub was_created: bool,
     /// VMs known under the name.
     pub instances: BTreeSet<String>,
     /// Those of them that are kept on purpose.
@@ -197,30 +204,24 @@ impl Record {
     /// Understands a ledger's text.
     pub fn parse(text: &str) -> Self {
         let mut record = Self::default();
-        let mut doubtful = false;
+        let mut torn = false;
         for text in text.lines().filter(|line| !line.trim().is_empty()) {
-            let line = serde_json::from_str::<Line>(text).ok();
-            // A line that the next process or nothing follows is one that a process was killed over.
-            let begins_anew = matches!(
-                &line,
-                Some(Line {
-                    what: What::Head { .. },
-                    ..
-                })
-            );
-            if std::mem::take(&mut doubtful) && !begins_anew {
-                record.unreadable += 1;
-            }
-            match line {
-                None => doubtful = true,
-                Some(Line {
-                    at,
-                    what: What::Step(step),
-                }) => record.take(&at, step),
-                Some(Line {
-                    what: What::Head { head },
-                    ..
-                }) => {
+            let Ok(line) = serde_json::from_str::<Line>(text) else {
+                // Half a line is no JSON; what is some says what this program does not know.
+                match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+                    Ok(_) => record.unreadable += 1,
+                    Err(_) => torn = true,
+                }
+                continue;
+            };
+            match line.what {
+                What::Step(step) => {
+                    // A line that the next process or nothing follows is one that a process was killed over.
+                    record.unreadable += u32::from(std::mem::take(&mut torn));
+                    record.take(&line.at, step);
+                }
+                What::Head { head } => {
+                    torn = false;
                     if head.version > VERSION {
                         record.unreadable += 1;
                     }
@@ -243,14 +244,18 @@ impl Record {
                 thing: step.thing,
                 state: step.state,
                 entered_at: at,
+                was_created: false,
                 instances: BTreeSet::new(),
                 kept: BTreeMap::new(),
             });
             self.entries.len() - 1
         });
         let entry = &mut self.entries[position];
-        if step.state == State::Intent {
-            entry.entered_at = at.or(entry.entered_at);
+        match (step.state, &step.instance) {
+            (State::Intent, _) => entry.entered_at = at.or(entry.entered_at),
+            (State::Created | State::Kept, _) => entry.was_created = true,
+            (State::Released, None) => entry.was_created = false,
+            (State::Released | State::HandedOver, _) => {}
         }
         match (step.state, step.instance) {
             (State::Released, None) => {
@@ -429,7 +434,8 @@ mod tests {
             (format!("{HEAD}\n{intent}\n{torn}"), 0),
             (format!("{HEAD}\n{intent}\n{torn}\n{HEAD}\n{intent}"), 0),
             (format!("{HEAD}\n{torn}\n{intent}"), 1),
-            (format!("{HEAD}\n{torn}\n{torn}\n{HEAD}\n{intent}"), 1),
+            (format!("{HEAD}\n{torn}\n{torn}\n{HEAD}\n{intent}"), 0),
+            (format!("{HEAD}\n{torn}\n{torn}\n{intent}\n{HEAD}"), 1),
         ] {
             let record = Record::parse(&text);
             assert_eq!(record.unreadable, unreadable, "{text}");

@@ -214,6 +214,7 @@ fn what_is_inherited_is_owed_and_takes_no_room() {
         thing,
         state,
         entered_at: None,
+        was_created: state == State::Created,
         instances: BTreeSet::from([format!("{name}-vm")]),
         kept: BTreeMap::new(),
     };
@@ -387,4 +388,68 @@ fn a_deployment_that_waits_for_room_goes_on_counting() {
     ledger.deploy_begins("a").unwrap();
     ledger.deploy_ends("a", DeployEnd::Made("a"));
     assert_eq!(ledger.allow_deployment(LIMITS), Err(LimitReached::AtOnce));
+}
+
+#[test]
+fn a_config_that_was_there_is_not_what_its_successor_waits_for() {
+    let entries = after_a_kill(|ledger| {
+        ledger.owe(Thing::VmConfig, "a").unwrap();
+        ledger.create_begins("a");
+        ledger.created("a");
+        ledger.create_ends("a");
+        ledger.deploy_begins("a").unwrap();
+    });
+    let again = after_a_kill(|ledger| ledger.inherit(&entries[0], true).unwrap());
+    for entry in [&entries[0], &again[0]] {
+        let successor = Ledger::in_memory();
+        successor.inherit(entry, true).unwrap();
+        let debt = successor.debt("a").unwrap();
+        assert!(debt.in_doubt() == 1 && !debt.config_in_doubt(), "{debt:?}");
+        successor.released("a");
+        successor.accounted_for("a", 0, true);
+        assert_eq!(names(&successor), ["a"], "its VM may still come");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_in_doubt_for_as_long_as_something_may_come_of_it() {
+    let ledger = Ledger::in_memory();
+    ledger.owe(Thing::Vm, "a").unwrap();
+    ledger.deploy_begins("a").unwrap();
+    ledger.deploy_ends("a", DeployEnd::Lost);
+    ledger.released("a");
+    assert_eq!(names(&ledger), ["a"]);
+    tokio::time::advance(DOUBT_LASTS).await;
+    assert!(names(&ledger).is_empty());
+}
+
+#[test]
+fn a_config_that_is_taken_up_again_after_it_was_handed_over_is_others_to_remove() {
+    let ledger = Ledger::in_memory();
+    ledger.owe(Thing::VmConfig, "a").unwrap();
+    ledger.created("a");
+    ledger.hand_over("a").unwrap();
+    ledger.owe(Thing::VmOfConfig, "a").unwrap();
+    assert_eq!(ledger.debt("a").unwrap().thing, Thing::VmOfConfig);
+}
+
+#[test]
+fn what_passes_on_a_torn_ledger_leaves_one_that_can_be_read() {
+    let (directory, dir) = folder();
+    let (ledger, _) = Ledger::open(&dir, head()).unwrap();
+    ledger.owe(Thing::Vm, "a").unwrap();
+    drop(ledger);
+    let path = directory.path().join(record::file_name("pod"));
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .open(&path)
+        .unwrap();
+    file.write_all(br#"{"at":"2026-01-02T03:04:05Z","name":"b","th"#)
+        .unwrap();
+    let name = record::file_name("pod");
+    let before = record::read(&dir, Path::new(&name)).unwrap();
+    record::append_handed_over(&mut file, &before.heads, before.entries.iter()).unwrap();
+    let after = record::read(&dir, Path::new(&name)).unwrap();
+    assert_eq!((after.unreadable, after.task()), (0, Some("task")));
+    assert!(!after.entries[0].is_open(), "{after:?}");
 }

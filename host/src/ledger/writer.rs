@@ -13,10 +13,10 @@ use super::record::{self, Head, What};
 
 /// How long an entry may take to reach the disk. A healthy volume takes milliseconds; Kubernetes' patience after a signal
 /// is 30 s.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// How long the process waits at its end for what is still to be written.
-const PATIENCE_AT_THE_END: Duration = Duration::from_secs(2);
+const PATIENCE_AT_THE_END: Duration = Duration::from_millis(500);
 
 /// A file that can be waited for.
 pub(super) trait Durable: Write + Send + 'static {
@@ -66,17 +66,39 @@ impl Writer {
         })
     }
 
-    /// Writes and waits until it is on disk.
+    /// Writes in turn, as soon as the file system lets it. What must last is on disk once [`Ticket::wait`] returns.
+    ///
+    /// # Errors
+    ///
+    /// The thread is gone.
+    pub(super) fn queue(&self, bytes: Vec<u8>, must_last: bool) -> io::Result<Ticket> {
+        let (done, is_done) = must_last.then(mpsc::channel).unzip();
+        self.give(Job { bytes, done })?;
+        Ok(Ticket(is_done))
+    }
+
+    fn give(&self, job: Job) -> io::Result<()> {
+        self.jobs
+            .as_ref()
+            .and_then(|jobs| jobs.send(job).ok())
+            .ok_or_else(gone)
+    }
+}
+
+/// What was given to be written.
+#[derive(Default)]
+pub(super) struct Ticket(Option<Receiver<io::Result<()>>>);
+
+impl Ticket {
+    /// Waits until it is on disk, if it has to last.
     ///
     /// # Errors
     ///
     /// What the file system said, or that it says nothing. It may be written after all then.
-    pub(super) fn write(&self, bytes: Vec<u8>) -> io::Result<()> {
-        let (done, is_done) = mpsc::channel();
-        self.give(Job {
-            bytes,
-            done: Some(done),
-        })?;
+    pub(super) fn wait(self) -> io::Result<()> {
+        let Some(is_done) = self.0 else {
+            return Ok(());
+        };
         match is_done.recv_timeout(PATIENCE) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout) => Err(io::Error::new(
@@ -88,22 +110,6 @@ impl Writer {
             )),
             Err(RecvTimeoutError::Disconnected) => Err(gone()),
         }
-    }
-
-    /// Writes as soon as the file system lets it, and waits for nothing.
-    ///
-    /// # Errors
-    ///
-    /// The thread is gone.
-    pub(super) fn write_behind(&self, bytes: Vec<u8>) -> io::Result<()> {
-        self.give(Job { bytes, done: None })
-    }
-
-    fn give(&self, job: Job) -> io::Result<()> {
-        self.jobs
-            .as_ref()
-            .and_then(|jobs| jobs.send(job).ok())
-            .ok_or_else(gone)
     }
 }
 
@@ -200,19 +206,21 @@ mod tests {
         let head = Head::new("tekton", "run", "pod", Some("task"));
         volume.0.lock().unwrap().1 = 1_000_000;
         let writer = Writer::start(volume.clone(), head.clone()).unwrap();
-        writer
-            .write(record::line(What::Head { head }).unwrap())
-            .unwrap();
-        writer.write(line("before")).unwrap();
+        let write = |bytes| writer.queue(bytes, true).unwrap().wait();
+        write(record::line(What::Head { head }).unwrap()).unwrap();
+        write(line("before")).unwrap();
         {
             let mut volume = volume.0.lock().unwrap();
             volume.1 = volume.0.len() + 20;
         }
-        assert!(writer.write(line("torn")).is_err());
-        assert!(writer.write(line("torn again")).is_err());
+        assert!(write(line("torn")).is_err());
+        assert!(write(line("torn again")).is_err());
+        // Room for half of the head that is to heal it.
+        volume.0.lock().unwrap().1 += 20;
+        assert!(write(line("torn a third time")).is_err());
         volume.0.lock().unwrap().1 = 1_000_000;
-        writer.write(line("after")).unwrap();
-        writer.write_behind(line("later")).unwrap();
+        write(line("after")).unwrap();
+        writer.queue(line("later"), false).unwrap();
         drop(writer);
         let text = String::from_utf8(volume.0.lock().unwrap().0.clone()).unwrap();
         let record = Record::parse(&text);

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::{PAUSE_FIRST, PAUSE_MAX, limited};
@@ -46,8 +47,7 @@ pub(super) async fn is_left_to_others(
                     .filter(|key| !debt.stays(key))
                     .collect();
                 if own.is_empty() {
-                    ledger.hand_over(name)?;
-                    ledger.doubt_is_settled(name);
+                    ledger.leave_to_others(name);
                     return Ok(true);
                 }
                 delete_each(cluster, name, own, deadline).await
@@ -76,10 +76,11 @@ async fn delete_each(
         "orka.not-removed",
         format!("Orka accepted the removal of VMs of `{name}`, but still lists them"),
     );
-    for key in own {
-        if let Err(error) = limited(deadline, "delete", cluster.delete(name, Some(key))).await {
-            failure = error;
-        }
+    let deletions = own
+        .into_iter()
+        .map(|key| limited(deadline, "delete", cluster.delete(name, Some(key))));
+    if let Some(error) = join_all(deletions).await.into_iter().find_map(Result::err) {
+        failure = error;
     }
     failure
 }

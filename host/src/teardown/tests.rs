@@ -65,6 +65,8 @@ impl Script {
 #[derive(Default)]
 struct Scripted {
     sign_ins: Script,
+    sign_ins_seen: Mutex<u32>,
+    configs_expected: Mutex<Vec<String>>,
     looks: Script,
     /// VMs, and when the clean-up asked for their deletion.
     vms: Mutex<u32>,
@@ -74,6 +76,7 @@ struct Scripted {
 #[async_trait]
 impl Cluster for Scripted {
     async fn sign_in(&self) -> Result<Facts, Failure> {
+        *self.sign_ins_seen.lock().unwrap() += 1;
         self.sign_ins.next().await?;
         Ok(Facts {
             generation: Generation::Orka3,
@@ -95,6 +98,9 @@ impl Cluster for Scripted {
     }
     fn stores_configs(&self) -> bool {
         false
+    }
+    fn expect_config(&self, name: &str) {
+        self.configs_expected.lock().unwrap().push(name.to_owned());
     }
     fn removal_command(&self, name: &str) -> String {
         format!("orka3 vm delete {name}")
@@ -235,4 +241,30 @@ async fn a_signal_while_the_clean_up_signs_in_shortens_it() {
         started.elapsed()
     );
     assert_eq!(settlement.leftovers.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_that_are_declined_are_tried_once_for_all_that_is_owed() {
+    let cluster = Arc::new(Scripted {
+        sign_ins: Script::of(&[Answer::Refuses(Class::Config)]),
+        ..Scripted::default()
+    });
+    let run = in_doubt_about_a_vm(cluster.clone(), Stop::default());
+    for name in ["tekton-0a1b2c3d-4e5f6071-2", "tekton-0a1b2c3d-4e5f6071-3"] {
+        run.ledger.owe(Thing::Vm, name).unwrap();
+    }
+    let settlement = settle(&run).await;
+    assert_eq!(settlement.leftovers.len(), 3);
+    assert_eq!(*cluster.sign_ins_seen.lock().unwrap(), 1);
+}
+
+/// The policy failed before it signed in, so that nothing of its predecessors' was looked at before.
+#[tokio::test(start_paused = true)]
+async fn a_stored_config_is_looked_for_also_where_vms_need_none() {
+    let cluster = Arc::new(Scripted::default());
+    let run = in_doubt_about_a_vm(cluster.clone(), Stop::default());
+    let config = "tekton-0a1b2c3d-4e5f6071-2";
+    run.ledger.owe(Thing::SharedConfig, config).unwrap();
+    settle(&run).await;
+    assert_eq!(*cluster.configs_expected.lock().unwrap(), [config]);
 }
