@@ -26,6 +26,7 @@ mod provenance;
 mod reap;
 mod reap_pods;
 mod recipes;
+mod remote_plugins;
 mod retry_elsewhere;
 mod sandbox;
 mod scripts;

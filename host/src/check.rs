@@ -12,7 +12,8 @@ use crate::fit::{self, Difference};
 use crate::grants::{Grants, GrantsFile};
 use crate::guard::GuardSource;
 use crate::outcome;
-use crate::plugin::{Plugin, PluginRef};
+use crate::plugin::Plugin;
+use crate::plugin::remote::is_remote;
 use crate::report;
 
 /// What was found.
@@ -57,11 +58,12 @@ pub async fn check(args: &CheckArgs, console: &Console) -> u8 {
 }
 
 fn examine(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
-    let reference = PluginRef::parse(&args.plugin, args.place.plugin_dir.clone())?;
+    let reference = args.place.reference(&args.plugin)?;
     let grants = args.grants.as_deref().map(GrantsFile::load).transpose()?;
     let plugin = match Plugin::load(&reference) {
         Ok(plugin) => plugin,
-        Err(failure) if failure.code == "plugin.other-world" => {
+        // Guards are files.
+        Err(failure) if failure.code == "plugin.other-world" && !is_remote(&args.plugin) => {
             return guard(args).map_err(|as_guard| match as_guard.message {
                 // It is no guard either: what it lacks to be a plugin says more.
                 message if message.contains("does not export") => failure,

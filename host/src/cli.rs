@@ -6,15 +6,21 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::failure::Failure;
+use crate::plugin::remote::Fetched;
 use crate::task_file::TaskInput;
 
 mod platform;
 mod plugin;
+mod registry;
 
 pub use platform::{CheckArgs, GrantArgs, InspectArgs, SchemaName, TaskArgs};
 pub use plugin::{BenchArgs, CodeCacheArgs, CompileArgs, PluginArgs, PluginCommand, PluginPlace};
 #[cfg(feature = "authoring")]
 pub use plugin::{LanguageName, PluginBuildArgs, PluginNewArgs, PluginTestArgs};
+#[cfg(all(feature = "authoring", feature = "registry"))]
+pub use plugin::{PluginPullArgs, PluginPushArgs};
+pub use registry::RegistryArgs;
 
 mod help;
 
@@ -90,6 +96,18 @@ pub enum Command {
     Demo(DemoArgs),
 }
 
+impl Command {
+    /// The plugins that the command names, and where it looks for them; none for those that run one as a step.
+    pub fn named(&mut self) -> Option<(&mut PluginPlace, Vec<String>)> {
+        match self {
+            Self::Plugin(args) => args.command.named(),
+            #[cfg(feature = "demo")]
+            Self::Demo(args) => Some((&mut args.place, vec![args.plugin.clone()])),
+            _ => None,
+        }
+    }
+}
+
 /// `--timeout` where nothing is given: under the hour that Tekton gives a TaskRun.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(55 * 60);
 
@@ -101,7 +119,8 @@ pub struct RunArgs {
     #[arg(value_name = "SCRIPT")]
     pub script: Option<PathBuf>,
 
-    /// The plugin: a bundled name or the path of a `.wasm` file.
+    /// The plugin: a bundled name, the path of a `.wasm` file, or what is fetched before anything is deployed, always by
+    /// digest: `https://…/plugin.wasm#sha256:…` or `oci://registry/repository@sha256:…`.
     #[arg(
         long,
         env = "ORKA_PLUGIN",
@@ -193,6 +212,13 @@ pub struct RunArgs {
     /// What the file of `orka-step task` holds besides flags.
     #[arg(skip)]
     pub task: Option<TaskInput>,
+
+    /// The plugin, or why there is none, if it had to be fetched.
+    #[arg(skip)]
+    pub fetched: Option<Result<Fetched, Failure>>,
+
+    #[command(flatten)]
+    pub registry: RegistryArgs,
 
     #[command(flatten)]
     pub code_cache: CodeCacheArgs,

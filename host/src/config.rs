@@ -25,8 +25,12 @@ use crate::limits::Limits;
 use crate::mask::Masker;
 use crate::plugin::{Plugin, PluginRef};
 
+#[cfg(feature = "registry")]
+mod registry;
 mod ssh;
 
+#[cfg(feature = "registry")]
+pub(crate) use registry::{Login, RegistryLogins};
 pub use ssh::SshConfig;
 
 /// Where Tekton keeps results.
@@ -160,7 +164,10 @@ impl Config {
         masker: Masker,
     ) -> Result<Self, Vec<Failure>> {
         let mut problems = Problems::default();
-        let plugin = problems.take(PluginRef::parse(&args.plugin, args.plugin_dir.clone()));
+        let plugin = problems.take(match args.fetched.clone() {
+            Some(fetched) => fetched.map(PluginRef::Fetched),
+            None => PluginRef::parse(&args.plugin, args.plugin_dir.clone()),
+        });
         let task = args.task.clone().unwrap_or_default();
         let script = match task.script {
             Some(script) => Some(Some(script)),

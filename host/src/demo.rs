@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use orka_sim::{GuestKind, Sim, SimConfig};
 use plugin_manifest::Manifest;
 
-use crate::cli::{CodeCacheArgs, DemoArgs, OrkaArgs, OrkaVersion, RunArgs, SshArgs};
+use crate::cli::{CodeCacheArgs, DemoArgs, OrkaArgs, OrkaVersion, RegistryArgs, RunArgs, SshArgs};
 use crate::config::{Config, Environment};
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::outcome::{EXIT_INTERNAL, EXIT_LEFTOVERS};
-use crate::plugin::{Plugin, PluginRef};
+use crate::plugin::Plugin;
 use crate::report;
 use crate::run::{self, Finished};
 use crate::state::Stop;
@@ -149,7 +149,7 @@ impl Stage {
 
     /// The command line that a person would type.
     fn run_args(&self, args: &DemoArgs) -> Result<RunArgs, Failure> {
-        let reference = PluginRef::parse(&args.plugin, args.place.plugin_dir.clone())?;
+        let reference = args.place.reference(&args.plugin)?;
         let plugin = Plugin::load(&reference)?;
         let grants = if plugin.bundled {
             None
@@ -160,6 +160,8 @@ impl Stage {
             script: None,
             plugin: args.plugin.clone(),
             plugin_dir: args.place.plugin_dir.clone(),
+            fetched: args.place.fetched.get(&args.plugin).cloned().map(Ok),
+            registry: RegistryArgs::default(),
             params: self.params(args, &plugin.manifest),
             grants,
             guards: Vec::new(),

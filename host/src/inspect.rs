@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::cli::InspectArgs;
 use crate::failure::Failure;
 use crate::grants::{Grants, GrantsFile, GrantsRecord, read_report};
-use crate::plugin::{Plugin, PluginRef};
+use crate::plugin::Plugin;
 
 /// What is known of a plugin, for people or as JSON.
 ///
@@ -16,7 +16,7 @@ use crate::plugin::{Plugin, PluginRef};
 ///
 /// As [`Plugin::load`], and files that cannot be read.
 pub fn inspect(args: &InspectArgs) -> Result<String, Failure> {
-    let reference = PluginRef::parse(&args.plugin, args.place.plugin_dir.clone())?;
+    let reference = args.place.reference(&args.plugin)?;
     let plugin = Plugin::load(&reference)?;
     let file = args.grants.as_deref().map(GrantsFile::load).transpose()?;
     let granted = Grants::intersect(

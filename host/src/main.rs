@@ -10,7 +10,10 @@ use orka_step::config::{self, Config};
 use orka_step::console::{Console, Level};
 use orka_step::failure::Failure;
 use orka_step::mask::Masker;
-use orka_step::outcome::{self, EXIT_INTERNAL, StopSignal};
+use orka_step::outcome::{self, EXIT_INTERNAL, Outcome, StopSignal};
+#[cfg(all(feature = "authoring", feature = "registry"))]
+use orka_step::plugin::publish;
+use orka_step::plugin::remote;
 use orka_step::results::Results;
 use orka_step::run::{self, Finished};
 use orka_step::state::Stop;
@@ -90,22 +93,29 @@ fn when_stopped(command: &Command) -> Option<&'static str> {
     }
 }
 
-async fn dispatch(cli: Cli, console: Console, stop: Stop) -> u8 {
+async fn dispatch(mut cli: Cli, console: Console, stop: Stop) -> u8 {
     if let Some(told) = when_stopped(&cli.command)
         && let Err(failure) = listen(&stop, &console, told)
     {
         report::print_failure(&console, &failure);
         return EXIT_INTERNAL;
     }
+    if let Some((place, plugins)) = cli.command.named()
+        && let Err(failure) = remote::bring(place, &plugins, &config::environment(), &console).await
+    {
+        return shown(Err(failure), &console).await;
+    }
     match cli.command {
         Command::Run(args) => run_command(args.without_empty(), console, stop).await,
         Command::Task(args) => match with_task_file(&args) {
             Ok(args) => run_command(args, console, stop).await,
-            Err(failure) => not_started(vec![failure], &args, &console),
+            Err(failure) => not_started(vec![failure], &args, &console, &stop),
         },
         Command::Doctor(mut args) => {
             args.run = args.run.without_empty();
-            orka_step::doctor::doctor(&args, &config::environment(), &console, &stop).await
+            let environment = config::environment();
+            args.run.fetched = remote::for_run(&args.run, &environment, &console, &stop).await;
+            orka_step::doctor::doctor(&args, &environment, &console, &stop).await
         }
         Command::Reap(args) => {
             let verbose = cli.common.verbose > 0;
@@ -141,6 +151,16 @@ async fn dispatch(cli: Cli, console: Console, stop: Stop) -> u8 {
             PluginCommand::Compile(args) => {
                 shown(precompile::compile(&args, &console), &console).await
             }
+            #[cfg(all(feature = "authoring", feature = "registry"))]
+            PluginCommand::Push(args) => {
+                let pushed = publish::push(&args, &config::environment(), &console).await;
+                shown(pushed, &console).await
+            }
+            #[cfg(all(feature = "authoring", feature = "registry"))]
+            PluginCommand::Pull(args) => {
+                let pulled = publish::pull(&args, &config::environment(), &console).await;
+                shown(pulled, &console).await
+            }
             PluginCommand::Bench(args) => shown(measure::bench(&args).await, &console).await,
         },
         Command::Grant(args) => shown(orka_step::grants::grant(&args), &console).await,
@@ -153,23 +173,28 @@ async fn dispatch(cli: Cli, console: Console, stop: Stop) -> u8 {
     }
 }
 
-async fn run_command(args: RunArgs, console: Console, stop: Stop) -> u8 {
+async fn run_command(mut args: RunArgs, console: Console, stop: Stop) -> u8 {
     for notice in args.task.iter().flat_map(|task| &task.notices) {
         console.warn(notice);
     }
-    match Config::resolve(&args, &config::environment(), console.masker().clone()) {
+    let environment = config::environment();
+    args.fetched = remote::for_run(&args, &environment, &console, &stop).await;
+    match Config::resolve(&args, &environment, console.masker().clone()) {
         Ok(config) => {
             let results = Results::new(config.results.as_ref()).ok();
             let report = config.report.clone();
             let finished = run::run(config, console.clone(), stop).await;
             report::conclude(&finished, &console, results.as_ref(), report.as_deref())
         }
-        Err(failures) => not_started(failures, &args, &console),
+        Err(failures) => not_started(failures, &args, &console, &stop),
     }
 }
 
-fn not_started(failures: Vec<Failure>, args: &RunArgs, console: &Console) -> u8 {
-    let finished = Finished::not_started(failures);
+fn not_started(failures: Vec<Failure>, args: &RunArgs, console: &Console, stop: &Stop) -> u8 {
+    let mut finished = Finished::not_started(failures);
+    if let (Outcome::Cancelled, Some(signal)) = (finished.conclusion.outcome, stop.signal()) {
+        finished.conclusion.exit_code = signal.exit_code();
+    }
     // Where results go may itself be wrong: what can be told is told.
     let results = config::results_directory(args.results.as_deref())
         .ok()

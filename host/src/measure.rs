@@ -66,7 +66,7 @@ impl Figures {
 ///
 /// A plugin that cannot be loaded, does not fit or does not start.
 pub async fn bench(args: &BenchArgs) -> Result<String, Failure> {
-    let reference = PluginRef::parse(&args.plugin, args.place.plugin_dir.clone())?;
+    let reference = args.place.reference(&args.plugin)?;
     let plugin = Plugin::load(&reference)?;
     let figures = measure(&reference, &plugin, args.repetitions).await?;
     Ok(if args.json {

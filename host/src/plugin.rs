@@ -1,11 +1,18 @@
 //! Finds, reads and checks a plugin. Nothing is deployed for a plugin that cannot run.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use plugin_manifest::{Manifest, WasmKind};
 use sha2::{Digest as _, Sha256};
 
 use crate::failure::Failure;
+
+#[cfg(all(feature = "authoring", feature = "registry"))]
+pub mod publish;
+pub mod remote;
+
+use remote::{Fetched, OciRef, UrlRef};
 
 /// The contract this host provides.
 pub const CONTRACT_PACKAGE: &str = "orka:plugin";
@@ -15,7 +22,7 @@ pub const CONTRACT_VERSION: (u64, u64) = (0, 1);
 const POLICY_EXPORT: &str = "orka:plugin/policy@";
 
 /// Python components have about 20 MB; anything much larger is no plugin.
-const PLUGIN_BYTES_MAX: u64 = 128 * 1024 * 1024;
+pub(crate) const PLUGIN_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
 /// Which plugin to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +36,12 @@ pub enum PluginRef {
     },
     /// A file.
     Path(PathBuf),
+    /// A component that a web server has.
+    Url(UrlRef),
+    /// A component that a registry has.
+    Oci(OciRef),
+    /// One that a server or registry had, now in memory.
+    Fetched(Fetched),
 }
 
 /// A plugin that has been read and checked, but not compiled.
@@ -51,6 +64,9 @@ impl std::fmt::Display for PluginRef {
         match self {
             Self::Bundled { name, .. } => f.write_str(name),
             Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Url(reference) => write!(f, "{reference}"),
+            Self::Oci(reference) => write!(f, "{reference}"),
+            Self::Fetched(fetched) => f.write_str(&fetched.shown),
         }
     }
 }
@@ -60,16 +76,10 @@ impl PluginRef {
     ///
     /// # Errors
     ///
-    /// A reference by URL, which this version cannot fetch.
+    /// A reference to fetch that is not pinned by a digest, or by other ways than https.
     pub fn parse(text: &str, directory: Option<PathBuf>) -> Result<Self, Failure> {
-        if text.starts_with("https://") || text.starts_with("http://") || text.starts_with("oci://")
-        {
-            return Err(Failure::config(format!(
-                "`--plugin {text}`: this version does not fetch plugins"
-            ))
-            .with_hint(
-                "bring the file into the pod, by a workspace or a ConfigMap, and give its path",
-            ));
+        if remote::is_remote(text) {
+            return Self::parse_remote(text);
         }
         let is_name = !text.is_empty()
             && text.chars().all(|letter| {
@@ -85,6 +95,14 @@ impl PluginRef {
         })
     }
 
+    /// How long it took to fetch it, which is part of the run's own time.
+    pub fn took(&self) -> Duration {
+        match self {
+            Self::Fetched(fetched) => fetched.took,
+            _ => Duration::ZERO,
+        }
+    }
+
     /// The file, where there is one.
     pub fn file(&self) -> Option<PathBuf> {
         self.locate().ok().map(|(path, _)| path)
@@ -93,6 +111,11 @@ impl PluginRef {
     pub(crate) fn locate(&self) -> Result<(PathBuf, bool), Failure> {
         match self {
             Self::Path(path) => Ok((path.clone(), false)),
+            Self::Url(_) | Self::Oci(_) | Self::Fetched(_) => Err(Failure::plugin_rejected(
+                "plugin.not-fetched",
+                format!("plugin `{self}` is not a file"),
+            )
+            .with_hint("`orka-step plugin pull REF -o FILE` makes it one")),
             Self::Bundled { name, directory } => {
                 let file = format!("{name}.wasm");
                 if let Some(given) = directory
@@ -143,6 +166,9 @@ impl Plugin {
     ///
     /// What does not fit, in words: no such file, not Wasm, a core module, another world or contract version, no manifest.
     pub fn load(reference: &PluginRef) -> Result<Self, Failure> {
+        if let PluginRef::Fetched(fetched) = reference {
+            return Self::check(fetched.bytes.to_vec(), &fetched.shown);
+        }
         let (path, bundled) = reference.locate()?;
         let shown = path.display().to_string();
         let cannot = |error: std::io::Error| {
@@ -167,6 +193,15 @@ impl Plugin {
         plugin.path = path;
         plugin.bundled = bundled;
         Ok(plugin)
+    }
+
+    /// What files that belong to it are called, without their extensions.
+    pub fn stem(&self) -> String {
+        let path = self.path.to_string_lossy();
+        match self.path.file_stem() {
+            Some(stem) if !remote::is_remote(&path) => stem.to_string_lossy().into_owned(),
+            _ => self.manifest.name.clone(),
+        }
     }
 
     /// As [`Plugin::load`] for bytes at hand; `shown` names them in messages.
@@ -267,13 +302,28 @@ impl Problem {
 
 /// Compares the names the component imports and exports with what this host has.
 fn check_contract(bytes: &[u8], shown: &str) -> Result<(), Problem> {
+    let imports = plugin_manifest::imports(bytes)?;
+    let exports = plugin_manifest::exports(bytes)?;
+    check_names(Some(&imports), Some(&exports), shown).map_err(Problem::Failure)
+}
+
+/// The same for names that somebody else has read, as far as they are known.
+///
+/// # Errors
+///
+/// The first name that does not fit.
+pub(crate) fn check_names(
+    imports: Option<&[String]>,
+    exports: Option<&[String]>,
+    shown: &str,
+) -> Result<(), Failure> {
     let (major, minor) = CONTRACT_VERSION;
     let mismatch = |code, message: String| {
-        Problem::Failure(Failure::plugin_rejected(code, message).with_hint(format!(
+        Failure::plugin_rejected(code, message).with_hint(format!(
             "rebuild it against version {major}.{minor} of the contract `{CONTRACT_PACKAGE}`"
-        )))
+        ))
     };
-    for import in plugin_manifest::imports(bytes)? {
+    for import in imports.unwrap_or_default() {
         if import.starts_with("wasi:") {
             // Linked, but inert: toolchains of other languages import WASI whether they use it or not.
             continue;
@@ -295,7 +345,9 @@ fn check_contract(bytes: &[u8], shown: &str) -> Result<(), Problem> {
             ));
         }
     }
-    let exports = plugin_manifest::exports(bytes)?;
+    let Some(exports) = exports else {
+        return Ok(());
+    };
     let policies: Vec<&String> = exports
         .iter()
         .filter(|name| name.starts_with(POLICY_EXPORT))
@@ -371,7 +423,6 @@ mod tests {
             parse("dist/build.wasm"),
             PluginRef::Path("dist/build.wasm".into())
         );
-        assert!(PluginRef::parse("oci://example.com/x@sha256:00", None).is_err());
     }
 
     #[test]

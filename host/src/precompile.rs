@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::aot::{self, CodeCache, EXTENSION};
-use crate::cli::CompileArgs;
+use crate::cli::{CompileArgs, PluginPlace};
 use crate::config;
 use crate::console::{Console, bytes, millis};
 use crate::engine::{self, Engine};
 use crate::failure::Failure;
 use crate::guard::{GuardFile, GuardSource};
-use crate::plugin::{Plugin, PluginRef};
+use crate::plugin::Plugin;
+use crate::plugin::remote::is_remote;
 
 /// Compiles plugins and gives a line for each.
 ///
@@ -26,7 +27,7 @@ pub fn compile(args: &CompileArgs, console: &Console) -> Result<String, Failure>
     let plugins = args
         .plugins
         .iter()
-        .map(|plugin| Subject::load(plugin, args.place.plugin_dir.as_ref()))
+        .map(|plugin| Subject::load(plugin, &args.place))
         .collect::<Result<Vec<_>, _>>()?;
     let engine = engine::engine()?;
     let mut text = String::new();
@@ -36,7 +37,7 @@ pub fn compile(args: &CompileArgs, console: &Console) -> Result<String, Failure>
         let path = match &place {
             Place::BesideProgram(directory) => {
                 let code = aot::seal_for_program(&engine, plugin.digest(), code);
-                write(directory, plugin.path(), &code)?
+                write(directory, &plugin.stem(), &code)?
             }
             Place::Cache(cache) => aot::keep(&engine, plugin.digest(), &code, cache)?,
         };
@@ -68,12 +69,14 @@ enum Subject {
 }
 
 impl Subject {
-    fn load(text: &str, directory: Option<&PathBuf>) -> Result<Self, Failure> {
-        match Plugin::load(&PluginRef::parse(text, directory.cloned())?) {
+    fn load(text: &str, place: &PluginPlace) -> Result<Self, Failure> {
+        match Plugin::load(&place.reference(text)?) {
             Ok(plugin) => Ok(Self::Plugin(plugin)),
+            // Guards are files.
+            Err(failure) if is_remote(text) => Err(failure),
             // A component that is neither is told as what it lacks to be a plugin.
             Err(failure) if failure.code == "plugin.other-world" => {
-                let guard = GuardSource::parse(text, directory.cloned())?.load();
+                let guard = GuardSource::parse(text, place.plugin_dir.clone())?.load();
                 guard.map(Self::Guard).map_err(|_| failure)
             }
             Err(failure) => Err(failure),
@@ -94,10 +97,14 @@ impl Subject {
         }
     }
 
-    fn path(&self) -> &Path {
+    /// What its code is called, without the extension.
+    fn stem(&self) -> String {
         match self {
-            Self::Plugin(plugin) => &plugin.path,
-            Self::Guard(guard) => &guard.path,
+            Self::Plugin(plugin) => plugin.stem(),
+            Self::Guard(guard) => {
+                let stem = guard.path.file_stem().unwrap_or_default();
+                stem.to_string_lossy().into_owned()
+            }
         }
     }
 
@@ -135,8 +142,7 @@ impl Place {
 }
 
 /// Writes the code whole or not at all, whatever it replaces.
-fn write(directory: &Path, component: &Path, code: &[u8]) -> Result<PathBuf, Failure> {
-    let stem = component.file_stem().unwrap_or_default();
+fn write(directory: &Path, stem: &str, code: &[u8]) -> Result<PathBuf, Failure> {
     let path = directory.join(stem).with_extension(EXTENSION);
     let temporary = path.with_extension(format!("{EXTENSION}.{}.tmp", std::process::id()));
     let written = std::fs::OpenOptions::new()

@@ -196,7 +196,7 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
         identity: config.identity,
         owner: config.owner,
         limits: config.limits,
-        timeout,
+        timeout: timeout.saturating_sub(config.plugin.took()),
         stop,
         random: Box::new(rand::rngs::StdRng::from_os_rng()),
     };

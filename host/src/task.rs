@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::cli::TaskArgs;
 use crate::failure::Failure;
-use crate::plugin::{Plugin, PluginRef};
+use crate::plugin::Plugin;
+use crate::plugin::remote::is_remote;
 use crate::results::{ARTIFACT_OUTPUTS, ARTIFACTS_DIGEST, ARTIFACTS_MANIFEST};
 
 /// The parameter that stands last in the step's file, where people look for it.
@@ -65,7 +66,7 @@ const CREDENTIALS: [(&str, &str, &str); 2] = [
 ];
 
 /// Workspaces that only whoever decides what plugins may do has a use for, and the flag that takes each.
-const OPERATORS_WORKSPACES: [(&str, &str, &str); 2] = [
+const OPERATORS_WORKSPACES: [(&str, &str, &str); 3] = [
     (
         "grants",
         "grants",
@@ -75,6 +76,11 @@ const OPERATORS_WORKSPACES: [(&str, &str, &str); 2] = [
         "secrets",
         "secrets",
         "Secrets that the plugin can use and never read, one file each",
+    ),
+    (
+        "registry",
+        "registry-credentials",
+        "Logins for the registry that the plugin is fetched from, if it is: a Secret of the type `kubernetes.io/dockerconfigjson`",
     ),
 ];
 
@@ -115,11 +121,13 @@ const STEP_SECURITY: &str = "      securityContext:
 ///
 /// As [`Plugin::load`].
 pub fn task(args: &TaskArgs) -> Result<String, Failure> {
-    let reference = PluginRef::parse(&args.plugin, args.place.plugin_dir.clone())?;
+    let reference = args.place.reference(&args.plugin)?;
     let plugin = Plugin::load(&reference)?;
     let place = match (&args.plugin_path, plugin.bundled) {
         (Some(path), _) => path.clone(),
         (None, true) => plugin.manifest.name.clone(),
+        // Fetched by the step as it was here.
+        (None, false) if is_remote(&args.plugin) => args.plugin.clone(),
         (None, false) => {
             return Err(Failure::config(format!(
                 "the Task needs to know where plugin `{}` is in the step's container",

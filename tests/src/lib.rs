@@ -12,14 +12,18 @@ mod built;
 mod cluster;
 mod kubernetes;
 mod names;
+mod registry;
 mod schema;
 mod step;
 mod tekton;
+mod web;
 
 pub use built::{bundled, guest, program, target_directory};
 pub use cluster::Cluster;
 pub use kubernetes::{Kubernetes, Refusal};
 pub use names::{hash, name, uid};
+pub use registry::{REGISTRY_PASSWORD, Registry};
 pub use schema::Schemas;
 pub use step::{Ended, Running, Step, Stream, Unread};
 pub use tekton::{Definition, Namespace, Pod, documents, repository};
+pub use web::{Asked, Reply, Web};

@@ -32,7 +32,7 @@ Example:
 /// `orka-step plugin inspect`.
 #[derive(Args, Clone, Debug)]
 pub struct InspectArgs {
-    /// A bundled name or the path of a `.wasm` file.
+    /// A bundled name, the path of a `.wasm` file, or what is fetched: `https://…#sha256:…`, `oci://…@sha256:…`.
     #[arg(value_name = "REF")]
     pub plugin: String,
 
@@ -55,7 +55,7 @@ pub struct InspectArgs {
 /// `orka-step plugin check`.
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
-    /// A bundled name or the path of a `.wasm` file.
+    /// A bundled name, the path of a `.wasm` file, or what is fetched: `https://…#sha256:…`, `oci://…@sha256:…`.
     #[arg(value_name = "REF")]
     pub plugin: String,
 
@@ -78,7 +78,7 @@ pub struct CheckArgs {
 /// `orka-step plugin task`.
 #[derive(Args, Clone, Debug)]
 pub struct TaskArgs {
-    /// A bundled name or the path of a `.wasm` file.
+    /// A bundled name, the path of a `.wasm` file, or what is fetched: `https://…#sha256:…`, `oci://…@sha256:…`.
     #[arg(value_name = "REF")]
     pub plugin: String,
 
@@ -93,7 +93,7 @@ pub struct TaskArgs {
     #[arg(long, value_name = "PATH", default_value = "/usr/local/bin/orka-step")]
     pub program: String,
 
-    /// Where the plugin is in the step's container; a bundled one is found by name.
+    /// Where the plugin is in the step's container; a bundled one is found by name, and one that is fetched is fetched there too.
     #[arg(long, value_name = "PATH")]
     pub plugin_path: Option<String>,
 

@@ -1,12 +1,17 @@
 //! `orka-step plugin`, as it is typed.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 #[cfg(feature = "authoring")]
 use clap::ValueEnum;
 use clap::{Args, Subcommand};
 
+use super::RegistryArgs;
 use super::platform::{CHECK_HELP, CheckArgs, InspectArgs, TASK_HELP, TaskArgs};
+use crate::failure::Failure;
+use crate::plugin::PluginRef;
+use crate::plugin::remote::Fetched;
 
 const COMPILE_HELP: &str = "\
 Native code has all the power of this program, so a file of it is used in two places only:
@@ -89,6 +94,34 @@ pub enum PluginCommand {
     /// contract.
     #[cfg(feature = "authoring")]
     Build(PluginBuildArgs),
+    /// Push a plugin into a registry, and print the reference that runs take.
+    ///
+    /// It lies there as the CNCF's Wasm OCI artifact layout has it, with what it imports in the configuration, so that hosts
+    /// refuse what does not fit before they download it. The same file gives the same digest each time.
+    #[cfg(all(feature = "authoring", feature = "registry"))]
+    Push(PluginPushArgs),
+    /// Fetch a plugin into a file.
+    #[cfg(all(feature = "authoring", feature = "registry"))]
+    Pull(PluginPullArgs),
+}
+
+impl PluginCommand {
+    /// The plugins that the command names, and where it looks for them.
+    pub fn named(&mut self) -> Option<(&mut PluginPlace, Vec<String>)> {
+        match self {
+            Self::Inspect(args) => Some((&mut args.place, vec![args.plugin.clone()])),
+            Self::Check(args) => Some((&mut args.place, vec![args.plugin.clone()])),
+            Self::Task(args) => Some((&mut args.place, vec![args.plugin.clone()])),
+            Self::Compile(args) => Some((&mut args.place, args.plugins.clone())),
+            Self::Bench(args) => Some((&mut args.place, vec![args.plugin.clone()])),
+            #[cfg(feature = "authoring")]
+            Self::Test(args) => Some((&mut args.place, args.plugin.iter().cloned().collect())),
+            #[cfg(feature = "authoring")]
+            Self::New(_) | Self::Build(_) => None,
+            #[cfg(all(feature = "authoring", feature = "registry"))]
+            Self::Push(_) | Self::Pull(_) => None,
+        }
+    }
 }
 
 /// Where plugins are found by name, beside those that came with this program.
@@ -102,6 +135,25 @@ pub struct PluginPlace {
         value_name = "DIR"
     )]
     pub plugin_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// What had to be fetched, by how it is typed.
+    #[arg(skip)]
+    pub fetched: BTreeMap<String, Fetched>,
+}
+
+impl PluginPlace {
+    /// Reads a reference as it is typed.
+    ///
+    /// # Errors
+    ///
+    /// As [`PluginRef::parse`].
+    pub fn reference(&self, text: &str) -> Result<PluginRef, Failure> {
+        match self.fetched.get(text) {
+            Some(fetched) => Ok(PluginRef::Fetched(fetched.clone())),
+            None => PluginRef::parse(text, self.plugin_dir.clone()),
+        }
+    }
 }
 
 /// Where ahead-of-time code of plugins is kept that did not come with this program.
@@ -132,7 +184,7 @@ pub struct CodeCacheArgs {
 /// `orka-step plugin compile`.
 #[derive(Args, Debug)]
 pub struct CompileArgs {
-    /// Bundled names or paths of `.wasm` files.
+    /// Bundled names, paths of `.wasm` files, or what is fetched: `https://…#sha256:…`, `oci://…@sha256:…`.
     #[arg(value_name = "REF", required = true)]
     pub plugins: Vec<String>,
     #[command(flatten)]
@@ -147,7 +199,7 @@ pub struct CompileArgs {
 /// `orka-step plugin bench`.
 #[derive(Args, Debug)]
 pub struct BenchArgs {
-    /// A bundled name or the path of a `.wasm` file.
+    /// A bundled name, the path of a `.wasm` file, or what is fetched: `https://…#sha256:…`, `oci://…@sha256:…`.
     #[arg(value_name = "REF", default_value = "build")]
     pub plugin: String,
     #[command(flatten)]
@@ -199,6 +251,38 @@ pub struct PluginBuildArgs {
     /// Where the component goes; `dist/<name>.wasm` in the project, if not given.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+}
+
+/// `orka-step plugin push`.
+#[cfg(all(feature = "authoring", feature = "registry"))]
+#[derive(Args, Clone, Debug)]
+pub struct PluginPushArgs {
+    /// The component, as `plugin build` makes it.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Where it goes: `oci://registry/repository`, with `:tag` if it is to have one.
+    #[arg(value_name = "oci://REGISTRY/REPOSITORY[:TAG]")]
+    pub to: String,
+
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// `orka-step plugin pull`.
+#[cfg(all(feature = "authoring", feature = "registry"))]
+#[derive(Args, Clone, Debug)]
+pub struct PluginPullArgs {
+    /// What is fetched: `oci://…@sha256:…` or `https://…#sha256:…`.
+    #[arg(value_name = "REF")]
+    pub plugin: String,
+
+    /// Where it goes.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    #[command(flatten)]
+    pub registry: RegistryArgs,
 }
 
 /// `orka-step plugin test`.

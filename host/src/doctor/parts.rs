@@ -92,6 +92,7 @@ fn defuse(part: Part, args: &mut RunArgs, environment: &mut Environment) {
         }
         Part::Plugin => {
             WORD.clone_into(&mut args.plugin);
+            args.fetched = None;
             args.plugin_dir = None;
             args.params.clear();
             args.grants = None;

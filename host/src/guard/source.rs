@@ -6,6 +6,7 @@ use plugin_manifest::{Manifest, WasmKind};
 use sha2::{Digest as _, Sha256};
 
 use crate::failure::Failure;
+use crate::plugin::remote::is_remote;
 use crate::plugin::{CONTRACT_PACKAGE, CONTRACT_VERSION, PluginRef, same_minor};
 
 /// What a guard must export.
@@ -90,6 +91,13 @@ impl GuardSource {
     }
 
     fn parse_in(base: &Path, text: &str, directory: Option<PathBuf>) -> Result<Self, Failure> {
+        if is_remote(text) {
+            return Err(
+                Failure::config(format!("`--guard {text}`: guards are not fetched")).with_hint(
+                    "bring it into the pod, by a workspace, a ConfigMap or the image, and give its path",
+                ),
+            );
+        }
         let (component, config) = match text.split_once('=') {
             Some((component, config)) => (component, Some(config)),
             None => (text, None),
@@ -111,7 +119,7 @@ impl GuardSource {
         })?;
         let reference = match reference {
             PluginRef::Path(path) => PluginRef::Path(base.join(path)),
-            named @ PluginRef::Bundled { .. } => named,
+            named => named,
         };
         Ok(Self {
             shown: component.to_owned(),

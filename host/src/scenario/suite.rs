@@ -130,7 +130,7 @@ fn plan(args: &PluginTestArgs) -> Result<Plan, Failure> {
         files.extend(scenario_files(&directory)?);
     }
     let plugin = match (&args.plugin, project) {
-        (Some(plugin), _) => PluginRef::parse(plugin, args.place.plugin_dir.clone())?,
+        (Some(plugin), _) => args.place.reference(plugin)?,
         (None, Some(project)) => built(&project)?,
         (None, None) => {
             return Err(Failure::config("no plugin is given").with_hint(

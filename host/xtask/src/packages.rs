@@ -20,7 +20,7 @@ pub(crate) struct Needed {
 }
 
 /// Every program that the tests drive. The simulated VMs run real ones, so that the tests meet real behaviour.
-const PROGRAMS: [Needed; 7] = [
+const PROGRAMS: [Needed; 8] = [
     Needed {
         program: "sshd",
         reason: "the SSH client is tested against OpenSSH's server",
@@ -76,6 +76,14 @@ const PROGRAMS: [Needed; 7] = [
         dnf: "sshpass",
         pacman: "sshpass",
         brew: "sshpass",
+    },
+    Needed {
+        program: "docker-registry",
+        reason: "plugins are pushed to and fetched from it",
+        apt: "docker-registry",
+        dnf: "docker-distribution",
+        pacman: "docker-registry",
+        brew: "docker-registry",
     },
 ];
 
@@ -257,6 +265,7 @@ mod tests {
             "rsync",
             "dropbear-bin",
             "sshpass",
+            "docker-registry",
         ];
         assert_eq!(packages_by(&all, |needed| needed.apt), apt);
         assert_eq!(

@@ -33,7 +33,7 @@ pub(super) fn build(workspace: &Workspace, architecture: Architecture) -> Result
         .args(["build", "--profile", PROFILE, "--target", target])
         // No simulated cluster: that is for people, and a third of the program.
         .args(["--package", "orka-step", "--bin", "orka-step"])
-        .args(["--no-default-features", "--features", "kubernetes"])
+        .args(["--no-default-features", "--features", "kubernetes,registry"])
         .arg("--config")
         .arg(settings(workspace, target))
         .current_dir(&workspace.root);

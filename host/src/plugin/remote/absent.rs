@@ -1,0 +1,34 @@
+//! What stands for fetching in builds without it: [`PluginRef::parse`](crate::plugin::PluginRef::parse) refuses whatever would have to be fetched.
+
+use super::Fetched;
+use crate::cli::{PluginPlace, RunArgs};
+use crate::config::Environment;
+use crate::console::Console;
+use crate::failure::Failure;
+use crate::state::Stop;
+
+/// Does nothing.
+///
+/// # Errors
+///
+/// None.
+#[expect(clippy::unused_async, reason = "the same signature as with fetching")]
+pub async fn bring(
+    _: &mut PluginPlace,
+    _: &[String],
+    _: &Environment,
+    _: &Console,
+) -> Result<(), Failure> {
+    Ok(())
+}
+
+/// Nothing is ever fetched.
+#[expect(clippy::unused_async, reason = "the same signature as with fetching")]
+pub async fn for_run(
+    _: &RunArgs,
+    _: &Environment,
+    _: &Console,
+    _: &Stop,
+) -> Option<Result<Fetched, Failure>> {
+    None
+}
