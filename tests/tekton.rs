@@ -1,6 +1,9 @@
 //! The Tasks, as Tekton starts their steps.
 
-use end_to_end::{Cluster, Definition, Ended, Namespace, Pod, Stream, guest, name, uid};
+use end_to_end::{
+    Cluster, Definition, Ended, Namespace, Pod, REGISTRY_PASSWORD, Registry, Step, Stream, bundled,
+    guest, name, uid,
+};
 use orka_sim::SimConfig;
 use rustix::process::Signal;
 
@@ -241,6 +244,36 @@ async fn a_wrong_setting_is_told_before_anything_is_deployed() {
     assert_outcome(&ended, 211, "infra-failed");
     ended.assert_says(&["--timeout"]);
     cluster.assert_untouched();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_of_ones_own_comes_from_a_registry_with_the_login_of_a_workspace() {
+    let cluster = Cluster::start().await;
+    let registry = Registry::with_login().await;
+    let login = registry.credentials(REGISTRY_PASSWORD);
+    let pushed = Step::new(&["plugin", "push"])
+        .argument(bundled("build").to_str().unwrap())
+        .argument(registry.repository("team/build"))
+        .flag("--registry-credentials", login.to_str().unwrap())
+        .ended()
+        .await;
+    assert_eq!(pushed.code, Some(0), "{pushed}");
+    let pod = || {
+        full(&Namespace::of(&cluster))
+            .param("plugin", pushed.stdout.trim())
+            .param(
+                "grants",
+                "[[grant]]\nplugin = \"build\"\ncapabilities = [\"*\"]\n",
+            )
+            .param("script", "true")
+    };
+    let ended = pod().ended().await;
+    assert_outcome(&ended, 211, "infra-failed");
+    ended.assert_says(&["asks for a login"]);
+    cluster.assert_untouched();
+    let ended = pod().workspace("registry", &login).ended().await;
+    assert_outcome(&ended, 0, "succeeded");
+    cluster.assert_purged();
 }
 
 #[tokio::test(flavor = "multi_thread")]

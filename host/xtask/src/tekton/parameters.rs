@@ -114,7 +114,8 @@ fn plugin() -> Vec<TaskParameter> {
     vec![
         TaskParameter::new(
             "plugin",
-            "The build policy: the name of a plugin in the image or in the workspace `plugin`, or a path",
+            "The build policy: the name of a plugin in the image or in the workspace `plugin`, a path, or what is fetched by digest: \
+             `oci://registry/repository@sha256:…`, `https://…#sha256:…`",
             "build",
             Way::Section("set plugin".to_owned()),
         ),

@@ -32,12 +32,20 @@ const OF_PLUGIN: [&str; 13] = [
 ];
 
 /// The program's own settings, as name, variable, default and description.
-const OF_PROGRAM: [(&str, &str, &str, &str); 7] = [
+const OF_PROGRAM: [(&str, &str, &str, &str); 8] = [
     (
         "plugin",
         "ORKA_PLUGIN",
         "build",
-        "The build policy: the name of a plugin in the image, or the path of one in a workspace",
+        "The build policy: the name of a plugin in the image, the path of one in a workspace, or what is fetched by digest: \
+         `oci://registry/repository@sha256:…`, `https://…#sha256:…`",
+    ),
+    (
+        "registry-credentials",
+        "ORKA_REGISTRY_CREDENTIALS",
+        "",
+        "The path of a directory or file with logins for registries, as a Secret of the type `kubernetes.io/dockerconfigjson` \
+         is mounted",
     ),
     (
         "grants",

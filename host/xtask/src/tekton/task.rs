@@ -151,6 +151,14 @@ const GUARDS: Workspace = Workspace {
     flag: "guards",
 };
 
+const REGISTRY: Workspace = Workspace {
+    name: "registry",
+    description: "Logins for registries that plugins are fetched from: a Secret of the type `kubernetes.io/dockerconfigjson`",
+    optional: true,
+    read_only: true,
+    flag: "registry-credentials",
+};
+
 const SECRETS: Workspace = Workspace {
     name: "secrets",
     description: "Secrets that a granted plugin can use and never read, one file each",
@@ -189,7 +197,7 @@ pub(super) fn all() -> [Task; 4] {
                           in, runs the script, copies the result back and deletes the VM, however the TaskRun ends. The \
                           step's exit code is the script's; every other failure has its own, and the result `outcome` \
                           names it.",
-            workspaces: &[BUILD, PLUGIN, GRANTS, GUARDS, SECRETS],
+            workspaces: &[BUILD, PLUGIN, REGISTRY, GRANTS, GUARDS, SECRETS],
             takes_plugins: true,
             uses_ssh: true,
             is_modular: false,
