@@ -362,8 +362,14 @@ fn a_vm_whose_deploy_got_no_answer_is_found_and_deleted_when_it_turns_up() {
                 (Outcome::InfraFailed, 214),
                 "{appears_after} s"
             );
+            // On Orka 2 a late one finds its VM config gone, which nobody can know: it is watched for in vain.
+            let until = if orka3 || appears_after == 0 {
+                appears_after + 5
+            } else {
+                60
+            };
             assert!(
-                report.elapsed < Duration::from_secs(appears_after + 5),
+                report.elapsed <= Duration::from_secs(until),
                 "{:?}",
                 report.elapsed
             );
