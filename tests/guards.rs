@@ -348,3 +348,54 @@ async fn secrets_in_arguments_survive_a_guard_that_changes_others() {
     ended.assert_says(&["\"***\""]);
     assert!(!format!("{}{}", ended.stdout, ended.stderr).contains(&password));
 }
+
+/// One Task of a pipeline run that shares a VM config, guarded by `allowed-vms` with these rules.
+fn sharing(cluster: &Cluster, plugin: &str, rules: &str) -> Step {
+    let step = cluster
+        .run()
+        .flag("--plugin", plugin)
+        .flag("--run-uid", "run")
+        .flag("--task-uid", format!("run-{plugin}"))
+        .flag("--pod-uid", format!("run-{plugin}-pod"));
+    let rules = step.scratch_file("rules.txt", rules.as_bytes());
+    step.flag("--guard", format!("allowed-vms={rules}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_config_that_tasks_share_is_asked_about_where_it_is_made_and_where_it_is_taken_up() {
+    let rules = "image Sonoma.orkasi\ncores * 6\n";
+    for config in [Cluster::orka2(), Cluster::orka3()] {
+        let cluster = Cluster::with(config).await;
+        let denied = sharing(&cluster, "init", rules)
+            .param("base-image", "Ventura.orkasi")
+            .ended()
+            .await;
+        denied.assert(212, "denied");
+        assert!(cluster.sim.state().configs.is_empty());
+        let made = sharing(&cluster, "init", rules)
+            .param("base-image", "Sonoma.orkasi")
+            .param("cpu-count", "12")
+            .ended()
+            .await;
+        made.assert(0, "succeeded");
+        made.assert_says(&["cpu-cores from 12 to 6"]);
+        assert_eq!(cluster.sim.state().configs[0].cpu, 6);
+        assert_eq!(
+            made.report["grants"]["used"]["images"],
+            serde_json::json!(["Sonoma.orkasi"])
+        );
+        // Made under other rules, it cannot be changed any more.
+        let narrower = "image Sonoma.orkasi\ncores * 4\n";
+        let refused = sharing(&cluster, "deploy", narrower)
+            .param("script", TRUE)
+            .ended()
+            .await;
+        refused.assert(212, "denied");
+        assert!(cluster.sim.state().vms.is_empty());
+        let built = sharing(&cluster, "deploy", rules)
+            .param("script", TRUE)
+            .ended()
+            .await;
+        built.assert(0, "succeeded");
+    }
+}

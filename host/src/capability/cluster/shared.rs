@@ -144,9 +144,8 @@ pub(super) async fn create(
 ) -> Result<VmConfig, Failure> {
     run.grants.require(Capability::ClusterDeploy)?;
     run.grants.require(Capability::ClusterHandOver)?;
-    run.grants
-        .ceilings
-        .admit(&spec.image, &mut spec.cpu_cores, &mut spec.memory_mib)?;
+    run.guards.config(run, &mut spec).await?;
+    run.grants.admit_vm(&mut spec)?;
     still_signed_in(run)?;
     // What is in the ledger already is being deleted: an earlier pod did not come to its end.
     let present = match shared(run, channel).await {
@@ -260,9 +259,8 @@ pub(super) async fn find(run: &RunContext, channel: &str) -> Result<Option<VmCon
         mem: stored.memory_mib,
         ..Spec::default()
     });
-    run.grants
-        .ceilings
-        .admit(&spec.image, &mut spec.cpu_cores, &mut spec.memory_mib)?;
+    run.guards.settled_config(run, &spec).await?;
+    run.grants.admit_vm(&mut spec)?;
     tell_adopted(run, &name, &spec);
     Ok(Some(template(name, spec, true)))
 }
