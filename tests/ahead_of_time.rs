@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use end_to_end::{Cluster, bundled, program};
+use end_to_end::{Cluster, bundled, guest, program};
 use tempfile::TempDir;
 
 const GRANT_ALL: &str = "[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\n";
@@ -288,4 +288,39 @@ fn plugin_compile_says_where_code_could_go() {
         text.contains("--into DIR") && text.contains("--plugin-cache DIR"),
         "{text}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guards_use_their_code_as_plugins_do() {
+    let (cluster, installed, cache) = (Cluster::start().await, Installed::new(), Cache::new());
+    let stock = installed.plugins().join("allowed-vms.wasm");
+    std::fs::copy(bundled("allowed-vms"), stock).unwrap();
+    let into = installed.plugins();
+    installed.compile(&["build", "allowed-vms", "--into", text(&into)]);
+    let odd = guest("odd-guard");
+    let (directory, key) = (cache.directory(), cache.key());
+    let place = ["--plugin-cache", text(&directory), "--plugin-cache-key"];
+    installed.compile(&[&[text(&odd)], &place[..], &[text(&key)]].concat());
+    let step = cluster.build("#!/bin/sh\ntrue\n").argument("-v");
+    let rules = step.scratch_file("rules.txt", b"image *\n");
+    let ended = step
+        .flag("--guard", format!("allowed-vms={rules},{}", text(&odd)))
+        .flag("--plugin-cache", text(&directory))
+        .flag("--plugin-cache-key", text(&key))
+        .program(installed.program())
+        .ended()
+        .await;
+    ended.assert(0, "succeeded");
+    ended.assert_says(&[
+        &format!(
+            "the code of guard `allowed-vms` is from `{}",
+            text(&installed.plugins())
+        ),
+        &format!(
+            "the code of guard `odd-guard` is from `{}",
+            text(&directory)
+        ),
+    ]);
+    let (code, said) = installed.say(&["plugin", "compile", "/etc/passwd", "--into", text(&into)]);
+    assert_eq!(code, Some(212), "{said}");
 }

@@ -21,10 +21,10 @@ pub use bindings::exports::orka::plugin::guarding::{
 };
 pub use source::{GuardFile, GuardSource};
 
-use crate::aot::{self, CodeCache, Source};
+use crate::aot::{self, CodeCache, Origin, Source};
 use crate::backend::{Exec, FileDigest};
 use crate::bindings::orka::plugin::cluster::{DeployOptions, VmSpec};
-use crate::console::{Console, millis};
+use crate::console::{Console, Level, millis};
 use crate::engine::Engine;
 use crate::failure::Failure;
 use crate::limits::Limits;
@@ -175,6 +175,7 @@ impl Guards {
                 |component| file.link(engine, component),
             )?;
             made.warnings.iter().for_each(|it| console.warn(it));
+            console.log(Level::Debug, &origin(&file.name, &made.origin));
             let guard =
                 Guard::start(&file, made.linked, limits, console, source.config_text()).await?;
             members.push(Member {
@@ -447,6 +448,16 @@ impl GuardRecord {
             self.decisions.push(decision);
         } else {
             self.more += 1;
+        }
+    }
+}
+
+/// Where a guard's code came from, for the log.
+fn origin(guard: &str, origin: &Origin) -> String {
+    match origin {
+        Origin::Compiled(took) => format!("guard `{guard}` was compiled in {} ms", millis(*took)),
+        Origin::Program(path) | Origin::Cache(path) => {
+            format!("the code of guard `{guard}` is from `{}`", path.display())
         }
     }
 }

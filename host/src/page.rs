@@ -37,6 +37,7 @@ pub fn render(report: &Value) -> String {
     page.push_str("</table>");
     failures(&mut page, &report["failures"]);
     leftovers(&mut page, &report["leftovers"]);
+    guards(&mut page, &report["guards"]);
     host_keys(&mut page, &report["hostKeys"]);
     kept(&mut page, &report["kept"]);
     phases(&mut page, &report["phases"]);
@@ -69,6 +70,38 @@ fn leftovers(page: &mut String, leftovers: &Value) {
             text(&leftover["reason"]),
             text(&leftover["command"])
         ));
+    }
+}
+
+fn guards(page: &mut String, guards: &Value) {
+    for guard in items(guards) {
+        page.push_str(&format!(
+            "<h2>Guard {}</h2><p><code>{}</code><p>{} questions answered with: as it is",
+            text(&guard["name"]),
+            text(&guard["digest"]),
+            text(&guard["allowed"])
+        ));
+        let decisions = items(&guard["decisions"]);
+        if decisions.is_empty() {
+            continue;
+        }
+        page.push_str("<table><tr><th>about<th>decision<th>reason<th>changes");
+        for decision in decisions {
+            let class = if decision["decision"] == "changed" {
+                ""
+            } else {
+                " class=\"bad\""
+            };
+            let changes: Vec<String> = items(&decision["changes"]).iter().map(text).collect();
+            page.push_str(&format!(
+                "<tr><td>{}<td{class}>{}<td>{}<td>{}",
+                text(&decision["subject"]),
+                text(&decision["decision"]),
+                text(&decision["reason"]),
+                changes.join("<br>")
+            ));
+        }
+        page.push_str("</table>");
     }
 }
 
@@ -176,5 +209,27 @@ mod tests {
         let page = render(&report);
         assert!(page.contains("&lt;script&gt;&amp;&quot;"));
         assert!(!page.contains("<script>") && !page.contains("<b>"));
+    }
+
+    #[test]
+    fn what_guards_decided_is_on_the_page_and_becomes_no_markup() {
+        let report = serde_json::json!({
+            "outcome": "denied", "exitCode": 212, "failures": [], "phases": [], "leftovers": [], "artifacts": {"files": []},
+            "guards": [{
+                "name": "ours", "digest": "sha256:ab", "allowed": 2, "decisions": [
+                    {"about": "vm", "subject": "image `x`", "decision": "denied", "reason": "<i>no", "changes": ["<u>"]}
+                ]
+            }]
+        });
+        let page = render(&report);
+        for said in [
+            "Guard ours",
+            "sha256:ab",
+            "image `x`",
+            "&lt;i&gt;no",
+            "&lt;u&gt;",
+        ] {
+            assert!(page.contains(said), "no `{said}`: {page}");
+        }
     }
 }

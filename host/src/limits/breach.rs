@@ -431,4 +431,79 @@ mod tests {
         );
         assert_eq!(found("something else"), None);
     }
+
+    /// Starts a component under these limits and calls its `run`, which breaks one of them.
+    async fn broken_by(component: &str, limits: Limits) -> Option<Breach> {
+        let engine = crate::engine::engine_with(&limits).unwrap();
+        let bytes = wat::parse_str(component).unwrap();
+        let component = wasmtime::component::Component::new(&engine, bytes).unwrap();
+        let mut store = wasmtime::Store::new(&engine, Limiter::new(limits, Whose::Plugin));
+        store.limiter(|limiter| limiter);
+        store.set_epoch_deadline(u64::from(u32::MAX));
+        let linker = wasmtime::component::Linker::new(&engine);
+        let ended = match linker.instantiate_async(&mut store, &component).await {
+            Ok(instance) => {
+                let run = instance
+                    .get_typed_func::<(), ()>(&mut store, "run")
+                    .unwrap();
+                run.call_async(&mut store, ()).await
+            }
+            Err(error) => Err(error),
+        };
+        let error = ended.unwrap_err();
+        store
+            .data()
+            .breach()
+            .or_else(|| Breach::found_by_engine(&error, &limits))
+    }
+
+    /// Two core modules, each with a memory and a table of its own, and a function that calls itself for ever.
+    const TWO_OF_EACH: &str = "(component
+        (core module $m
+            (memory 1) (table 1 funcref)
+            (func $f (export \"run\") (call $f)))
+        (core instance $a (instantiate $m))
+        (core instance $b (instantiate $m))
+        (func (export \"run\") (canon lift (core func $b \"run\"))))";
+
+    #[tokio::test]
+    async fn what_the_engine_counts_is_found_however_it_words_it() {
+        for (limits, of) in [
+            (
+                Limits {
+                    instances: 1,
+                    ..Limits::default()
+                },
+                "instances",
+            ),
+            (
+                Limits {
+                    tables: 1,
+                    ..Limits::default()
+                },
+                "tables",
+            ),
+            (
+                Limits {
+                    memories: 1,
+                    ..Limits::default()
+                },
+                "memories",
+            ),
+        ] {
+            let found = broken_by(TWO_OF_EACH, limits).await;
+            let wanted = Breach::Parts {
+                of,
+                wanted: 2,
+                limit: 1,
+            };
+            assert_eq!(found, Some(wanted), "{of}");
+        }
+        let limits = Limits {
+            stack_bytes: 64 * 1024,
+            ..Limits::default()
+        };
+        let found = broken_by(TWO_OF_EACH, limits).await;
+        assert_eq!(found, Some(Breach::Stack(64 * 1024)));
+    }
 }
