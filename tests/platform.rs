@@ -220,11 +220,22 @@ async fn a_task_a_schema_and_the_limits_are_printed() {
         .await;
     assert_eq!(nowhere.code, Some(211), "{nowhere}");
     nowhere.assert_says(&["--plugin-path"]);
-    for name in ["grants", "plugin", "report"] {
+    for name in ["grants", "plugin", "report", "scenarios"] {
         let schema = Step::new(&["schema", name]).ended().await;
         let schema: serde_json::Value = serde_json::from_str(&schema.stdout).unwrap();
         assert!(schema["$schema"].is_string() && schema["properties"].is_object());
     }
     let limits = Step::new(&["limits"]).ended().await;
     assert!(limits.stdout.contains("guard-cpu-seconds"), "{limits}");
+}
+
+#[tokio::test]
+async fn the_stock_guard_passes_the_scenarios_that_the_page_plays() {
+    let scenarios = end_to_end::repository().join("plugins/allowed-vms/scenarios");
+    let ended = Step::new(&["plugin", "test", "--plugin", "build"])
+        .argument(scenarios.to_str().unwrap())
+        .ended()
+        .await;
+    assert_eq!(ended.code, Some(0), "{ended}");
+    assert!(ended.stdout.contains("4 passed"), "{ended}");
 }

@@ -10,6 +10,7 @@ pub fn text(name: SchemaName) -> &'static str {
         SchemaName::Grants => include_str!("../schemas/grants.schema.json"),
         SchemaName::Plugin => include_str!("../schemas/plugin.schema.json"),
         SchemaName::Report => include_str!("../schemas/report.schema.json"),
+        SchemaName::Scenarios => include_str!("../schemas/scenarios.schema.json"),
     }
 }
 
@@ -27,6 +28,12 @@ mod tests {
             (SchemaName::Grants, "grants", grants),
             (SchemaName::Plugin, "plugin", plugin_manifest::schema()),
             (SchemaName::Report, "report", crate::report::schema()),
+            #[cfg(feature = "authoring")]
+            (
+                SchemaName::Scenarios,
+                "scenarios",
+                crate::scenario::file::schema(),
+            ),
         ];
         for (name, file, schema) in made {
             let made = format!("{schema:#}\n");

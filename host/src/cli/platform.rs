@@ -123,4 +123,6 @@ pub enum SchemaName {
     Plugin,
     /// The report of a run (`--report`).
     Report,
+    /// A file of scenarios (`plugin test`).
+    Scenarios,
 }

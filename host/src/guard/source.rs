@@ -141,6 +141,19 @@ impl GuardSource {
         }
     }
 
+    /// A reference with its configuration at hand; paths are relative to `base`.
+    ///
+    /// # Errors
+    ///
+    /// As [`GuardSource::parse`].
+    pub fn of_text(base: &Path, text: &str, config: Option<String>) -> Result<Self, Failure> {
+        let mut source = Self::parse_in(base, text, None)?;
+        if let Some(config) = config {
+            source.config = Some((PathBuf::from("configuration"), config));
+        }
+        Ok(source)
+    }
+
     /// Its configuration; an empty text where it has none.
     pub fn config_text(&self) -> &str {
         self.config.as_ref().map_or("", |(_, text)| text)

@@ -13,11 +13,15 @@ use crate::console::{PhaseEnding, seconds};
 
 /// What must come of a scenario. What is not mentioned is not looked at, but for three things: a run that is not said to
 /// fail must succeed, nothing may be left on the cluster that is not said to be, and no secret may be shown.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Expectations {
+    /// As `orka-step run` has it.
     outcome: Option<String>,
+    /// As `orka-step run` has it.
     exit_code: Option<u8>,
+    /// The decisive failure.
     failure: Option<FailureExpectation>,
     /// Each value; null means that there is no such result.
     #[serde(default)]
@@ -30,11 +34,13 @@ pub struct Expectations {
     /// None of these calls.
     #[serde(default)]
     calls_lack: Vec<String>,
+    /// What the log holds.
     #[serde(default)]
     log: TextExpectation,
     /// Files by path; null means that there is no such file.
     #[serde(default)]
     workspace: BTreeMap<String, Option<Contents>>,
+    /// Files in VMs by path; null means that there is no such file.
     #[serde(default)]
     vm_files: BTreeMap<String, Option<Contents>>,
     /// Each as `TITLE: ENDING`.
@@ -44,22 +50,30 @@ pub struct Expectations {
     left: usize,
     /// How many of them are kept on purpose; all, if not given.
     kept: Option<usize>,
+    /// The longest it may take on the virtual clock.
     within: Option<Span>,
+    /// The node each deployment asked for; null for any.
     nodes: Option<Vec<Option<String>>>,
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct FailureExpectation {
+    /// Its code.
     code: Option<String>,
+    /// What its sentence contains.
     message: Option<String>,
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct TextExpectation {
+    /// Texts that are there.
     #[serde(default)]
     includes: Vec<String>,
+    /// Texts that are not.
     #[serde(default)]
     lacks: Vec<String>,
 }

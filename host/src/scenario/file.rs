@@ -17,6 +17,7 @@ use super::model::{ExecReply, Expected, Pattern, Scenario, Times, node};
 use crate::bindings::orka::plugin::cluster::Node;
 use crate::failure::{Class, Failure, Kind};
 use crate::grants::GrantsFile;
+use crate::guard::GuardSource;
 use crate::limits::Limits;
 use crate::outcome::StopSignal;
 
@@ -34,6 +35,7 @@ pub struct Case {
 }
 
 /// What a case's plugin runs on.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
@@ -44,48 +46,77 @@ pub enum Backend {
     Simulator,
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[cfg_attr(test, schemars(title = "Scenarios of a plugin of orka-step"))]
 struct Document {
+    /// The members of a scenario, laid under each: maps member by member, everything else as a whole.
     #[serde(default)]
+    #[cfg_attr(test, schemars(with = "BTreeMap<String, serde_json::Value>"))]
     defaults: Value,
+    /// The scenarios, played one by one.
+    #[cfg_attr(test, schemars(with = "Vec<Entry>"))]
     scenarios: Vec<Value>,
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Entry {
+    /// Unique in the file.
     name: String,
+    /// More words for people.
     #[serde(default, rename = "about")]
     _about: Option<String>,
+    /// What the plugin runs on.
     #[serde(default)]
     backend: Backend,
+    /// Parameters; a list becomes one item a line.
     #[serde(default)]
     params: BTreeMap<String, Scalar>,
+    /// The script as a file of its own.
     script: Option<String>,
+    /// Files by path; `false` for a run without a workspace.
     #[serde(default)]
     workspace: Workspace,
+    /// Secrets by name.
     #[serde(default)]
     secrets: BTreeMap<String, String>,
+    /// An entry of the operator's grants file; all that the plugin asks for, if absent.
     grants: Option<Grants>,
+    /// Who is asked before the grants are looked at, in this order.
+    #[serde(default)]
+    guards: Vec<GuardEntry>,
+    /// Limits of the sandbox, as `orka-step limits` names them.
     #[serde(default)]
     limits: BTreeMap<String, u32>,
+    /// The run's own deadline; `1h` if absent.
     timeout: Option<Span>,
+    /// A signal that comes in the middle.
     stop: Option<Stop>,
+    /// What random numbers are made from.
     #[serde(default)]
     seed: u64,
+    /// The calendar at the start of the run.
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     began: Option<jiff::Timestamp>,
+    /// The cluster and its times.
     #[serde(default)]
     cluster: Cluster,
+    /// Programs that are expected to run in VMs.
     #[serde(default)]
     programs: Vec<Program>,
+    /// Calls that fail.
     #[serde(default)]
     failures: Vec<Fault>,
+    /// What must come of it.
     #[serde(default)]
     expect: Expectations,
 }
 
 /// A parameter's value as it is convenient to write.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Scalar {
@@ -108,6 +139,7 @@ impl Scalar {
 }
 
 /// The workspace's files; `false` is none at all.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Workspace {
@@ -122,6 +154,7 @@ impl Default for Workspace {
 }
 
 /// A file's contents: text, or bytes as base64.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Contents {
@@ -129,6 +162,7 @@ pub(super) enum Contents {
     Bytes(Base64),
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Base64 {
@@ -147,20 +181,36 @@ impl Contents {
 }
 
 /// A grant for this plugin, as an entry of the operator's file has it.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Deserialize)]
 struct Grants {
     #[serde(flatten)]
+    #[cfg_attr(test, schemars(with = "BTreeMap<String, serde_json::Value>"))]
     members: BTreeMap<String, Value>,
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct GuardEntry {
+    /// A bundled name, or the path of a `.wasm` file relative to this file.
+    guard: String,
+    /// The text of its configuration.
+    config: Option<String>,
+}
+
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Stop {
+    /// So long after the start.
     after: Span,
+    /// `TERM` or `INT`.
     #[serde(default)]
     signal: StopName,
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Default, Deserialize)]
 enum StopName {
     #[default]
@@ -170,54 +220,82 @@ enum StopName {
     Interrupt,
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Cluster {
+    /// 2 or 3.
     orka: Option<u8>,
+    /// Until a deployment is answered.
     deploy_time: Option<Span>,
+    /// From then until SSH answers.
     boot_time: Option<Span>,
+    /// Names of images.
     images: Option<Vec<String>>,
+    /// Its nodes.
     nodes: Option<Vec<NodeEntry>>,
+    /// Deployments whose answer is lost.
     #[serde(default)]
     lost_deploys: Vec<LostDeploy>,
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct NodeEntry {
+    /// Its name.
     name: String,
+    /// Whether it takes VMs.
     ready: Option<bool>,
+    /// Free cores.
     cpu_available: Option<u32>,
+    /// All cores.
     cpu_total: Option<u32>,
+    /// Its tags.
     #[serde(default)]
     tags: Vec<String>,
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct LostDeploy {
+    /// Which deployment, counted from 1.
     number: u16,
+    /// When its VM appears all the same.
     appears_after: Span,
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Program {
+    /// The program; `*` stands for any text.
     run: String,
+    /// Exactly these; any, if absent.
     arguments: Option<Vec<String>>,
+    /// How often, no more and no less; once, if absent.
     times: Option<TimesEntry>,
+    /// Its status.
     exit: Option<u32>,
+    /// The signal that ends it.
     signal: Option<String>,
+    /// How else it ends.
     ends: Option<Ends>,
+    /// What it writes to standard output.
     #[serde(default)]
     stdout: Option<Contents>,
+    /// What it writes to standard error.
     #[serde(default)]
     stderr: Option<Contents>,
+    /// How long it takes.
     after: Option<Span>,
+    /// Files that it leaves in the VM, by path.
     #[serde(default)]
     writes: BTreeMap<String, Contents>,
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum TimesEntry {
@@ -225,12 +303,14 @@ enum TimesEntry {
     Word(TimesWord),
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum TimesWord {
     Any,
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Ends {
@@ -238,19 +318,28 @@ enum Ends {
     Never,
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Fault {
+    /// The call, as `plugins/TESTING.md` lists them.
     call: String,
+    /// Which of them, counted from 1; each, if absent.
     number: Option<usize>,
+    /// The case of the contract's `error`.
     kind: KindName,
+    /// Its code.
     code: Option<String>,
+    /// Its sentence.
     message: Option<String>,
+    /// What to do about it.
     hint: Option<String>,
+    /// Whether the same call may work later.
     #[serde(default)]
     retryable: bool,
 }
 
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum KindName {
@@ -266,8 +355,9 @@ enum KindName {
 }
 
 /// A duration such as `90s` or `1h 30m`.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span(pub(super) Duration);
+pub(super) struct Span(#[cfg_attr(test, schemars(with = "String"))] pub(super) Duration);
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -312,18 +402,19 @@ pub fn load(path: &Path) -> Result<Vec<Case>, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Failure::config(format!("cannot read the scenario file `{shown}`")).with_source(error)
     })?;
-    parse(&text).map_err(|problem| {
+    let directory = path.parent().unwrap_or(Path::new(""));
+    parse(&text, directory).map_err(|problem| {
         Failure::config(format!("the scenario file `{shown}` is wrong: {problem}"))
             .with_hint("`orka-step plugin test --help` tells where the format is described")
     })
 }
 
-/// Reads the text of a file of scenarios.
+/// Reads the text of a file of scenarios; paths in it are relative to `directory`.
 ///
 /// # Errors
 ///
 /// What is wrong, with the scenario and the member.
-pub fn parse(text: &str) -> Result<Vec<Case>, String> {
+pub fn parse(text: &str, directory: &Path) -> Result<Vec<Case>, String> {
     let document: Document = yaml_serde::from_str(text).map_err(|error| error.to_string())?;
     let mut cases: Vec<Case> = Vec::new();
     for (position, entry) in document.scenarios.into_iter().enumerate() {
@@ -334,7 +425,7 @@ pub fn parse(text: &str) -> Result<Vec<Case>, String> {
         let merged = merge(document.defaults.clone(), entry);
         let case = yaml_serde::from_value::<Entry>(merged)
             .map_err(|error| error.to_string())
-            .and_then(case)
+            .and_then(|entry| case(entry, directory))
             .map_err(|problem| format!("scenario {name}: {problem}"))?;
         if cases.iter().any(|other| other.name == case.name) {
             return Err(format!("there are two scenarios named {name}"));
@@ -361,7 +452,7 @@ fn merge(under: Value, over: Value) -> Value {
     }
 }
 
-fn case(entry: Entry) -> Result<Case, String> {
+fn case(entry: Entry, directory: &Path) -> Result<Case, String> {
     let mut scenario = Scenario {
         params: entry
             .params
@@ -380,6 +471,11 @@ fn case(entry: Entry) -> Result<Case, String> {
             .map(|(name, value)| (name, SecretString::from(value)))
             .collect(),
         grants: entry.grants.map(grants).transpose()?.map(Arc::new),
+        guards: entry
+            .guards
+            .into_iter()
+            .map(|entry| GuardSource::of_text(directory, &entry.guard, entry.config).map_err(said))
+            .collect::<Result<_, _>>()?,
         limits: limits(&entry.limits)?,
         seed: entry.seed,
         stop: entry.stop.map(|stop| {
@@ -598,6 +694,12 @@ impl fmt::Display for Backend {
             Self::Simulator => "simulator",
         })
     }
+}
+
+/// The JSON Schema of a file of scenarios.
+#[cfg(test)]
+pub(crate) fn schema() -> serde_json::Value {
+    schemars::schema_for!(Document).to_value()
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
 use super::*;
 
+fn read(text: &str) -> Result<Vec<Case>, String> {
+    parse(text, Path::new("scenarios"))
+}
+
 fn one(members: &str) -> Result<Case, String> {
     let indented: String = members
         .lines()
         .map(|line| format!("    {line}\n"))
         .collect();
-    parse(&format!("scenarios:\n  - name: it\n{indented}")).map(|mut cases| cases.remove(0))
+    read(&format!("scenarios:\n  - name: it\n{indented}")).map(|mut cases| cases.remove(0))
 }
 
 fn problem(members: &str) -> String {
@@ -20,6 +24,7 @@ script: 'echo hi'
 workspace: { a.txt: text, b.bin: { base64: AAE= } }
 secrets: { key: hunter22 }
 grants: { capabilities: ['*'], ceilings: { cpu-cores: 4 } }
+guards: [{ guard: allowed-vms, config: image x }, { guard: ./own.wasm }]
 limits: { memory-mib: 8 }
 timeout: 10m
 stop: { after: 30s, signal: INT }
@@ -53,6 +58,10 @@ failures:
         scenario.stop,
         Some((Duration::from_secs(30), StopSignal::Interrupt))
     );
+    let [first, second] = &scenario.guards[..] else {
+        panic!("two are asked");
+    };
+    assert_eq!((first.config_text(), second.config_text()), ("image x", ""));
     assert_eq!(scenario.limits.memory_bytes, 8 << 20);
     assert!(scenario.orka3 && !scenario.nodes[0].ready);
     assert_eq!(scenario.nodes[0].cpu_available, Some(0));
@@ -73,7 +82,7 @@ failures:
 
 #[test]
 fn defaults_are_laid_under_member_by_member() {
-    let cases = parse(
+    let cases = read(
         "defaults:
   params: { a: x, b: y }
   programs: [{ run: one }]
@@ -118,15 +127,11 @@ fn what_is_wrong_is_named_with_its_scenario() {
             "{members}: {problem}"
         );
     }
-    assert!(parse("scenarios: []").unwrap_err().contains("no scenarios"));
+    assert!(read("scenarios: []").unwrap_err().contains("no scenarios"));
     let twice = "scenarios: [{ name: a }, { name: a }]";
+    assert!(read(twice).unwrap_err().contains("two scenarios named `a`"));
     assert!(
-        parse(twice)
-            .unwrap_err()
-            .contains("two scenarios named `a`")
-    );
-    assert!(
-        parse("scenarios:\n  - name: a\n   x: y")
+        read("scenarios:\n  - name: a\n   x: y")
             .unwrap_err()
             .contains("line 3")
     );
