@@ -53,7 +53,9 @@ impl Queue {
             }
             _ => {
                 self.held += OVERHEAD;
-                self.items.push_back(Item::Output(stream, data.into()));
+                // Copied: a piece that is kept keeps the whole packet it came in.
+                let piece = BytesMut::from(&data[..]);
+                self.items.push_back(Item::Output(stream, piece));
             }
         }
     }
@@ -110,6 +112,18 @@ mod tests {
         }
         assert_eq!(queue.output_bytes(), 2_000);
         assert!(queue.held() >= 2_000 * size_of::<Item>());
+    }
+
+    #[test]
+    fn a_piece_of_a_large_packet_keeps_no_more_than_it_counts_for() {
+        let mut queue = Queue::default();
+        let packet = vec![b'x'; PIECE_MAX];
+        queue.push_output(Stream::Stdout, Bytes::from(packet).slice(7..8));
+        let Some(Item::Output(_, piece)) = queue.items.front() else {
+            panic!("{queue:?}");
+        };
+        assert_eq!(piece, &b"x"[..]);
+        assert!(piece.capacity() <= OVERHEAD, "{}", piece.capacity());
     }
 
     #[test]
