@@ -9,9 +9,10 @@ ours() {
     esac
 } 2>/dev/null
 
-# Sends a signal to the program's process group. Where awk leads the group, it is left out: it has to tell how the rest ended.
+# Sends a signal to the program's process group, whose number may be somebody else's once the program has ended. Where awk
+# leads the group, it is left out: it has to tell how the rest ended.
 ask() {
-    [ -n "$group" ] || return
+    [ -n "$group" ] && [ ! -e "$dir/ended" ] || return
     if [ "$mode" = exact ]; then
         ps -A -o pid= -o pgid= | while read -r process its; do
             [ "$its" = "$group" ] && [ "$process" != "$group" ] && kill "-$1" "$process"

@@ -82,6 +82,7 @@ pub(super) fn end(name: &str, tenths_of_grace: u64) -> Start {
 mod tests {
     use std::fs::OpenOptions;
     use std::io::{Read as _, Write as _};
+    use std::os::unix::process::CommandExt as _;
     use std::process::{Command, Stdio};
 
     use super::*;
@@ -148,5 +149,30 @@ mod tests {
         drop(watcher.stdin.take());
         watcher.wait().unwrap();
         follower.wait().unwrap();
+    }
+
+    /// A signal that is sent again may come when the group's number is somebody else's.
+    #[test]
+    fn a_signal_for_a_program_that_has_ended_reaches_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = sent(&[COMMON]) + "dir=$1 group=$2 mode=$3\nask TERM\n";
+        for mode in ["plain", "exact"] {
+            let mut stranger = Command::new("sh")
+                .args(["-c", "read -r line; :"])
+                .stdin(Stdio::piped())
+                .process_group(0)
+                .spawn()
+                .unwrap();
+            let group = stranger.id().to_string();
+            std::fs::write(dir.path().join("ended"), "").unwrap();
+            let asked = Command::new("sh")
+                .args(["-c", &script, "orka-step"])
+                .arg(dir.path())
+                .args([&group, mode])
+                .output()
+                .unwrap();
+            drop(stranger.stdin.take());
+            assert!(stranger.wait().unwrap().success(), "{mode}: {asked:?}");
+        }
     }
 }
