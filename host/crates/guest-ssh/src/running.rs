@@ -104,14 +104,12 @@ impl Command {
     ///
     /// # Errors
     ///
-    /// [`Error::Lost`] if there is no connection to send it on.
+    /// [`Error::Lost`] if there is no connection to send it on; for a detached command, if too many others wait for one. There
+    /// SIGKILL overtakes them and is never refused.
     pub async fn signal(&self, signal: Signal) -> Result<(), Error> {
         match &self.0 {
             Kind::OnChannel(command, _) => command.signal(signal).await,
-            Kind::Detached(command) => {
-                command.signal(signal);
-                Ok(())
-            }
+            Kind::Detached(command) => command.signal(signal),
         }
     }
 

@@ -167,6 +167,37 @@ async fn a_signal_on_a_connection_that_is_dead_unnoticed_is_sent_on_the_next() {
     nothing_is_left(&server).await;
 }
 
+#[tokio::test]
+async fn a_signal_too_many_is_refused_and_sigkill_never_is() {
+    let server = Sshd::start();
+    let proxy = Proxy::start(server.port, Weather::default()).await;
+    let connection = through(&proxy, &server).await;
+    let script =
+        "trap : USR1; echo on; n=0; while [ $n -lt 300 ]; do sleep 0.1; n=$((n + 1)); done; exit 4";
+    let mut command = connection.exec(sh(script)).await.unwrap();
+    command.next_output().await.unwrap();
+    proxy.freeze();
+    let mut refused = 0;
+    for _ in 0..200 {
+        match command.signal(Signal::Usr1).await {
+            Ok(()) => {}
+            Err(Error::Lost { .. }) => refused += 1,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert!((100..200).contains(&refused), "{refused}");
+    for _ in 0..200 {
+        command.signal(Signal::Kill).await.unwrap();
+    }
+    let exit = command.wait().await.unwrap();
+    assert!(
+        matches!(&exit, Exit::Signal { name, .. } if name == "KILL"),
+        "{exit:?}"
+    );
+    nothing_is_left(&server).await;
+    command.signal(Signal::Usr1).await.unwrap();
+}
+
 /// Whether it was heard before the connection broke or not.
 #[tokio::test]
 async fn a_signal_is_delivered_once_however_often_the_connection_breaks() {

@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::frames::{FRAME_MAX, Frames, Position, Said};
@@ -69,6 +70,13 @@ pub(super) enum Asked {
     Sign,
 }
 
+/// What comes from the holder of the command.
+pub(super) struct Requests {
+    pub(super) asked: mpsc::Receiver<Asked>,
+    /// SIGKILL, which waits for no other signal. Several at once are one.
+    pub(super) kill: Arc<Notify>,
+}
+
 /// A signal that the VM has not confirmed. It goes to each follower again, under its number, until one has heard it.
 struct Unheard {
     number: u64,
@@ -111,7 +119,7 @@ pub(super) struct Driver {
     /// Feeds the program's standard input.
     feeding: Option<command::Command>,
     tell: mpsc::Sender<Told>,
-    asked: mpsc::Receiver<Asked>,
+    requests: Requests,
     /// Signals so far.
     signals: u64,
     unheard: VecDeque<Unheard>,
@@ -127,7 +135,7 @@ impl Driver {
         job: Job,
         feeding: Option<command::Command>,
         tell: mpsc::Sender<Told>,
-        asked: mpsc::Receiver<Asked>,
+        requests: Requests,
     ) -> Self {
         Self {
             _following: job.sessions.follow(),
@@ -135,7 +143,7 @@ impl Driver {
             tries: Tries::default(),
             feeding,
             tell,
-            asked,
+            requests,
             signals: 0,
             unheard: VecDeque::new(),
             sign: None,
@@ -158,7 +166,7 @@ impl Driver {
             ControlFlow::Continue(Ok(_)) => 0,
             _ => GRACE_TENTHS,
         };
-        self.asked.close();
+        self.requests.asked.close();
         let Self {
             job, tell, waiting, ..
         } = &mut self;
@@ -332,13 +340,14 @@ impl Driver {
                         break Followed::Dropped;
                     }
                 }
-                Some(asked) = self.asked.recv(), if self.unheard.len() < ASKED_QUEUED => match asked {
-                    Asked::Signal(signal) => {
-                        self.signals += 1;
-                        let mut signal = Unheard { number: self.signals, signal, word: 0 };
-                        words.signal(&mut signal);
-                        self.unheard.push_back(signal);
+                () = self.requests.kill.notified() => {
+                    // One that was not heard yet does what another would.
+                    if !self.unheard.iter().any(|unheard| matches!(unheard.signal, Signal::Kill)) {
+                        self.say_signal(Signal::Kill, &mut words);
                     }
+                }
+                Some(asked) = self.requests.asked.recv(), if self.unheard.len() < ASKED_QUEUED => match asked {
+                    Asked::Signal(signal) => self.say_signal(signal, &mut words),
                     Asked::Sign => {
                         words.say("live\n".to_owned());
                         self.sign = Some(words.said);
@@ -365,6 +374,17 @@ impl Driver {
             let _ = timeout(Duration::from_secs(1), command.wait()).await;
         }
         followed
+    }
+
+    fn say_signal(&mut self, signal: Signal, words: &mut Words) {
+        self.signals += 1;
+        let mut signal = Unheard {
+            number: self.signals,
+            signal,
+            word: 0,
+        };
+        words.signal(&mut signal);
+        self.unheard.push_back(signal);
     }
 
     /// Takes a piece of the follower's answer.

@@ -25,7 +25,8 @@ mod scripts;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::timeout;
 
 use crate::Error;
@@ -36,13 +37,13 @@ use crate::ready::Keepalive;
 use crate::running::Event;
 use crate::transfer::Beginning;
 
-use driver::{Asked, Driver, REACH_AGAIN_MAX, Told};
+use driver::{Asked, Driver, REACH_AGAIN_MAX, Requests, Told};
 use scripts::Looks;
 
 /// Events on their way to whoever reads them.
 const EVENTS_QUEUED: usize = 16;
 
-/// Signals on their way to the program. More than this many are not waiting for anything but a connection.
+/// Signals on their way to the program, SIGKILL aside. More than this many are not waiting for anything but a connection.
 const ASKED_QUEUED: usize = 32;
 
 /// How long the command that starts the program is waited for after it has, so that its session can be used again.
@@ -98,6 +99,8 @@ impl Detach {
 pub(crate) struct Detached {
     told: mpsc::Receiver<Told>,
     asked: mpsc::Sender<Asked>,
+    /// SIGKILL is asked for.
+    kill: Arc<Notify>,
     ending: Option<Result<Exit, Ended>>,
     address: String,
 }
@@ -156,9 +159,20 @@ impl Detached {
         }
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
-        // A program that has ended needs none, and one to which as many are on the way will not mind one less.
-        let _ = self.asked.try_send(Asked::Signal(signal));
+    /// Takes a signal up, or refuses it where too many wait for a connection. SIGKILL overtakes those.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Error> {
+        if matches!(signal, Signal::Kill) {
+            self.kill.notify_one();
+            return Ok(());
+        }
+        match self.asked.try_send(Asked::Signal(signal)) {
+            // A program that has ended needs none.
+            Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
+            Err(TrySendError::Full(_)) => Err(Error::Lost {
+                address: self.address.clone(),
+                reason: format!("{ASKED_QUEUED} signals wait for it already"),
+            }),
+        }
     }
 
     pub(crate) fn ask_for_sign(&self) {
@@ -209,10 +223,16 @@ pub(crate) async fn start(
     };
     let (tell, told) = mpsc::channel(EVENTS_QUEUED);
     let (ask, asked) = mpsc::channel(ASKED_QUEUED);
-    tokio::spawn(Driver::new(job, feeding, tell, asked).run(lost));
+    let kill = Arc::<Notify>::default();
+    let requests = Requests {
+        asked,
+        kill: Arc::clone(&kill),
+    };
+    tokio::spawn(Driver::new(job, feeding, tell, requests).run(lost));
     Ok(Detached {
         told,
         asked: ask,
+        kill,
         ending: None,
         address,
     })
