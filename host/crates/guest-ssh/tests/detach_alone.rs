@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Child;
 use std::time::Duration;
 
-use guest_ssh::{Command, Error, Event, Exit, Signal, Stream};
+use guest_ssh::{Command, Detach, Error, Event, ExecRequest, Exit, Signal, Stream};
 use support::detached::{directories, nothing_is_left, processes, sh, through};
 use support::proxy::{Proxy, Weather};
 use support::run_out;
@@ -108,20 +108,53 @@ async fn without_ps_a_program_is_followed_signalled_and_ended_all_the_same() {
 /// Whatever ended the watcher, the program does not outlive the directory.
 #[tokio::test]
 async fn a_program_whose_watcher_was_killed_is_given_up_and_ended() {
-    let server = Sshd::start();
-    let (_connection, mut command) = printing(&server, "echo on; exec sleep 600").await;
-    let pids = std::fs::read_to_string(directories(&server)[0].join("pids")).unwrap();
-    let watcher = pids.split(' ').nth(1).unwrap();
+    for (mode, server) in both_modes() {
+        let (_connection, mut command) = printing(&server, "echo on; exec sleep 600").await;
+        kill_watcher(&server, mode);
+        let ended = timeout(Duration::from_secs(30), command.wait()).await;
+        assert!(
+            matches!(ended, Ok(Err(Error::Detached { .. }))),
+            "{mode}: {ended:?}"
+        );
+        nothing_is_left(&server).await;
+    }
+}
+
+/// Nor where this side is gone as well, and only the guard is left.
+#[tokio::test]
+async fn an_abandoned_program_whose_watcher_was_killed_is_ended_by_the_vm() {
+    for (mode, mut server) in both_modes() {
+        let connection = server.connect().await;
+        let request = ExecRequest {
+            detach: Some(Detach {
+                abandoned_after: Duration::from_secs(4),
+            }),
+            ..sh("echo on; exec sleep 600")
+        };
+        let mut command = connection.exec(request).await.unwrap();
+        command.next_output().await.unwrap();
+        server.kill_sessions();
+        server.stop();
+        kill_watcher(&server, mode);
+        nothing_is_left(&server).await;
+        drop(command);
+    }
+}
+
+/// Without `ps` nothing in the command line of what leads the program's group tells whose it is.
+fn both_modes() -> [(&'static str, Sshd); 2] {
+    let plain = Sshd::with_macos(Macos::whole().without("ps"), "");
+    [("exact", Sshd::start()), ("plain", plain)]
+}
+
+fn kill_watcher(server: &Sshd, mode: &str) {
+    let pids = std::fs::read_to_string(directories(server)[0].join("pids")).unwrap();
+    let pids: Vec<&str> = pids.split_whitespace().collect();
+    assert_eq!(pids[2], mode);
     let killed = std::process::Command::new("kill")
-        .args(["-KILL", watcher])
+        .args(["-KILL", pids[1]])
         .status();
     assert!(killed.unwrap().success());
-    let ended = timeout(Duration::from_secs(30), command.wait()).await;
-    assert!(
-        matches!(ended, Ok(Err(Error::Detached { .. }))),
-        "{ended:?}"
-    );
-    nothing_is_left(&server).await;
 }
 
 /// No file grows beyond 1 KiB: of single bytes the index is full first.

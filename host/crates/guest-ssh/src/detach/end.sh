@@ -14,8 +14,9 @@ if ! mkdir "$dir/started" && [ ! -e "$dir/void" ]; then
         turns=$((turns + 1))
     done
     if read -r group watcher mode guard <"$dir/pids"; then
-        # Its number is the program's until the watcher has waited for it, and that of awk anyway.
-        if [ ! -e "$dir/ended" ] && { ours "$watcher" || ours "$group"; } && kill -0 "-$group"; then
+        # Its number is the program's until the watcher has waited for it, and that of awk anyway. Where the watcher was killed
+        # and no awk leads the group, the guard shows that the VM was not started anew.
+        if [ ! -e "$dir/ended" ] && { ours "$watcher" || ours "$group" || ours "$guard"; } && kill -0 "-$group"; then
             ask TERM
             turns=0
             while [ ! -e "$dir/ended" ] && [ ! -s "$dir/status" ] && kill -0 "-$group" && [ "$turns" -lt "$2" ]; do

@@ -102,8 +102,7 @@ spoil() {
 
 # Ends everything when nobody has followed for so long that nobody will, or when the directory was removed.
 guard() {
-    vain=0 last= tells=
-    ! ours "$$" || tells=yes
+    vain=0 last=
     while sleep "$interval"; do
         if [ -d "$dir" ]; then
             now=
@@ -121,15 +120,9 @@ guard() {
     done
 }
 
-# Whether the group is still the program's: nobody has waited for it, or awk leads it.
-running() {
-    [ ! -e "$dir/ended" ] || return
-    if [ -n "$tells" ]; then
-        ours "$$" || ours "$group"
-    else
-        kill -0 "$$"
-    fi
-}
+# Whether the program's group has anybody left. That the guard lives shows that the VM was not started anew, so that the number
+# is the group's, also where the watcher was killed.
+running() { [ ! -e "$dir/ended" ] && kill -0 "-$group"; }
 
 drained() { [ -e "$dir/done.1" ] && [ -e "$dir/done.2" ]; }
 full() { [ -e "$dir/full.1" ] || [ -e "$dir/full.2" ]; }
