@@ -1,6 +1,7 @@
 //! Keeps secrets out of everything that is shown or written.
 
-use std::ops::Range;
+use std::collections::BTreeSet;
+use std::ops::{Bound, Range};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
@@ -32,8 +33,8 @@ impl std::fmt::Debug for Masker {
 
 #[derive(Default)]
 struct Needles {
-    /// Each form once.
-    forms: Vec<Vec<u8>>,
+    /// In order, so that those which begin with a text stand right behind it.
+    forms: BTreeSet<Vec<u8>>,
     /// Finds them; none while there are none, or if there are more than one automaton can hold.
     automaton: Option<AhoCorasick>,
     longest: usize,
@@ -59,9 +60,9 @@ impl Needles {
             .max((bytes.len() + 1).saturating_sub(self.longest));
         (first..range.end).find(|&place| {
             let tail = &bytes[place..];
-            self.forms
-                .iter()
-                .any(|form| form.len() > tail.len() && form.starts_with(tail))
+            let behind = (Bound::Excluded(tail), Bound::Unbounded);
+            let next = self.forms.range::<[u8], _>(behind).next();
+            next.is_some_and(|form| form.starts_with(tail))
         })
     }
 
@@ -97,14 +98,17 @@ impl Masker {
             forms.push(json[1..json.len() - 1].to_owned());
         }
         for text in std::iter::once(trimmed).chain(trimmed.lines().map(str::trim)) {
-            forms.extend(quoted::forms(text));
+            // A line that is too short stays so, however long it is made.
+            if text.len() >= MASKED_LENGTH_MIN {
+                forms.extend(quoted::forms(text));
+            }
         }
         let mut needles = self.needles.write().unwrap_or_else(PoisonError::into_inner);
         let known = needles.forms.len();
         for form in forms {
             let form = form.into_bytes();
-            if form.len() >= MASKED_LENGTH_MIN && !needles.forms.contains(&form) {
-                needles.forms.push(form);
+            if form.len() >= MASKED_LENGTH_MIN {
+                needles.forms.insert(form);
             }
         }
         if needles.forms.len() > known {
@@ -343,6 +347,15 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_is_too_short_is_shown_in_every_form() {
+        let masker = Masker::default();
+        masker.add("{\n  \"key\": \"s3cret\"\n},\n$x");
+        let text = "},\n%7D%2C \\},  \\}\\, \\$x";
+        assert_eq!(masker.mask(text), text);
+        assert_eq!(masker.mask("%22key%22%3A%20%22s3cret%22"), "***");
+    }
+
+    #[test]
     fn the_longer_of_two_overlapping_secrets_wins() {
         let masker = Masker::default();
         masker.add("hunter2");
@@ -388,6 +401,32 @@ mod tests {
         assert_eq!(settled("hunter2-and-more h"), pair("*** ", "h"));
         assert_eq!(settled("hunter2 hunter2!"), pair("*** ***!", ""));
         assert_eq!(settled(""), pair("", ""));
+    }
+
+    /// Forms that share beginnings, one of them the beginning of others.
+    #[test]
+    fn among_many_forms_what_may_go_on_is_what_any_of_them_begins_with() {
+        let words = ["", "ab", "abab", "b", "ba", "a\u{e4}", "\u{10ffff}", "zz"];
+        let masker = Masker::default();
+        for first in words {
+            for second in words {
+                masker.add(&format!("{first}{second}ab{first}"));
+            }
+        }
+        let needles = masker.needles();
+        for first in words {
+            for (second, third) in words.iter().zip(words.iter().rev()) {
+                let text = format!("x{first}{second}{third}");
+                let bytes = text.as_bytes();
+                let expected = (0..bytes.len()).find(|&place| {
+                    let tail = &bytes[place..];
+                    let goes_on =
+                        |form: &Vec<u8>| form.len() > tail.len() && form.starts_with(tail);
+                    needles.forms.iter().any(goes_on)
+                });
+                assert_eq!(needles.open(bytes, 0..bytes.len()), expected, "{text}");
+            }
+        }
     }
 
     #[test]
