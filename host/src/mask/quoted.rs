@@ -19,21 +19,21 @@ pub(super) fn forms(text: &str) -> Vec<String> {
             format!("'\"{}\"'", "'".repeat(run))
         }));
     }
-    // bash and zsh.
+    // bash and zsh. What the locale takes for unprintable is shown byte by byte.
     forms.push(behind_backslashes(text, " \t!\"$&'()*,;<>?[\\]^`{|}"));
-    forms.push(controls_apart(&behind_backslashes(
-        text,
-        " \"#$&'()*;<>?[\\]^`{|}",
-    )));
     forms.push(behind_backslashes(text, "\"$\\`"));
-    forms.push(ansi_c(text, |control| match control {
-        '\u{1b}' => r"\E".to_owned(),
-        other => octal(other),
-    }));
-    forms.push(ansi_c(text, |control| match control {
-        '\u{7f}' => r"\C-?".to_owned(),
-        other => format!("\\C-{}", char::from(other as u8 | 0x40)),
-    }));
+    for locale in [Locale::Utf8, Locale::C] {
+        forms.push(unprintable_apart(
+            &behind_backslashes(text, " \"#$&'()*;<>?[\\]^`{|}"),
+            locale,
+        ));
+        forms.push(ansi_c(text, locale, |byte| match byte {
+            0x1b => r"\E".to_owned(),
+            other => octal(other),
+        }));
+        forms.push(ansi_c(text, locale, octal).replace('!', r"\!"));
+        forms.push(ansi_c(text, locale, meta_and_control));
+    }
     forms.push(uri_component(text));
     forms
 }
@@ -61,27 +61,63 @@ fn behind_backslashes(text: &str, special: &str) -> String {
     form
 }
 
-/// Control characters in quotes of their own, as zsh's.
-fn controls_apart(text: &str) -> String {
+/// What a shell takes a text for.
+#[derive(Clone, Copy)]
+enum Locale {
+    Utf8,
+    /// Bytes, of which it knows ASCII.
+    C,
+}
+
+impl Locale {
+    fn prints(self, character: char) -> bool {
+        match self {
+            Self::Utf8 => !character.is_ascii_control(),
+            Self::C => character == ' ' || character.is_ascii_graphic(),
+        }
+    }
+}
+
+/// Unprintable bytes in quotes of their own, as zsh's.
+fn unprintable_apart(text: &str, locale: Locale) -> String {
     let mut form = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_ascii_control() {
-            let quoted = ansi_c(character.encode_utf8(&mut [0; 4]), octal);
+        if locale.prints(character) {
+            form.push(character);
+            continue;
+        }
+        if character.is_ascii() {
+            let quoted = ansi_c(character.encode_utf8(&mut [0; 4]), locale, octal);
             // Writing to a text cannot fail.
             let _ = write!(form, "$'{quoted}'");
-        } else {
-            form.push(character);
+            continue;
+        }
+        for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+            let _ = write!(form, "$'{}'", octal(byte));
         }
     }
     form
 }
 
-fn octal(control: char) -> String {
-    format!("\\{:03o}", u32::from(control))
+fn octal(byte: u8) -> String {
+    format!("\\{byte:03o}")
+}
+
+/// As zsh traces: `\C-A`, `\M-C`, `\M-\C-A`.
+fn meta_and_control(byte: u8) -> String {
+    let meta = if byte.is_ascii() { "" } else { r"\M-" };
+    let shown = match byte & 0x7f {
+        b'\n' => r"\n".to_owned(),
+        b'\t' => r"\t".to_owned(),
+        0x7f => r"\C-?".to_owned(),
+        control @ 0..0x20 => format!("\\C-{}", char::from(control | 0x40)),
+        other => char::from(other).to_string(),
+    };
+    format!("{meta}{shown}")
 }
 
 /// What stands in `$'…'`.
-fn ansi_c(text: &str, control: impl Fn(char) -> String) -> String {
+fn ansi_c(text: &str, locale: Locale, unprintable: impl Fn(u8) -> String) -> String {
     let mut form = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
@@ -94,8 +130,12 @@ fn ansi_c(text: &str, control: impl Fn(char) -> String) -> String {
             '\u{8}' => form.push_str(r"\b"),
             '\u{b}' => form.push_str(r"\v"),
             '\u{c}' => form.push_str(r"\f"),
-            other if other.is_ascii_control() => form.push_str(&control(other)),
-            other => form.push(other),
+            other if locale.prints(other) => form.push(other),
+            other => {
+                for byte in other.encode_utf8(&mut [0; 4]).bytes() {
+                    form.push_str(&unprintable(byte));
+                }
+            }
         }
     }
     form
@@ -119,7 +159,7 @@ mod tests {
 
     use crate::mask::Masker;
 
-    const SECRETS: [&str; 8] = [
+    const SECRETS: [&str; 11] = [
         "itis's3cret",
         "first''second\"third$fourth`fifth\\sixth",
         "'leading'quote",
@@ -128,6 +168,10 @@ mod tests {
         "upper's line\nlower\"s line",
         "tabbed\tvalue's\u{1b}[0mcolour\u{1}end",
         "pass w$rd&co",
+        "p\u{e4}ssw\u{f6}rd it's \u{dc}ber-geheim",
+        "\u{1f511}key\u{1f5dd}\u{fe0f} of the\tdoor\u{1f6aa}",
+        // Among their bytes are those that zsh shows as `\M-\C-M`, `\M-\n`, `\M-'` and `\M-\`.
+        "\u{c0}one\u{c9}two\u{ca}three\u{cd}four\u{df}five\u{e7}six\u{710}seven",
     ];
 
     /// Whatever a shell prints of a secret by itself: no word of it is shown.
@@ -135,33 +179,38 @@ mod tests {
     fn no_shell_shows_a_secret_by_quoting_it() {
         let traced = "P=$V; : \"$P\" \"before$P after\"";
         let bash = "printf '%q\\n' \"$V\"; declare -p V; export -p; set | grep -a '^V='; echo \"${V@Q}\"; set -x; P=$V";
-        let zsh = "printf '%q\\n' \"$V\"; typeset -p V; print -r -- ${(q)V} ${(qq)V} ${(qqq)V}; set -x; P=$V";
+        let zsh = "printf '%q\\n' \"$V\"; typeset -p V; print -r -- ${(q)V} ${(qq)V} ${(qqq)V} ${(qqqq)V} ${(q+)V}; set -x; P=$V";
         for secret in SECRETS {
             let masker = Masker::default();
             masker.add(secret);
-            for (shell, script) in [
+            let ways = [
                 (&["sh", "-x"][..], traced),
                 (&["bash", "-x"], traced),
                 (&["zsh", "-f", "-x"], traced),
                 (&["sh"], "export -p; set"),
                 (&["bash"], bash),
                 (&["zsh", "-f"], zsh),
-            ] {
+            ];
+            for (locale, (shell, script)) in ["C", "C.UTF-8"]
+                .into_iter()
+                .flat_map(|locale| ways.map(|way| (locale, way)))
+            {
                 let output = Command::new(shell[0])
                     .args(&shell[1..])
                     .args(["-c", script])
                     .env_clear()
                     .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+                    .env("LC_ALL", locale)
                     .env("V", secret)
                     .output()
                     .unwrap_or_else(|problem| panic!("this test needs {}: {problem}", shell[0]));
                 let said = [output.stdout, output.stderr].concat();
                 let shown = String::from_utf8(masker.mask_bytes(&said)).unwrap();
-                assert!(shown.contains("***"), "{shell:?}: {shown}");
+                assert!(shown.contains("***"), "{shell:?} {locale}: {shown}");
                 for word in secret.split(|character: char| !character.is_ascii_alphanumeric()) {
                     assert!(
                         word.len() < 3 || !shown.contains(word),
-                        "{shell:?} shows `{word}` of {secret:?}: {shown}"
+                        "{shell:?} {locale} shows `{word}` of {secret:?}: {shown}"
                     );
                 }
             }
