@@ -386,6 +386,11 @@ pub trait Guest: Send + Sync {
         None
     }
 
+    /// How long it may take to notice that the connection is dead.
+    fn loss_after(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Starts a program.
     async fn exec(&self, exec: Exec) -> Result<Running, Failure>;
 

@@ -131,6 +131,7 @@ impl Guests for SshGuests {
             connection,
             jump,
             detach: Detach::beyond(self.config.keepalive),
+            loss_after: self.config.keepalive.patience(),
         }))
     }
 
@@ -150,6 +151,8 @@ struct SshGuest {
     jump: Option<String>,
     /// How detached programs outlive the connection.
     detach: Detach,
+    /// How long it may take to notice that the connection is dead.
+    loss_after: Duration,
 }
 
 #[async_trait]
@@ -169,6 +172,10 @@ impl Guest for SshGuest {
             fingerprint: key.fingerprint.to_string(),
             trust: key.trust,
         })
+    }
+
+    fn loss_after(&self) -> Duration {
+        self.loss_after
     }
 
     async fn exec(&self, exec: Exec) -> Result<Running, Failure> {

@@ -305,7 +305,7 @@ impl HostConnection for HostState {
         let command = run
             .call("ssh.exec", async {
                 run.grants.require(Capability::SshExec)?;
-                let silence = Silence::after(silence_ms)?;
+                let silence = Silence::after(silence_ms, guest.loss_after())?;
                 run.guards.exec(&run, &vm, &mut exec, reads.clone()).await?;
                 run.grants.admit_program(&exec.program)?;
                 let slot = slots

@@ -475,6 +475,10 @@ impl Guest for RecordedGuest {
         self.inner.jump_host()
     }
 
+    fn loss_after(&self) -> Duration {
+        self.inner.loss_after()
+    }
+
     async fn exec(&self, exec: Exec) -> Result<Running, Failure> {
         let masker = &self.recorder.masker;
         let asked = exec_asked(&exec, |bytes| masker.mask_bytes(bytes));

@@ -97,7 +97,8 @@ impl Keepalive {
     }
 
     /// Silence after which the connection counts as lost.
-    pub(crate) fn patience(&self) -> Duration {
+    #[must_use]
+    pub fn patience(&self) -> Duration {
         self.interval
             .saturating_mul(self.count_max.saturating_add(1))
     }

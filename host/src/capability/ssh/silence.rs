@@ -10,9 +10,12 @@ use crate::failure::{Class, Failure, Kind};
 /// What a program gets between SIGTERM and SIGKILL.
 const POLITE: Duration = Duration::from_secs(10);
 
-/// How long a sign of life is waited for. A dead connection is noticed before that, as a rule; a VM that keeps the connection and
-/// does nothing else is as silent as its program.
-const SIGN_MAX: Duration = Duration::from_secs(120);
+/// How long a sign of life is waited for, at least. A VM that keeps the connection and does nothing else is as silent as its
+/// program.
+const SIGN_MIN: Duration = Duration::from_secs(120);
+
+/// What a sign of life gets beyond the time in which a dead connection is noticed.
+const BEYOND_LOSS: Duration = Duration::from_secs(30);
 
 /// How long the end of a program is waited for that was sent SIGKILL.
 const LAST: Duration = Duration::from_secs(3);
@@ -44,18 +47,20 @@ enum Stage {
 #[derive(Debug)]
 pub(super) struct Silence {
     limit: Option<Duration>,
+    /// How long a sign of life is waited for.
+    sign_max: Duration,
     stage: Stage,
     /// When the next step is due; never while nothing can be heard.
     due: Option<Instant>,
 }
 
 impl Silence {
-    /// Counts from now on.
+    /// Counts from now on. `loss_after` is how long it may take to notice that the connection is dead.
     ///
     /// # Errors
     ///
     /// `invalid` if no silence at all is allowed.
-    pub(super) fn after(limit_ms: Option<u64>) -> Result<Self, Failure> {
+    pub(super) fn after(limit_ms: Option<u64>, loss_after: Duration) -> Result<Self, Failure> {
         if limit_ms == Some(0) {
             return Err(Failure::invalid(
                 "command.silence-timeout",
@@ -66,6 +71,7 @@ impl Silence {
         let limit = limit_ms.map(|limit| Duration::from_millis(limit).min(LIMIT_MAX));
         Ok(Self {
             limit,
+            sign_max: SIGN_MIN.max(loss_after.saturating_add(BEYOND_LOSS).min(LIMIT_MAX)),
             stage: Stage::Listening,
             due: limit.map(|limit| Instant::now() + limit),
         })
@@ -82,7 +88,7 @@ impl Silence {
             None => std::future::pending().await,
         }
         let (step, stage, due) = match self.stage {
-            Stage::Listening => (Step::Doubt, Stage::Doubting, SIGN_MAX),
+            Stage::Listening => (Step::Doubt, Stage::Doubting, self.sign_max),
             Stage::Doubting => (Step::Ask("TERM"), Stage::Asked, POLITE),
             Stage::Asked => (Step::Ask("KILL"), Stage::Killed, LAST),
             Stage::Killed => (Step::GiveUp, Stage::Killed, LAST),
@@ -140,6 +146,8 @@ impl Silence {
 mod tests {
     use super::*;
 
+    const LOSS_AFTER: Duration = Duration::from_secs(60);
+
     /// The next step, and how many milliseconds it took.
     async fn next(silence: &mut Silence) -> (Step, u128) {
         let began = Instant::now();
@@ -148,7 +156,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_program_is_asked_killed_and_then_given_up() {
-        let mut silence = Silence::after(Some(60_000)).unwrap();
+        let mut silence = Silence::after(Some(60_000), LOSS_AFTER).unwrap();
         assert!(!silence.is_over());
         assert_eq!(next(&mut silence).await, (Step::Doubt, 60_000));
         assert!(!silence.is_over());
@@ -172,7 +180,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn output_begins_the_count_anew_and_a_lost_connection_stops_it() {
-        let mut silence = Silence::after(Some(1_000)).unwrap();
+        let mut silence = Silence::after(Some(1_000), LOSS_AFTER).unwrap();
         for _ in 0..5 {
             tokio::time::sleep(Duration::from_millis(900)).await;
             silence.broken();
@@ -186,7 +194,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_is_dead_unnoticed_is_no_silence() {
-        let mut silence = Silence::after(Some(45_000)).unwrap();
+        let mut silence = Silence::after(Some(45_000), LOSS_AFTER).unwrap();
         assert_eq!(next(&mut silence).await, (Step::Doubt, 45_000));
         // The connection's own patience is over first.
         let sign = tokio::time::timeout(Duration::from_secs(60), silence.passes());
@@ -202,8 +210,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_keepalive_of_any_length_is_waited_for_before_a_dead_connection_counts_as_silence() {
+        for (loss_after, waited) in [(90, 120_000), (91, 121_000), (600, 630_000)] {
+            let loss_after = Duration::from_secs(loss_after);
+            let mut silence = Silence::after(Some(1_000), loss_after).unwrap();
+            assert_eq!(next(&mut silence).await, (Step::Doubt, 1_000));
+            assert_eq!(next(&mut silence).await, (Step::Ask("TERM"), waited));
+        }
+        let mut silence = Silence::after(Some(1_000), Duration::MAX).unwrap();
+        assert_eq!(next(&mut silence).await, (Step::Doubt, 1_000));
+        let long = tokio::time::timeout(Duration::from_secs(1 << 30), silence.passes());
+        assert!(long.await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn output_that_was_on_its_way_ends_the_doubt() {
-        let mut silence = Silence::after(Some(1_000)).unwrap();
+        let mut silence = Silence::after(Some(1_000), LOSS_AFTER).unwrap();
         assert_eq!(next(&mut silence).await, (Step::Doubt, 1_000));
         silence.broken();
         silence.heard();
@@ -213,13 +235,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_a_limit_nothing_ever_happens_and_an_endless_one_does_no_harm() {
         for limit in [None, Some(u64::MAX)] {
-            let mut silence = Silence::after(limit).unwrap();
+            let mut silence = Silence::after(limit, LOSS_AFTER).unwrap();
             silence.broken();
             let long = tokio::time::timeout(Duration::from_secs(1 << 30), silence.passes());
             assert!(long.await.is_err());
         }
         assert_eq!(
-            Silence::after(Some(0)).unwrap_err().code,
+            Silence::after(Some(0), LOSS_AFTER).unwrap_err().code,
             "command.silence-timeout"
         );
     }

@@ -76,7 +76,7 @@ impl Detach {
     /// Patient enough for a connection whose death is noticed as late as `keepalive` does, and a new one after that.
     #[must_use]
     pub fn beyond(keepalive: Keepalive) -> Self {
-        let noticed = keepalive.patience() + REACH_AGAIN_MAX + LOOK_EVERY * 4;
+        let noticed = (keepalive.patience()).saturating_add(REACH_AGAIN_MAX + LOOK_EVERY * 4);
         Self {
             abandoned_after: Self::default().abandoned_after.max(noticed),
         }
