@@ -14,6 +14,11 @@ use support::userland::{self, Macos};
 /// A scene whose VM has programs of its own in front of others. In their text `@tar@` and `@find@` are the real ones and
 /// `@dir@` is the tree.
 fn scene(tar: Tar, programs: &[(&str, &str)]) -> (Scene, Option<Macos>) {
+    scene_in("", tar, programs)
+}
+
+/// The same, with further variables in the VM's environment.
+fn scene_in(variables: &str, tar: Tar, programs: &[(&str, &str)]) -> (Scene, Option<Macos>) {
     let there = tempfile::tempdir().unwrap();
     let macos = userland::MACOS.then(Macos::whole);
     let bin = there.path().join("bin");
@@ -44,7 +49,7 @@ fn scene(tar: Tar, programs: &[(&str, &str)]) -> (Scene, Option<Macos>) {
         write(tree.join(name), name.as_bytes(), 0o644);
     }
     let scene = Scene {
-        server: Sshd::with_path(&format!("{}:{others}", bin.display())),
+        server: Sshd::with_path_in(&format!("{}:{others}", bin.display()), variables),
         here: tempfile::tempdir().unwrap(),
         there,
     };
@@ -141,4 +146,19 @@ async fn a_file_that_shrank_is_told_however_much_was_said_after_it() {
         "{problem:?}"
     );
     assert_eq!(names(scene.here.path()), [""; 0]);
+}
+
+/// Whoever sets `LC_ALL` would be told in their language what went away, and it would not be known for that.
+#[tokio::test]
+async fn messages_are_in_english_whatever_the_vm_speaks_and_names_stay_in_its_charset() {
+    for tar in TARS {
+        let script = "[ \"$1\" = --version ] && exec @tar@ \"$@\"\nrm -f @dir@/lock\n\
+                      [ \"${LC_ALL+set}$LC_CTYPE $LC_MESSAGES\" = 'C.UTF-8 C' ] && exec @tar@ \"$@\"\n\
+                      echo 'tar: ./lock: Datei oder Verzeichnis nicht gefunden' >&2; exit 1";
+        let find = "touch @dir@/lock\nexec @find@ \"$@\"";
+        let programs = [("tar", script), ("find", find)];
+        let (scene, _userland) = scene_in("LC_ALL=C.UTF-8", tar, &programs);
+        let summary = fetch(&scene).await.unwrap();
+        assert_eq!((summary.files, summary.warnings.len()), (3, 1), "{tar:?}");
+    }
 }

@@ -37,11 +37,12 @@ use crate::{Error, RemotePath};
 ///
 /// pax is the format in which both tell fractions of seconds and holes. bsdtar complains of names it cannot put into
 /// UTF-8 and then sends them as they are. Attributes, access times and the like would be sent for nothing. Messages are in
-/// English, for [`Complaints`] to know them.
+/// English, for [`Complaints`] to know them, which `LC_ALL` would overrule; the charset stays the VM's.
 const PACK: &str = r#"printf 'orka-step: begin\n'
 command -v tar >/dev/null || exit 92
 cd "$1" || exit
-COPYFILE_DISABLE=1; LC_MESSAGES=C; export COPYFILE_DISABLE LC_MESSAGES
+LC_CTYPE=${LC_ALL:-${LC_CTYPE:-${LANG-}}}; unset LC_ALL LANGUAGE
+COPYFILE_DISABLE=1; LC_MESSAGES=C; export COPYFILE_DISABLE LC_CTYPE LC_MESSAGES
 gzip=$3
 case $2 in
 bsd) set -- --no-xattrs --no-acls --no-fflags --format pax ;;

@@ -83,6 +83,12 @@ impl Sshd {
         Self::configured(extra, &environment_with(Path::new(path)), MACOS)
     }
 
+    /// The same, with further variables in the environment of its sessions.
+    pub fn with_path_in(path: &str, variables: &str) -> Self {
+        let environment = format!("{} {variables}", environment_with(Path::new(path)));
+        Self::configured("", &environment, MACOS)
+    }
+
     /// A server with further lines in its configuration.
     pub fn with(extra: &str) -> Self {
         if MACOS {
