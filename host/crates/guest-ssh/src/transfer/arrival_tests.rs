@@ -15,10 +15,10 @@ use cap_std::fs::Dir;
 use super::archive::{Fault, Kind, Member};
 use super::faulty::{Faulty, Lack};
 use super::header::Stamp;
-use super::parent::open_parent;
+use super::parent::{Opened, open_parent};
 use super::receive::{Contents, Receiver};
 use super::staging::{PREFIX, Staging, sweep, sweep_on};
-use super::volume::Space;
+use super::volume::{Space, Volume};
 use super::{Counters, Direction, Limits, Meter, Selection, place};
 use crate::Error;
 
@@ -90,9 +90,15 @@ fn arrive(
         limits: Limits::default(),
         counters: &counters,
     };
-    let (parent, name, made) = open_parent(&open(root), Path::new(target), &meter)?;
-    let staging = Staging::create_on(Arc::new(volume), &parent)
-        .map_err(|problem| meter.failed(b".", "no room could be made", problem))?;
+    let volume = Arc::new(volume);
+    let Opened {
+        parent,
+        name,
+        made,
+        begun: staging,
+    } = open_parent(&open(root), Path::new(target), &meter, |parent| {
+        Staging::create_on(Arc::clone(&volume) as Arc<dyn Volume>, parent)
+    })?;
     let selection = Selection::everything();
     let mut receiver = Receiver::new(&staging, &selection, &meter);
     for (member, contents) in members {
@@ -685,4 +691,28 @@ fn hard_links_that_become_copies_count_like_files() {
         matches!(told, Err(Error::LimitExceeded { limit: "bytes", .. })),
         "{told:?}"
     );
+}
+
+#[test]
+fn a_parent_that_another_transfer_takes_away_is_made_again() {
+    let root = tempfile::tempdir().unwrap();
+    let counters = Counters::default();
+    let meter = Meter {
+        direction: Direction::Download,
+        limits: Limits::default(),
+        counters: &counters,
+    };
+    let (ours, theirs) = (open(root.path()), open(root.path()));
+    let other = open_parent(&theirs, Path::new("a/b/other"), &meter, |_| Ok(())).unwrap();
+    let mut failing = Some(other.made);
+    let opened = open_parent(&ours, Path::new("a/b/own"), &meter, |parent| {
+        // The other fails between our opening the directory and our first entry in it.
+        drop(failing.take());
+        Ok((sweep(parent)?, Staging::create(parent)?))
+    })
+    .unwrap();
+    let entries = fs::read_dir(root.path().join("a/b")).unwrap().count();
+    assert_eq!(entries, 1);
+    drop(opened);
+    assert_eq!(look(root.path()), BTreeMap::new());
 }

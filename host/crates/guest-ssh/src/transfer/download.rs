@@ -2,7 +2,6 @@
 //! all.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use super::complaints::{Complaints, is_about_charset};
 use super::compress::{self, Pace, Verdict};
 use super::facts::{Beginning, Tar};
 use super::listing::Chosen;
-use super::parent::open_parent;
+use super::parent::{Opened, open_parent};
 use super::receive::receive;
 use super::staging::{Staging, sweep};
 use super::{
@@ -306,16 +305,14 @@ impl Work {
             limits: self.limits,
             counters: &self.counters,
         };
-        let (parent, name, made) = open_parent(&self.into, target, &meter)?;
-        let no_room = |problem| {
-            meter.failed(
-                OsStr::new(target).as_bytes(),
-                "no room could be made beside it",
-                problem,
-            )
-        };
-        let left = sweep(&parent).map_err(no_room)?;
-        let staging = Staging::create(&parent).map_err(no_room)?;
+        let Opened {
+            parent,
+            name,
+            made,
+            begun: (left, staging),
+        } = open_parent(&self.into, target, &meter, |parent| {
+            Ok((sweep(parent)?, Staging::create(parent)?))
+        })?;
         let mut moved = receive(stream, &staging, &self.selection, &meter)?;
         moved.notes.splice(0..0, left);
         // A caller that went away wants nothing moved.
