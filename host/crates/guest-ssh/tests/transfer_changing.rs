@@ -148,6 +148,63 @@ async fn a_file_that_shrank_is_told_however_much_was_said_after_it() {
     assert_eq!(names(scene.here.path()), [""; 0]);
 }
 
+/// More than fits into all that lies between `tar` and the host.
+const LARGE: usize = 16 << 20;
+
+/// bsdtar fills a file that shrinks with zeros, says nothing, and ends well.
+const SHRINK: &str = "[ \"$1\" = --version ] && exec @tar@ \"$@\"\n\
+     @tar@ \"$@\" | { head -c 1000000; echo short >@dir@/large; cat; }";
+
+#[tokio::test]
+async fn a_file_that_bsdtar_filled_with_zeros_is_fetched_again() {
+    let (scene, _userland) = scene(Tar::Bsd, &[("tar", SHRINK)]);
+    let large = scene.there.path().join("tree/large");
+    write(large, &vec![b'x'; LARGE], 0o644);
+    let summary = fetch(&scene).await.unwrap();
+    assert_eq!(summary.warnings, [""; 0]);
+    let got = std::fs::read(scene.here.path().join("out/large")).unwrap();
+    assert_eq!(String::from_utf8_lossy(&got), "short\n");
+}
+
+#[tokio::test]
+async fn a_file_that_bsdtar_fills_with_zeros_each_time_fails_the_transfer() {
+    let again = SHRINK.replacen("\n", "\ncat @dir@/../master >@dir@/large\n", 1);
+    let (scene, _userland) = scene(Tar::Bsd, &[("tar", &again)]);
+    for name in ["master", "tree/large"] {
+        write(scene.there.path().join(name), &vec![b'x'; LARGE], 0o644);
+    }
+    let problem = fetch(&scene).await.unwrap_err();
+    assert!(
+        matches!(&problem, Error::Transfer { entry, .. } if entry == "large"),
+        "{problem:?}"
+    );
+    assert_eq!(names(scene.here.path()), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_file_that_was_emptied_after_it_was_sent_whole_is_no_part() {
+    for tar in TARS {
+        let script = "[ \"$1\" = --version ] && exec @tar@ \"$@\"\n@tar@ \"$@\" && : >@dir@/a";
+        let (scene, _userland) = scene(tar, &[("tar", script)]);
+        let summary = fetch(&scene).await.unwrap();
+        assert_eq!(summary.warnings, [""; 0], "{tar:?}");
+        let got = std::fs::read(scene.here.path().join("out/a")).unwrap();
+        assert_eq!(got, b"a", "{tar:?}");
+    }
+}
+
+#[tokio::test]
+async fn files_that_end_in_zeros_and_stay_as_they_are_come() {
+    for tar in TARS {
+        let (scene, _userland) = scene(tar, &[]);
+        for name in ["tree/new\nline", "tree/-n", "tree/dir/zeros"] {
+            write(scene.there.path().join(name), &[0; 5000], 0o644);
+        }
+        let summary = fetch(&scene).await.unwrap();
+        assert_eq!((summary.files, summary.warnings.len()), (6, 0), "{tar:?}");
+    }
+}
+
 /// Whoever sets `LC_ALL` would be told in their language what went away, and it would not be known for that.
 #[tokio::test]
 async fn messages_are_in_english_whatever_the_vm_speaks_and_names_stay_in_its_charset() {

@@ -93,7 +93,7 @@ pub(super) enum Ended {
         /// Bytes a second, as measured.
         rate: Option<f64>,
     },
-    /// This was listed and is no longer there: what is there now is better looked at once more.
+    /// This was listed and is no longer there, or no longer all of it: what is there now is better looked at once more.
     Gone(String),
 }
 
@@ -335,7 +335,8 @@ impl Connection {
     /// and named in the summary; anything else that could reach outside ends the transfer.
     ///
     /// What goes away in the VM between the listing and its turn makes the transfer begin again with a new listing, once;
-    /// what goes away then is left out, with a warning.
+    /// what goes away then is left out, with a warning. So does a file that becomes shorter while bsdtar sends it, and then
+    /// the transfer fails.
     ///
     /// With [`Compare`](super::Compare) files that are the same at the target do not travel: they are counted as unchanged, and neither
     /// the entries nor the digest of the summary cover them. Ways and retries are those of [`Self::upload`].

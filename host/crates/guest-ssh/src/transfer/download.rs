@@ -20,6 +20,7 @@ use super::facts::{Beginning, Tar};
 use super::listing::Chosen;
 use super::parent::{Opened, open_parent};
 use super::receive::receive;
+use super::shrunk::Suspects;
 use super::staging::{Staging, sweep};
 use super::{
     Compare, Counters, Direction, Limits, Meter, Moved, PIPE_PIECES, Reporter, Review, Selection,
@@ -127,11 +128,17 @@ impl Connection {
             queue
         };
         let (finished, go) = tokio::sync::oneshot::channel();
-        let working =
-            tokio::task::spawn_blocking(move || work.run(PieceReader::new(queue), &target, go));
+        let (received, suspects) = tokio::sync::oneshot::channel();
+        let working = tokio::task::spawn_blocking(move || {
+            work.run(PieceReader::new(queue), &target, |moved| {
+                // Nobody asks where the sending side failed.
+                let _ = received.send(Suspects::among(moved));
+                go.blocking_recv() == Ok(true)
+            })
+        });
         let mut reporter = Reporter::new(progress, &counters);
         let mut pace = plan.pace();
-        let ended = self
+        let mut ended = self
             .fetch(
                 command,
                 pieces,
@@ -140,6 +147,13 @@ impl Connection {
                 plan.leave_out_gone,
             )
             .await;
+        if ended.is_ok()
+            && plan.facts.tar != Some(Tar::Gnu)
+            && let Ok(suspects) = suspects.await
+            && let Err(stopped) = self.check_whole(remote, suspects, plan).await
+        {
+            ended = Err(stopped);
+        }
         // Only a `tar` that ended well lets the tree take its place.
         let _ = finished.send(ended.is_ok());
         let worked = joined(working.await);
@@ -183,6 +197,26 @@ impl Connection {
         let said = command.collect(answer_max).await?;
         let found = Beginning::default().strip(said.stdout.into());
         Ok(apple::leave_out(chosen, &found))
+    }
+
+    /// Makes sure that what came is no part filled up with zeros.
+    async fn check_whole(
+        &self,
+        remote: &RemotePath,
+        suspects: Suspects,
+        plan: &Plan<'_>,
+    ) -> Result<(), Stopped> {
+        let shrunk = self.find_shrunk(remote, suspects).await;
+        match shrunk.map_err(Stopped::Vm)? {
+            None => Ok(()),
+            Some(entry) if plan.leave_out_gone => Err(Stopped::Vm(Error::Transfer {
+                direction: Direction::Download,
+                entry,
+                reason: "it became shorter in the VM while it was sent".to_owned(),
+                source: None,
+            })),
+            Some(entry) => Err(Stopped::Gone(entry)),
+        }
     }
 
     /// Passes the archive on to the thread that unpacks it, at that thread's pace. Returns warnings.
@@ -259,7 +293,7 @@ enum Stopped {
     Here,
     /// It is better begun again compressed.
     Restart(String),
-    /// This was listed and is no longer there.
+    /// This was listed and is no longer there, or no longer all of it.
     Gone(String),
 }
 
@@ -294,11 +328,12 @@ impl Work {
         })
     }
 
+    /// Receives everything, and moves it into place if it is wanted then.
     pub(super) fn run(
         self,
         stream: PieceReader,
         target: &Path,
-        go: tokio::sync::oneshot::Receiver<bool>,
+        is_wanted: impl FnOnce(&Moved) -> bool,
     ) -> Result<Moved, Error> {
         let meter = Meter {
             direction: Direction::Download,
@@ -316,7 +351,7 @@ impl Work {
         let mut moved = receive(stream, &staging, &self.selection, &meter)?;
         moved.notes.splice(0..0, left);
         // A caller that went away wants nothing moved.
-        if go.blocking_recv() != Ok(true) {
+        if !is_wanted(&moved) {
             return Err(meter.refuse(b".", "the VM did not finish"));
         }
         if let Some(review) = &self.review {

@@ -36,6 +36,7 @@ mod receive;
 mod room;
 mod select;
 mod sftp;
+mod shrunk;
 mod staging;
 mod upload;
 mod volume;
@@ -200,6 +201,8 @@ pub struct Skipped {
 struct Moved {
     /// What was received.
     files: Vec<FileDigest>,
+    /// Those of them whose last byte is a zero.
+    zero_ended: Vec<usize>,
     sent: Sent,
     skipped: Vec<Skipped>,
     /// macOS's attribute files that were left out.

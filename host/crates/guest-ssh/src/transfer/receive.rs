@@ -215,11 +215,13 @@ impl<'a> Receiver<'a> {
         let mut hasher = Hasher::default();
         let mut left = member.size;
         let mut has_holes = false;
+        let mut is_zero_ended = false;
         while left > 0 {
             self.staging.show_alive(Instant::now());
             let hole = contents.hole().min(HOLE_STEP).min(left);
             if hole > 0 {
                 has_holes = true;
+                is_zero_ended = true;
                 file.seek(SeekFrom::Current(hole as i64))
                     .map_err(|problem| self.failed(member, left, problem))?;
                 hasher.zeros(hole);
@@ -243,6 +245,7 @@ impl<'a> Receiver<'a> {
                 .write(&mut file, &self.buffer[..count])
                 .map_err(|problem| self.failed(member, left, problem))?;
             hasher.update(&self.buffer[..count]);
+            is_zero_ended = self.buffer[count - 1] == 0;
             self.meter.add_bytes(count);
             left -= count as u64;
         }
@@ -252,6 +255,9 @@ impl<'a> Receiver<'a> {
                 .map_err(|problem| self.failed(member, 0, problem))?;
         }
         self.complete(&file, member)?;
+        if is_zero_ended {
+            self.moved.zero_ended.push(self.moved.files.len());
+        }
         self.record(FileDigest {
             path,
             size: member.size,

@@ -82,8 +82,10 @@ impl Connection {
         let target = target.to_owned();
         let (pieces, queue) = mpsc::channel(PIPE_PIECES);
         let (finished, go) = tokio::sync::oneshot::channel();
-        let working =
-            tokio::task::spawn_blocking(move || work.run(PieceReader::new(queue), &target, go));
+        let working = tokio::task::spawn_blocking(move || {
+            let is_wanted = |_: &Moved| go.blocking_recv() == Ok(true);
+            work.run(PieceReader::new(queue), &target, is_wanted)
+        });
         let mut reporter = Reporter::new(progress, &counters);
         let stream = Stream {
             sftp,
