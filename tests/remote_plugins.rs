@@ -350,6 +350,22 @@ async fn a_problem_with_the_plugin_is_told_with_all_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_of_the_environment_is_gone_through() {
+    let proxy = Web::start(|_| Reply::status(403)).await;
+    let url = format!("https://plugins.example.com/build.wasm#{}", digest(b"x"));
+    let ended = Step::new(&["plugin", "inspect"])
+        .argument(url)
+        .environment("HTTPS_PROXY", &proxy.url(""))
+        .ended()
+        .await;
+    assert_eq!(ended.code, Some(217), "{ended}");
+    ended.assert_says(&["`plugins.example.com` cannot be reached"]);
+    let asked = &proxy.asked()[0];
+    assert_eq!(asked.method, "CONNECT");
+    assert_eq!(asked.target, "plugins.example.com:443");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_signal_ends_a_fetch_that_hangs() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/build.wasm", silent.local_addr().unwrap());

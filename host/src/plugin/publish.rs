@@ -9,15 +9,18 @@ use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use sha2::{Digest as _, Sha256};
 
-use super::remote::layout::{CONFIG, Component, Config, Descriptor, LAYER, MANIFEST, Manifest};
+use super::remote::layout::{CONFIG, Component, Config, Descriptor, LAYER, Manifest};
 use super::remote::registry::{Access, Registry};
-use super::remote::web::{Call, Web, may_follow};
+use super::remote::web::{Answer, Call, Web, may_follow};
 use super::remote::{Fetched, OciRef, Repository, fetch, is_remote};
 use super::{Plugin, PluginRef};
 use crate::cli::{PluginPullArgs, PluginPushArgs};
 use crate::config::{Environment, RegistryLogins};
 use crate::console::{Console, bytes};
 use crate::failure::Failure;
+
+/// An image manifest.
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// Annotations that every tool shows (OCI image specification, "Pre-Defined Annotation Keys").
 const TITLE: &str = "org.opencontainers.image.title";
@@ -106,6 +109,10 @@ fn write(path: &Path, component: &[u8]) -> Result<(), Failure> {
         let _ = std::fs::remove_file(&beside);
         Failure::config(format!("cannot write `{}`", path.display())).with_source(error)
     })
+}
+
+fn is_success(answer: &Answer) -> bool {
+    (200..300).contains(&answer.status)
 }
 
 fn digest_of(bytes: &[u8]) -> String {
@@ -253,7 +260,7 @@ impl Registry<'_> {
             HeaderValue::from_static("application/octet-stream"),
         );
         let done = self.send(call).await?;
-        if done.is_success() {
+        if is_success(&done) {
             Ok(())
         } else {
             Err(done.unexpected(self.what()))
@@ -270,7 +277,7 @@ impl Registry<'_> {
         call.headers
             .insert(CONTENT_TYPE, HeaderValue::from_static(MANIFEST));
         let done = self.send(call).await?;
-        if done.is_success() {
+        if is_success(&done) {
             Ok(())
         } else {
             Err(done.unexpected(self.what()))

@@ -12,7 +12,6 @@ use crate::state::Stop;
 /// # Errors
 ///
 /// None.
-#[expect(clippy::unused_async, reason = "the same signature as with fetching")]
 pub async fn bring(
     _: &mut PluginPlace,
     _: &[String],
@@ -23,7 +22,6 @@ pub async fn bring(
 }
 
 /// Nothing is ever fetched.
-#[expect(clippy::unused_async, reason = "the same signature as with fetching")]
 pub async fn for_run(
     _: &RunArgs,
     _: &Environment,

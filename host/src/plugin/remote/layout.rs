@@ -10,9 +10,7 @@ use crate::console::bytes;
 use crate::failure::Failure;
 use crate::plugin::PLUGIN_BYTES_MAX;
 
-/// An image manifest.
-pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-/// The same as Docker has it, and what lists several: told apart from what is not there.
+/// Image manifests of either kind, and what lists several: told apart from what is not there.
 pub(crate) const MANIFESTS_TAKEN: &str = "application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.index.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json";
@@ -215,7 +213,7 @@ mod tests {
     #[test]
     fn a_list_of_manifests_is_told_with_what_it_lists() {
         let list = format!(
-            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{MANIFEST}","digest":"{DIGEST}","size":7}}]}}"#
+            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"x","digest":"{DIGEST}","size":7}}]}}"#
         );
         let failure = manifest(list.as_bytes(), "x").unwrap_err();
         assert!(failure.message.contains("list of manifests"));

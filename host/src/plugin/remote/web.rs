@@ -82,10 +82,6 @@ impl Call {
 }
 
 impl Answer {
-    pub(crate) fn is_success(&self) -> bool {
-        (200..300).contains(&self.status)
-    }
-
     /// A failure that says what was answered.
     pub(crate) fn unexpected(&self, what: &str) -> Failure {
         let text = String::from_utf8_lossy(&self.body);
