@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use end_to_end::{Cluster, Step, bundled, guest, program};
+use end_to_end::{Cluster, Schemas, Step, bundled, guest, program};
 use tokio::process::Command;
 
 const PAGE: &str = include_str!("../plugins/README.md");
@@ -59,6 +59,39 @@ async fn the_five_commands_of_the_page_enforce_what_it_promises() {
     let grants = std::fs::read_to_string(directory.path().join("grants.toml")).unwrap();
     assert!(grants.contains("cpu-cores = 8"), "{grants}");
     cluster.assert_nothing_left();
+}
+
+/// What a program's own schema says against a file.
+async fn problems(name: &str, file: &serde_json::Value) -> Vec<String> {
+    let schema = Step::new(&["schema", name]).ended().await;
+    let schema = serde_json::from_str(&schema.stdout).unwrap();
+    Schemas::read().problems_by(&schema, file)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_are_of_the_form_that_the_schema_says() {
+    let cluster = Cluster::start().await;
+    let narrow = "[[grant]]\nplugin = \"build\"\n";
+    let builds = "#!/bin/sh\nmkdir -p out\necho x > out/a\n";
+    for (step, code) in [
+        (cluster.build(builds).param("artifacts", "out/**"), 0),
+        (cluster.build("#!/bin/sh\nexit 7\n"), 7),
+        (cluster.build("#!/bin/sh\nkill -TERM $$\n"), 143),
+        (cluster.build(builds).granted(narrow), 212),
+        (cluster.build(builds).param("cpu-count", "many"), 211),
+        (
+            cluster
+                .build(builds)
+                .flag("--guard", "allowed-vms=/dev/null"),
+            212,
+        ),
+    ] {
+        let ended = step.ended().await;
+        assert_eq!(ended.code, Some(code), "{ended}");
+        assert!(ended.report.is_object(), "{ended}");
+        let problems = problems("report", &ended.report).await;
+        assert_eq!(problems, [""; 0], "{:#}", ended.report);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,12 +1,21 @@
-//! Manifests against the schemas of Kubernetes and Tekton, which are kept as data in `tests/schemas`.
+//! Manifests against the schemas of Kubernetes and Tekton, which are kept as data in `tests/schemas`, and files of the
+//! program's own against those that it prints.
 //!
-//! The part of JSON Schema that both are written in, and nothing else: a keyword that is not known fails the test, so that
-//! no rule is passed over. Objects are closed there, so that a misspelt member is an error, as it is to `kubectl --validate`.
+//! The part of JSON Schema that all are written in, and nothing else: a keyword that is not known fails the test, so that
+//! no rule is passed over. Objects of manifests are closed, so that a misspelt member is an error, as it is to `kubectl --validate`.
 
 use serde_json::{Map, Value};
 
 /// Keywords that say nothing of a value's form here.
-const IGNORED: [&str; 2] = ["format", "$comment"];
+const IGNORED: [&str; 7] = [
+    "format",
+    "$comment",
+    "$schema",
+    "$defs",
+    "title",
+    "description",
+    "default",
+];
 
 /// The schemas.
 pub struct Schemas {
@@ -50,6 +59,13 @@ impl Schemas {
         problems
     }
 
+    /// Every problem of a value by a schema of its own, such as `orka-step schema` prints.
+    pub fn problems_by(&self, schema: &Value, value: &Value) -> Vec<String> {
+        let mut problems = Vec::new();
+        self.check(value, schema, schema, "", &mut problems);
+        problems
+    }
+
     fn check(
         &self,
         value: &Value,
@@ -64,8 +80,24 @@ impl Schemas {
                     let (of, target) = self.resolve(rule.as_str().unwrap(), of);
                     self.check(value, target, of, at, problems);
                 }
-                "type" if !is_of_type(value, rule.as_str().unwrap()) => {
+                "type" if !is_of_types(value, rule) => {
                     problems.push(format!("{at}: {value} is no {rule}"));
+                }
+                "const" if rule != value => {
+                    problems.push(format!("{at}: {value} is not {rule}"));
+                }
+                "minimum" if value.as_f64() < rule.as_f64() && value.is_number() => {
+                    problems.push(format!("{at}: {value} is below {rule}"));
+                }
+                "maximum" if value.as_f64() > rule.as_f64() => {
+                    problems.push(format!("{at}: {value} is above {rule}"));
+                }
+                "uniqueItems" => {
+                    let items = value.as_array().map(Vec::as_slice).unwrap_or_default();
+                    let twice = |(number, item)| items[..number].contains(item);
+                    if items.iter().enumerate().any(twice) {
+                        problems.push(format!("{at}: {value} has something twice"));
+                    }
                 }
                 "enum" if !rule.as_array().unwrap().contains(value) => {
                     problems.push(format!("{at}: {value} is none of {rule}"));
@@ -87,24 +119,35 @@ impl Schemas {
                         self.check(item, rule, of, &format!("{at}[{number}]"), problems);
                     }
                 }
-                "oneOf" => {
-                    let fits = |schema: &&Value| {
-                        let mut found = Vec::new();
-                        self.check(value, schema, of, at, &mut found);
-                        found.is_empty()
-                    };
-                    if rule.as_array().unwrap().iter().filter(fits).count() != 1 {
+                "not" if self.fits(value, rule, of) => {
+                    problems.push(format!("{at}: {value} has a form that it must not have"));
+                }
+                "oneOf" | "anyOf" => {
+                    let forms = rule.as_array().unwrap().iter();
+                    let count = forms.filter(|it| self.fits(value, it, of)).count();
+                    if count == 0 || keyword == "oneOf" && count > 1 {
                         problems.push(format!("{at}: {value} has none of the forms it can have"));
                     }
                 }
-                "type" | "enum" => {}
+                "type" | "enum" | "const" | "minimum" | "maximum" | "not" => {}
                 known if IGNORED.contains(&known) => {}
                 unknown => panic!("the schemas use `{unknown}`, which is not known here"),
             }
         }
     }
 
+    fn fits(&self, value: &Value, schema: &Value, of: &Value) -> bool {
+        let mut found = Vec::new();
+        self.check(value, schema, of, "", &mut found);
+        found.is_empty()
+    }
+
     fn resolve<'a>(&'a self, reference: &str, of: &'a Value) -> (&'a Value, &'a Value) {
+        if let Some(name) = reference.strip_prefix("#/$defs/") {
+            let target = &of["$defs"][name];
+            assert!(target.is_object(), "there is no `{reference}`");
+            return (of, target);
+        }
         let (file, name) = reference.split_once("#/definitions/").unwrap();
         let of = if file == "kubernetes" {
             &self.kubernetes
@@ -167,8 +210,19 @@ fn check_version(root: &str, api: &str, problems: &mut Vec<String>) {
     }
 }
 
+/// One type, or one of several.
+fn is_of_types(value: &Value, kinds: &Value) -> bool {
+    match kinds.as_array() {
+        Some(kinds) => kinds
+            .iter()
+            .any(|kind| is_of_type(value, kind.as_str().unwrap())),
+        None => is_of_type(value, kinds.as_str().unwrap()),
+    }
+}
+
 fn is_of_type(value: &Value, kind: &str) -> bool {
     match kind {
+        "null" => value.is_null(),
         "object" => value.is_object(),
         "array" => value.is_array(),
         "string" => value.is_string(),
@@ -215,5 +269,36 @@ mod tests {
                 .len(),
             1
         );
+    }
+
+    #[test]
+    fn a_schema_of_its_own_is_followed_too() {
+        let schema = json!({
+            "$defs": {"Kind": {"oneOf": [{"const": "a"}, {"const": "b"}]}},
+            "properties": {
+                "kind": {"anyOf": [{"$ref": "#/$defs/Kind"}, {"type": "null"}]},
+                "size": {"type": ["integer", "null"], "minimum": 0, "maximum": 9},
+                "names": {"type": "array", "uniqueItems": true},
+            },
+            "not": {"required": ["kind", "size"]},
+        });
+        let problems = |value: Value| Schemas::read().problems_by(&schema, &value);
+        for fits in [
+            json!({"kind": "a"}),
+            json!({"kind": null}),
+            json!({"size": null, "names": [1, 2]}),
+        ] {
+            assert!(problems(fits.clone()).is_empty(), "{fits}");
+        }
+        for wrong in [
+            json!({"kind": "c"}),
+            json!({"kind": "a", "size": 1}),
+            json!({"size": -1}),
+            json!({"size": 10}),
+            json!({"size": "1"}),
+            json!({"names": [1, 1]}),
+        ] {
+            assert_eq!(problems(wrong.clone()).len(), 1, "{wrong}");
+        }
     }
 }

@@ -20,13 +20,26 @@ const FILE_NAMES: [&str; 3] = ["grants.toml", "grants.yaml", "grants.yml"];
 #[derive(Debug, Default, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-#[cfg_attr(test, schemars(title = "Grants of orka-step"))]
+#[cfg_attr(test, schemars(title = "Grants of orka-step", transform = both_names))]
 pub struct GrantsFile {
     /// The entries. `grants` means the same.
     #[serde(default, rename = "grant", alias = "grants")]
     pub(super) grants: Vec<Grant>,
     #[serde(skip)]
     pub(super) lines: Lines,
+}
+
+/// Schemas know no aliases: `grants` is written into it beside `grant`. A file has one of the two.
+#[cfg(test)]
+fn both_names(schema: &mut schemars::Schema) {
+    let Some(properties) = schema.get_mut("properties") else {
+        return;
+    };
+    properties["grants"] = properties["grant"].clone();
+    schema.insert(
+        "not".to_owned(),
+        serde_json::json!({"required": ["grant", "grants"]}),
+    );
 }
 
 /// What one plugin, or every plugin, may do.
