@@ -21,13 +21,15 @@ pub use ceilings::Ceilings;
 pub use file::GrantsFile;
 pub use used::{Asked, Granted, GrantsRecord, Used, narrowest, read_report};
 
-use file::{Grant, Place, WorkspaceAccess};
+use file::{CeilingsEntry, Grant, Place, WorkspaceAccess};
 
 /// What this run's plugin may do.
 #[derive(Clone, Debug, Default)]
 pub struct Grants {
     capabilities: BTreeSet<Capability>,
     secrets: BTreeSet<String>,
+    /// What the entry names and its ceiling `workspace` takes away again.
+    withheld: BTreeSet<Capability>,
     /// Upper limits.
     pub ceilings: Ceilings,
     /// `file:line` of the entry that grants it.
@@ -81,7 +83,13 @@ impl Grants {
                 missing.join(", ")
             ),
         )
-        .with_hint(how_to_grant(file, found.as_ref(), manifest, digest)))
+        .with_hint(how_to_grant(
+            file,
+            found.as_ref(),
+            manifest,
+            digest,
+            &granted,
+        )))
     }
 
     fn of(grant: &Grant, place: Place, manifest: &Manifest) -> Result<Self, Failure> {
@@ -89,16 +97,16 @@ impl Grants {
         for name in &grant.capabilities {
             capabilities.extend(expand(name).map_err(Failure::config)?);
         }
-        match grant.ceilings.workspace {
-            None | Some(WorkspaceAccess::Write) => {}
-            Some(WorkspaceAccess::Read) => {
-                capabilities.remove(&Capability::WorkspaceWrite);
-            }
-            Some(WorkspaceAccess::None) => {
-                capabilities.remove(&Capability::WorkspaceWrite);
-                capabilities.remove(&Capability::WorkspaceRead);
-            }
-        }
+        let above: &[Capability] = match grant.ceilings.workspace {
+            None | Some(WorkspaceAccess::Write) => &[],
+            Some(WorkspaceAccess::Read) => &[Capability::WorkspaceWrite],
+            Some(WorkspaceAccess::None) => &[Capability::WorkspaceWrite, Capability::WorkspaceRead],
+        };
+        let withheld: BTreeSet<Capability> = above
+            .iter()
+            .copied()
+            .filter(|capability| capabilities.remove(capability))
+            .collect();
         let all_secrets = grant.secrets.iter().any(|name| name == "*");
         let secrets = if all_secrets {
             manifest.secrets.clone()
@@ -113,6 +121,7 @@ impl Grants {
         Ok(Self {
             capabilities: capabilities.intersection(&asked).copied().collect(),
             secrets: secrets.intersection(&manifest.secrets).cloned().collect(),
+            withheld: withheld.intersection(&asked).copied().collect(),
             by: place.entry(),
             ceilings: Ceilings::of(grant, place)?,
             used: Arc::default(),
@@ -156,15 +165,18 @@ impl Grants {
             self.used().capabilities.insert(capability.to_string());
             return Ok(());
         }
+        let denied = Failure::denied(
+            "run.not-granted",
+            format!("this run was not granted `{capability}`"),
+        );
+        if self.withheld.contains(&capability) {
+            return Err(denied.with_hint(self.ceilings.how_to_raise("workspace")));
+        }
         let place = self.by.as_deref().map_or_else(
             || "grant it in the grants file".to_owned(),
             |by| format!("add it to `capabilities` of the entry at {by}"),
         );
-        Err(Failure::denied(
-            "run.not-granted",
-            format!("this run was not granted `{capability}`"),
-        )
-        .with_hint(format!(
+        Err(denied.with_hint(format!(
             "ask for `{capability}` in the plugin's manifest and {place}"
         )))
     }
@@ -320,7 +332,22 @@ fn how_to_grant(
     found: Option<&(&Grant, Place)>,
     manifest: &Manifest,
     digest: &str,
+    granted: &Grants,
 ) -> String {
+    let wanted: BTreeSet<Capability> = manifest
+        .capabilities
+        .union(&granted.capabilities)
+        .copied()
+        .collect();
+    let withheld = !wanted.is_disjoint(&granted.withheld);
+    let with_ceiling: BTreeSet<Capability> = granted
+        .capabilities
+        .union(&granted.withheld)
+        .copied()
+        .collect();
+    if withheld && wanted.is_subset(&with_ceiling) && manifest.secrets.is_subset(&granted.secrets) {
+        return granted.ceilings.how_to_raise("workspace");
+    }
     let quoted = |names: Vec<String>| {
         names
             .iter()
@@ -343,27 +370,34 @@ fn how_to_grant(
         ))
     });
     let place = match (found, other_digest) {
-        (Some((_, place)), _) => format!(
-            "the entry{} grants less; if you trust the plugin, replace that entry by",
-            at(place)
+        (Some((grant, place)), _) => format!(
+            "the entry{} grants less; if you trust the plugin, {}",
+            at(place),
+            // What an entry for all says of the others stays as it is.
+            if grant.plugin == "*" {
+                "put this before it"
+            } else {
+                "replace that entry by"
+            }
         ),
-        (None, Some((other, place))) => format!(
-            "the grants file has an entry for `{}`{} with the digest {other}; if you trust this file too, replace it by",
-            manifest.name,
-            at(&place)
-        ),
+        // Not a whole entry: what the operator limits in it is to stay.
+        (None, Some((other, place))) => {
+            let line = place.member("digest").map(|line| format!(" at {line}"));
+            return format!(
+                "the grants file has an entry for `{}`{} with the digest {other}; if you trust this file too, change `digest`{} to:\n  \"{digest}\"",
+                manifest.name,
+                at(&place),
+                line.unwrap_or_default()
+            );
+        }
         (None, None) => "if you trust it, put this into the file given with `--grants`".to_owned(),
     };
     let mut entry = format!(
         "[[grant]]\n  plugin = \"{}\"\n  digest = \"{digest}\"",
         manifest.name
     );
-    if !manifest.capabilities.is_empty() {
-        let names = manifest
-            .capabilities
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+    if !wanted.is_empty() {
+        let names = wanted.iter().map(ToString::to_string).collect();
         entry.push_str(&format!("\n  capabilities = [{}]", quoted(names)));
     }
     if !manifest.secrets.is_empty() {
@@ -372,7 +406,28 @@ fn how_to_grant(
             quoted(manifest.secrets.iter().cloned().collect())
         ));
     }
+    if let Some((grant, _)) = found {
+        let mut ceilings = grant.ceilings.clone();
+        if withheld {
+            ceilings.workspace = Some(WorkspaceAccess::Write);
+        }
+        entry.push_str(&ceilings_text(&ceilings));
+    }
     format!("{place}:\n  {entry}")
+}
+
+/// Ceilings as the end of an entry in TOML, in which names, numbers and lists are written as in JSON.
+fn ceilings_text(ceilings: &CeilingsEntry) -> String {
+    let Ok(serde_json::Value::Object(members)) = serde_json::to_value(ceilings) else {
+        return String::new();
+    };
+    if members.is_empty() {
+        return String::new();
+    }
+    let lines = members
+        .iter()
+        .map(|(name, value)| format!("\n  {name} = {value}"));
+    format!("\n  [grant.ceilings]{}", lines.collect::<String>())
 }
 
 /// The capabilities that a name in the grants file stands for.

@@ -55,7 +55,26 @@ fn a_partial_or_outdated_grant_is_told_as_such_with_the_whole_entry() {
     let outdated =
         hint("[[grant]]\nplugin = \"mine\"\ndigest = \"sha256:old\"\ncapabilities = [\"*\"]\n");
     assert!(outdated.contains("sha256:old"), "{outdated}");
-    for hint in [partial, outdated] {
+    // What the operator limits in that entry stays.
+    assert!(
+        outdated.contains("change `digest` at grants.toml:3 to:\n  \"sha256:new\"")
+            && !outdated.contains("[[grant]]"),
+        "{outdated}"
+    );
+    let limited = hint(
+        "[[grant]]\nplugin = \"mine\"\ncapabilities = [\"ssh.exec\"]\n[grant.ceilings]\ncpu-cores = 8\nimages = [\"a\\\"b\", \"c\"]\nlifetime = \"1h\"\n",
+    );
+    for line in [
+        "  [grant.ceilings]\n",
+        "  cpu-cores = 8\n",
+        "  images = [\"a\\\"b\",\"c\"]\n",
+        "  lifetime = \"1h\"",
+    ] {
+        assert!(limited.contains(line), "{limited}");
+    }
+    let everyone = hint("[[grant]]\nplugin = \"*\"\ncapabilities = [\"ssh.exec\"]\n");
+    assert!(everyone.contains("put this before it"), "{everyone}");
+    for hint in [partial, limited, everyone] {
         let grants = file(&hint[hint.find("[[grant]]").unwrap()..]);
         assert!(Grants::intersect(Some(&grants), &manifest(), "sha256:new", false).is_ok());
     }
@@ -277,8 +296,18 @@ fn the_workspace_ceiling_takes_capabilities_away() {
     );
     let read = granted("read").unwrap();
     assert!(read.require(Capability::WorkspaceRead).is_ok());
-    assert!(read.require(Capability::WorkspaceWrite).is_err());
-    assert!(granted("none").is_err(), "it needs to read");
+    // What is at fault is the ceiling, not the capabilities.
+    for failure in [
+        read.require(Capability::WorkspaceWrite).unwrap_err(),
+        granted("none").unwrap_err(),
+    ] {
+        let hint = failure.hint.unwrap();
+        assert!(
+            hint.contains("raise `workspace`") && hint.contains("grants.toml:5"),
+            "{hint}"
+        );
+        assert!(!hint.contains("capabilities"), "{hint}");
+    }
 }
 
 #[test]
