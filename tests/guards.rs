@@ -310,8 +310,17 @@ async fn what_cannot_be_a_guard_denies_before_anything_is_sent() {
         .ended()
         .await;
     ended.assert(212, "plugin-failed");
-    ended.assert_says(&["does not export `orka:plugin/policy@0.1.0`"]);
+    let said = ["it is a guard and no plugin", "give it with `--guard`"];
+    ended.assert_says(&said);
     cluster.assert_untouched();
+    for command in [
+        &["plugin", "inspect", "allowed-vms"][..],
+        &["demo", "--plugin", "allowed-vms"],
+    ] {
+        let ended = Step::new(command).ended().await;
+        assert_eq!(ended.code, Some(212), "{command:?}: {ended}");
+        ended.assert_says(&said);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,7 @@ pub use bindings::exports::orka::plugin::guarding::{
     Artifact, ArtifactList, ArtifactsAnswer, Deployment, ExecAnswer, ExecRequest, Input, RunFacts,
     VmAnswer, VmRequest,
 };
+pub(crate) use source::GUARD_EXPORT;
 pub use source::{GuardFile, GuardSource};
 
 use crate::aot::{self, CodeCache, Origin, Source};

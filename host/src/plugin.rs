@@ -7,6 +7,7 @@ use plugin_manifest::{Manifest, WasmKind};
 use sha2::{Digest as _, Sha256};
 
 use crate::failure::Failure;
+use crate::guard::GUARD_EXPORT;
 
 #[cfg(all(feature = "authoring", feature = "registry"))]
 pub mod publish;
@@ -19,7 +20,7 @@ pub const CONTRACT_PACKAGE: &str = "orka:plugin";
 /// Its version: within 0.1 interfaces are added, never changed.
 pub const CONTRACT_VERSION: (u64, u64) = (0, 1);
 /// What a plugin must export.
-const POLICY_EXPORT: &str = "orka:plugin/policy@";
+pub(crate) const POLICY_EXPORT: &str = "orka:plugin/policy@";
 
 /// Python components have about 20 MB; anything much larger is no plugin.
 pub(crate) const PLUGIN_BYTES_MAX: u64 = 128 * 1024 * 1024;
@@ -323,6 +324,17 @@ pub(crate) fn check_names(
             "rebuild it against version {major}.{minor} of the contract `{CONTRACT_PACKAGE}`"
         ))
     };
+    let has = |prefix: &str| {
+        let mut names = exports.unwrap_or_default().iter();
+        names.any(|name| name.starts_with(prefix))
+    };
+    if has(GUARD_EXPORT) && !has(POLICY_EXPORT) {
+        return Err(Failure::plugin_rejected(
+            "plugin.other-world",
+            format!("cannot load plugin `{shown}`: it is a guard and no plugin"),
+        )
+        .with_hint("give it with `--guard`, beside the plugin that it is to watch; in a scenario file, under `guards`"));
+    }
     for import in imports.unwrap_or_default() {
         if import.starts_with("wasi:") {
             // Linked, but inert: toolchains of other languages import WASI whether they use it or not.

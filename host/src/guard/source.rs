@@ -7,14 +7,12 @@ use sha2::{Digest as _, Sha256};
 
 use crate::failure::Failure;
 use crate::plugin::remote::is_remote;
-use crate::plugin::{CONTRACT_PACKAGE, CONTRACT_VERSION, PluginRef, same_minor};
+use crate::plugin::{CONTRACT_PACKAGE, CONTRACT_VERSION, POLICY_EXPORT, PluginRef, same_minor};
 
 /// What a guard must export.
-const GUARD_EXPORT: &str = "orka:plugin/guarding@";
+pub(crate) const GUARD_EXPORT: &str = "orka:plugin/guarding@";
 /// What it may import, and nothing else.
 const GUARD_IMPORT: &str = "orka:plugin/guard-log@";
-/// What a plugin exports, to tell the two apart.
-const POLICY_EXPORT: &str = "orka:plugin/policy@";
 
 /// The file of a directory of guards that names them.
 const LIST: &str = "guards";
