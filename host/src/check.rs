@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use plugin_manifest::{Manifest, Parameter, ParameterType};
 use serde::Serialize;
 
 use crate::cli::CheckArgs;
@@ -31,6 +32,7 @@ struct Found {
     secrets: Vec<String>,
     differences: Vec<Difference>,
     fits: bool,
+    warnings: Vec<String>,
     problems: Vec<String>,
 }
 
@@ -48,6 +50,7 @@ pub async fn check(args: &CheckArgs, console: &Console) -> u8 {
         console.data(&text).await;
     } else {
         console.data(&found.describe()).await;
+        found.warnings.iter().for_each(|it| console.warn(it));
         failures
             .iter()
             .for_each(|failure| report::print_failure(console, failure));
@@ -106,6 +109,7 @@ fn examine(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
         secrets: manifest.secrets.iter().cloned().collect(),
         differences: fit::differences(&plugin.bytes),
         fits: failures.is_empty(),
+        warnings: unanchored(manifest),
         problems: failures
             .iter()
             .map(|failure| failure.message.clone())
@@ -132,12 +136,30 @@ fn guard(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
         secrets: Vec::new(),
         differences: fit::differences(&file.bytes),
         fits: failures.is_empty(),
+        warnings: Vec::new(),
         problems: failures
             .iter()
             .map(|failure| failure.message.clone())
             .collect(),
     };
     Ok((found, failures))
+}
+
+/// Patterns of parameters that fit in the middle of a value too.
+fn unanchored(manifest: &Manifest) -> Vec<String> {
+    let pattern = |parameter: &Parameter| match &parameter.kind {
+        ParameterType::Text {
+            pattern: Some(pattern),
+        } if !pattern.is_anchored() => Some(pattern.as_str().to_owned()),
+        _ => None,
+    };
+    let found = manifest.parameters.iter();
+    found
+        .filter_map(|(name, parameter)| Some((name, pattern(parameter)?)))
+        .map(|(name, pattern)| {
+            format!("the pattern `{pattern}` of parameter `{name}` is looked for anywhere in the value; put `^…$` around it if it is meant for the whole")
+        })
+        .collect()
 }
 
 fn pinned(args: &CheckArgs, digest: &str, failures: &mut Vec<Failure>) {
@@ -180,5 +202,27 @@ impl Found {
         let fits = if self.fits { "yes" } else { "no" };
         let _ = writeln!(text, "  fits      {fits}");
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_that_fits_in_the_middle_of_a_value_is_warned_of() {
+        let warned = |pattern: &str| {
+            let text = format!(
+                "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
+                 [parameters.size]\ntype = \"string\"\npattern = '{pattern}'\ndescription = \"x\"\n"
+            );
+            unanchored(&Manifest::parse_toml(&text).unwrap())
+        };
+        assert!(warned("^[0-9]+$").is_empty());
+        let warnings = warned("[0-9]+");
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("`[0-9]+` of parameter `size`"),
+            "{warnings:?}"
+        );
     }
 }

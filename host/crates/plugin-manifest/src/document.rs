@@ -74,7 +74,8 @@ pub(crate) struct ParameterTable {
     /// The texts of a `choice`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) choices: Option<Vec<String>>,
-    /// What a `string` has to match.
+    /// A regular expression (dialect of the crate `regex-lite`) that has to be found somewhere in a `string`; `^…$` around
+    /// it makes it the whole value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pattern: Option<String>,
     /// The smallest `integer`.

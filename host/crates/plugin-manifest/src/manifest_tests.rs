@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{ContractVersion, Manifest};
 use crate::fixture::FULL;
-use crate::{Capability, Error, ParameterType, ParameterValue};
+use crate::{Capability, Error, ParameterType, ParameterValue, Pattern};
 
 const MINIMAL: &str = r#"
 [plugin]
@@ -284,5 +284,28 @@ proptest! {
     fn no_text_brings_the_parser_down(text: String) {
         let _ = Manifest::parse_toml(&text);
         let _ = Manifest::parse_toml(&format!("{MINIMAL}\n{text}"));
+    }
+}
+
+#[test]
+fn a_pattern_is_anchored_if_it_is_held_at_both_ends() {
+    let anchored = |source: &str| Pattern::parse(source).unwrap().is_anchored();
+    for source in ["^a$", "^(a|b)$", r"\Aa\z", "^$"] {
+        assert!(anchored(source), "{source}");
+    }
+    for source in ["a", "^a", "a$", r"^a\$"] {
+        assert!(!anchored(source), "{source}");
+    }
+}
+
+#[test]
+fn the_example_of_the_page_is_a_manifest_and_names_every_capability() {
+    const PAGE: &str = include_str!("../../../../plugins/TESTING.md");
+    let section = PAGE.split("## plugin.toml").nth(1).unwrap();
+    let example = section.split("```toml\n").nth(1).unwrap();
+    Manifest::parse_toml(example.split("```").next().unwrap()).unwrap();
+    for capability in Capability::ALL {
+        let name = format!("`{capability}`");
+        assert!(section.contains(&name), "the page lacks {name}");
     }
 }

@@ -149,7 +149,15 @@ impl Pattern {
         self.0.as_str()
     }
 
-    /// Whether `text` matches.
+    /// Whether it is held at both ends. It is looked for anywhere in a value, which few authors mean.
+    pub fn is_anchored(&self) -> bool {
+        let source = self.as_str();
+        let begins = source.starts_with('^') || source.starts_with(r"\A");
+        let ends = source.ends_with('$') && !source.ends_with(r"\$");
+        begins && (ends || source.ends_with(r"\z"))
+    }
+
+    /// Whether it is found in `text`.
     pub fn matches(&self, text: &str) -> bool {
         self.0.is_match(text)
     }
