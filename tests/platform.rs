@@ -3,6 +3,7 @@
 use std::process::Output;
 
 use end_to_end::{Cluster, Schemas, Step, bundled, guest, program};
+use sha2::{Digest as _, Sha256};
 use tokio::process::Command;
 
 const PAGE: &str = include_str!("../plugins/README.md");
@@ -66,6 +67,47 @@ async fn problems(name: &str, file: &serde_json::Value) -> Vec<String> {
     let schema = Step::new(&["schema", name]).ended().await;
     let schema = serde_json::from_str(&schema.stdout).unwrap();
     Schemas::read().problems_by(&schema, file)
+}
+
+/// The page's example of a grants file.
+fn example() -> &'static str {
+    let blocks = PAGE.split("```yaml\n").skip(1);
+    let mut texts = blocks.map(|block| block.split("```").next().unwrap());
+    texts.find(|text| text.starts_with("grants:\n")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_grants_file_of_the_page_is_one_and_lets_build_run() {
+    let file: serde_json::Value = serde_saphyr::from_str(example()).unwrap();
+    assert_eq!(problems("grants", &file).await, [""; 0]);
+    let as_grant = serde_json::json!({"grant": file["grants"]});
+    assert_eq!(problems("grants", &as_grant).await, [""; 0]);
+    let both = serde_json::json!({"grant": [], "grants": []});
+    assert!(!problems("grants", &both).await.is_empty());
+    let cluster = Cluster::start().await;
+    let digest = hex::encode(Sha256::digest(std::fs::read(bundled("build")).unwrap()));
+    let grants = example().replace("sha256:…", &format!("sha256:{digest}"));
+    let run = |plugin: &str| {
+        let step = cluster
+            .build("#!/bin/sh\nset -e\nmkdir -p out\necho x > out/a\n")
+            .param("artifacts", "out/**")
+            .flag("--plugin", plugin);
+        let file = step.scratch_file("grants.yaml", grants.as_bytes());
+        step.flag("--grants", file)
+    };
+    let ended = run("build").ended().await;
+    ended.assert(0, "succeeded");
+    assert_eq!(ended.file("out/a").as_deref(), Some(&b"x\n"[..]));
+    let by = ended.report["grants"]["granted"]["by"].as_str().unwrap();
+    assert!(by.contains("grants.yaml:"), "{by}");
+    // Whatever else comes with the program is bound by the last entry, as the page says.
+    let other = run("retry-elsewhere")
+        .param("alternatives", "tag=m2")
+        .ended()
+        .await;
+    other.assert(212, "denied");
+    other.assert_says(&["grants.yaml:"]);
+    cluster.assert_nothing_left();
 }
 
 #[tokio::test(flavor = "multi_thread")]
