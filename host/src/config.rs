@@ -194,11 +194,13 @@ impl Config {
         let results = problems.take(results_directory(args.results.as_deref()));
         let report = problems.take(file_to_write(args.report.as_deref(), "--report", "report"));
         let record = problems.take(file_to_write(args.record.as_deref(), "--record", "session"));
-        let identity = problems.take(Identity::new(
-            &args.vm_prefix,
-            given(&args.run_uid).or_else(|| given(&args.task_uid)),
-            given(&args.pod_uid),
-        ));
+        let identity = problems.take(uids_are_expanded(args).and_then(|()| {
+            Identity::new(
+                &args.vm_prefix,
+                given(&args.run_uid).or_else(|| given(&args.task_uid)),
+                given(&args.pod_uid),
+            )
+        }));
         let identity = identity.map(|identity| identity.in_task(given(&args.task_uid)));
         let owner = owner(args);
         let limits = problems.take(Limits::default().with(&args.limits));
@@ -322,6 +324,27 @@ pub(crate) fn code_cache(
 /// What was given, taking an empty text for nothing: a label that a pod does not have arrives so.
 fn given(text: &Option<String>) -> Option<&str> {
     text.as_deref().filter(|text| !text.is_empty())
+}
+
+/// Whether Tekton or the kubelet has put UIDs in their places: one that nobody has is the same for every run.
+fn uids_are_expanded(args: &RunArgs) -> Result<(), Failure> {
+    let uids = [
+        ("--run-uid", &args.run_uid),
+        ("--task-uid", &args.task_uid),
+        ("--pod-uid", &args.pod_uid),
+    ];
+    for (flag, uid) in uids {
+        if let Some(uid) = uid.as_deref().filter(|uid| uid.contains("$(")) {
+            return Err(Failure::config(format!(
+                "`{flag}` is `{uid}`, which nobody has replaced by a UID"
+            ))
+            .with_hint(
+                "Tekton replaces `$(context.pipelineRun.uid)` in a Pipeline alone; a Task takes the pod's label \
+                 `tekton.dev/pipelineRunUID` by the downward API",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Whose the run's VMs are, as they are told where the API carries such.

@@ -32,6 +32,7 @@ pub const PODLESS: &str = "00";
 #[derive(Debug)]
 pub struct Identity {
     prefix: String,
+    run_is_told: bool,
     run_hash: String,
     pod_hash: String,
     task_hash: Option<String>,
@@ -63,11 +64,30 @@ impl Identity {
         }
         Ok(Self {
             prefix: prefix.to_owned(),
+            run_is_told: given(run_uid).is_some(),
             run_hash: given(run_uid).map_or_else(random_hash, hash_of),
             pod_hash: given(pod_uid).map_or_else(podless_hash, hash_of),
             task_hash: None,
             made: AtomicU32::new(0),
         })
+    }
+
+    /// That the run has a UID that its other Tasks are told as well, without which they could not find what it shares.
+    ///
+    /// # Errors
+    ///
+    /// The run was told none, and has a name of its own that nobody else can know.
+    pub fn require_told_run(&self) -> Result<(), Failure> {
+        if self.run_is_told {
+            return Ok(());
+        }
+        Err(Failure::config(
+            "Tasks that share VM configs and purge their run need its UID, and this one was told none",
+        )
+        .with_hint(
+            "give every Task of the run the same `--run-uid` (`ORKA_RUN_UID`): `$(context.pipelineRun.uid)`, or the label \
+             `tekton.dev/pipelineRunUID` of the pod",
+        ))
     }
 
     /// The same in a TaskRun of this UID, which stays the same when it is tried again with another pod.

@@ -195,8 +195,8 @@ fn tell_kept(run: &RunContext) -> Vec<KeptVm> {
     kept.map(|(name, kept)| {
         let Kept { expires, login, .. } = &kept;
         run.console.warn(&format!(
-            "VM `{name}` is kept until {expires}\nhint: log in with `{login}`; `orka-step reap` deletes it after that, \
-             `{}` at any time",
+            "VM `{name}` is kept until {expires}\nhint: log in with `{login}`; a reaper that is shown this workspace (`--ledger`) or this pod deletes it after that, \
+             and one that is not at once; `{}` does at any time",
             run.cluster.removal_command(&name)
         ));
         KeptVm { name, kept }

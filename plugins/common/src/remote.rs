@@ -26,7 +26,7 @@ pub fn copy_in(
         connection.upload("", WORKSPACE, options)?;
     } else {
         let options = ExecOptions::default();
-        let exit = ssh::run(connection, "mkdir", &["-p", WORKSPACE], &options)?;
+        let exit = ssh::run_aside(connection, "mkdir", &["-p", WORKSPACE], &options)?;
         if !exit.success() {
             let message = format!("`mkdir -p {WORKSPACE}` {exit} in the VM");
             return Err(Error::Other(ErrorInfo::new("build.directory", message)));

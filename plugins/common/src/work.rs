@@ -48,6 +48,16 @@ pub struct Work {
     exclude: Vec<String>,
 }
 
+/// What is to come back, which needs a place to come to.
+fn artifacts() -> Result<Vec<String>, Error> {
+    let artifacts = params::list("artifacts")?;
+    if !artifacts.is_empty() && !workspace::available() {
+        let problem = "cannot come back without a workspace (`--workspace`)";
+        return Err(Error::parameter("artifacts", problem));
+    }
+    Ok(artifacts)
+}
+
 impl Work {
     /// Reads all parameters about the script and its files.
     ///
@@ -69,7 +79,7 @@ impl Work {
                 .map(Duration::from_millis),
             verbose: params::flag("verbose")?,
             copy_build: params::flag("copy-build")?,
-            artifacts: params::list("artifacts")?,
+            artifacts: artifacts()?,
             artifacts_when: match params::text("artifacts-when")?.as_deref() {
                 Some("always") => When::Always,
                 Some("failure") => When::Failure,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 pub use crate::bindings::orka::plugin::ssh::*;
+use crate::bindings::orka::plugin::wait::wait_any;
 
 #[allow(
     clippy::derivable_impls,
@@ -74,7 +75,28 @@ impl Default for TransferOptions {
     }
 }
 
-/// Runs a program to its end.
+/// Runs a program beside the script: to its end, which the result `exit-status` does not tell of.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn run_aside(
+    connection: &Connection,
+    program: &str,
+    arguments: &[&str],
+    options: &ExecOptions<'_>,
+) -> Result<Exit, Error> {
+    let command = connection.exec(program, &owned(arguments), options)?;
+    let ended = command.subscribe();
+    loop {
+        wait_any(&[&ended], None)?;
+        if let Some(exit) = command.exit()? {
+            return Ok(exit);
+        }
+    }
+}
+
+/// Runs a program to its end, and takes that for the script's, as the result `exit-status` tells it.
 ///
 /// # Errors
 ///
@@ -85,15 +107,16 @@ pub fn run(
     arguments: &[&str],
     options: &ExecOptions<'_>,
 ) -> Result<Exit, Error> {
-    let arguments: Vec<String> = arguments
-        .iter()
-        .map(|argument| (*argument).to_owned())
-        .collect();
-    let command = connection.exec(program, &arguments, options)?;
+    let command = connection.exec(program, &owned(arguments), options)?;
     loop {
         // Without a limit the answer is always an exit; asking again costs nothing and needs no assumption.
         if let Some(exit) = command.wait(None)? {
             return Ok(exit);
         }
     }
+}
+
+fn owned(arguments: &[&str]) -> Vec<String> {
+    let owned = arguments.iter().map(|argument| (*argument).to_owned());
+    owned.collect()
 }

@@ -144,6 +144,7 @@ pub(super) async fn create(
 ) -> Result<VmConfig, Failure> {
     run.grants.require(Capability::ClusterDeploy)?;
     run.grants.require(Capability::ClusterHandOver)?;
+    run.identity.require_told_run()?;
     run.guards.config(run, &mut spec).await?;
     run.grants.admit_vm(&mut spec)?;
     still_signed_in(run)?;
@@ -387,6 +388,7 @@ pub(super) async fn adopt(run: &RunContext, text: &str) -> Result<VmConfig, Fail
 /// Deletes everything of the pipeline run, and looks again for what was still being deployed when its step was killed.
 pub(super) async fn purge_run(run: &RunContext) -> Result<Purged, Failure> {
     run.grants.require(Capability::ClusterPurgeRun)?;
+    run.identity.require_told_run()?;
     still_signed_in(run)?;
     let started = Instant::now();
     let deadline = run.deadline_within(PURGE_RUN_TIMEOUT);
