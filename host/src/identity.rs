@@ -72,22 +72,9 @@ impl Identity {
         })
     }
 
-    /// That the run has a UID that its other Tasks are told as well, without which they could not find what it shares.
-    ///
-    /// # Errors
-    ///
-    /// The run was told none, and has a name of its own that nobody else can know.
-    pub fn require_told_run(&self) -> Result<(), Failure> {
-        if self.run_is_told {
-            return Ok(());
-        }
-        Err(Failure::config(
-            "Tasks that share VM configs and purge their run need its UID, and this one was told none",
-        )
-        .with_hint(
-            "give every Task of the run the same `--run-uid` (`ORKA_RUN_UID`): `$(context.pipelineRun.uid)`, or the label \
-             `tekton.dev/pipelineRunUID` of the pod",
-        ))
+    /// Whether the run has a UID that its other Tasks are told as well, without which they cannot find what it shares.
+    pub fn run_is_told(&self) -> bool {
+        self.run_is_told
     }
 
     /// The same in a TaskRun of this UID, which stays the same when it is tried again with another pod.

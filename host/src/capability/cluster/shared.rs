@@ -135,6 +135,17 @@ async fn shared(
         .collect())
 }
 
+/// Tasks that share need the UID of their run; without one a purge finds nothing, and nobody finds what is shared.
+fn warn_of_a_run_that_nobody_knows(run: &RunContext) {
+    if !run.identity.run_is_told() {
+        run.console.warn(
+            "this run was told no UID, so that no other Task can find what it shares, nor it theirs\n\
+             hint: give every Task of the run the same `--run-uid` (`ORKA_RUN_UID`): `$(context.pipelineRun.uid)`, or the \
+             label `tekton.dev/pipelineRunUID` of the pod",
+        );
+    }
+}
+
 /// Makes a VM config that other Tasks of the run find by themselves, or takes up the one that an earlier attempt of this
 /// Task has left.
 pub(super) async fn create(
@@ -144,7 +155,7 @@ pub(super) async fn create(
 ) -> Result<VmConfig, Failure> {
     run.grants.require(Capability::ClusterDeploy)?;
     run.grants.require(Capability::ClusterHandOver)?;
-    run.identity.require_told_run()?;
+    warn_of_a_run_that_nobody_knows(run);
     run.guards.config(run, &mut spec).await?;
     run.grants.admit_vm(&mut spec)?;
     still_signed_in(run)?;
@@ -388,7 +399,7 @@ pub(super) async fn adopt(run: &RunContext, text: &str) -> Result<VmConfig, Fail
 /// Deletes everything of the pipeline run, and looks again for what was still being deployed when its step was killed.
 pub(super) async fn purge_run(run: &RunContext) -> Result<Purged, Failure> {
     run.grants.require(Capability::ClusterPurgeRun)?;
-    run.identity.require_told_run()?;
+    warn_of_a_run_that_nobody_knows(run);
     still_signed_in(run)?;
     let started = Instant::now();
     let deadline = run.deadline_within(PURGE_RUN_TIMEOUT);
