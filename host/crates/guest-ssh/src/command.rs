@@ -9,6 +9,7 @@ use bytes::Bytes;
 use russh::client::Msg;
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Pty, Sig};
 use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::Error;
@@ -65,6 +66,7 @@ async fn open(lease: Lease, address: String) -> Result<Command, Error> {
         left_open: false,
         address: address.clone(),
         lease,
+        window: watch::Sender::new(u32::MAX),
     })
 }
 
@@ -207,6 +209,7 @@ pub(crate) struct Command {
     left_open: bool,
     address: String,
     lease: Lease,
+    window: watch::Sender<u32>,
 }
 
 impl fmt::Debug for Command {
@@ -255,6 +258,9 @@ impl Command {
                         core_dumped,
                         message: error_message,
                     });
+                }
+                Some(ChannelMsg::WindowAdjusted { new_size }) => {
+                    self.window.send_replace(new_size);
                 }
                 Some(ChannelMsg::Close) | None => self.end(),
                 Some(_) => {}
@@ -320,6 +326,12 @@ impl Command {
     #[must_use]
     pub(crate) fn output_left_open(&self) -> bool {
         self.left_open
+    }
+
+    /// How many bytes of input the server allowed when it last told, seen while output is read. The library may leave
+    /// some of these out while output waits to be read.
+    pub(crate) fn window(&self) -> watch::Receiver<u32> {
+        self.window.subscribe()
     }
 
     /// The writing half, for transfers that send and read at once.

@@ -27,6 +27,7 @@ mod full;
 pub mod fuzzing;
 mod header;
 mod ignore_file;
+mod in_flight;
 mod listing;
 mod options;
 mod pack;

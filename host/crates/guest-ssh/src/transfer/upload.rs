@@ -12,6 +12,7 @@ use super::attempt::{Ended, Plan};
 use super::compress::{self, Pace, Verdict};
 use super::facts::{Beginning, Tar};
 use super::full;
+use super::in_flight::{self, InFlight};
 use super::pack::Packer;
 use super::walk::Walk;
 use super::{Counters, Moved, PIPE_PIECES, Reporter, TransferProgress, joined, script_error};
@@ -54,7 +55,10 @@ impl Connection {
             Some(Tar::Other) | None => b"",
         };
         let start = Start::script(UNPACK, [path.as_slice(), how, blocks], Stdin::Open);
-        let mut command = command::start(self.lease().await?, self.address(), start).await?;
+        let lease = self.lease().await?;
+        let limit = in_flight::limit(&lease, self.server_version()).await;
+        let mut command = command::start(lease, self.address(), start).await?;
+        let in_flight = InFlight::new(limit, command.window());
 
         let (pieces, queue) = mpsc::channel(PIPE_PIECES);
         let packer = Packer::new(
@@ -77,7 +81,7 @@ impl Connection {
         };
         let mut reporter = Reporter::new(progress, &counters);
         let mut pace = plan.pace();
-        let sent = send(&mut command, queue, &mut reporter, &mut pace).await;
+        let sent = send(&mut command, queue, in_flight, &mut reporter, &mut pace).await;
         // The pipe is closed by now whatever happened, so the thread ends.
         let packed = joined(packing.await);
         reporter.finish();
@@ -137,13 +141,20 @@ struct Sent {
 async fn send<F: Fn(&TransferProgress)>(
     command: &mut Command,
     mut queue: mpsc::Receiver<Bytes>,
+    mut in_flight: InFlight,
     reporter: &mut Reporter<'_, F>,
     pace: &mut Pace,
 ) -> Result<Sent, Ended> {
     let writer = command.writer();
     let mut said = Collected::default();
     let mut beginning = Beginning::default();
-    let mut sending = std::pin::pin!(send_all(&writer, &mut queue, reporter, pace));
+    let mut sending = std::pin::pin!(send_all(
+        &writer,
+        &mut queue,
+        &mut in_flight,
+        reporter,
+        pace
+    ));
     let mut sent_all = false;
     loop {
         tokio::select! {
@@ -177,6 +188,7 @@ async fn send<F: Fn(&TransferProgress)>(
 async fn send_all<F: Fn(&TransferProgress)>(
     writer: &ChannelWriteHalf<Msg>,
     queue: &mut mpsc::Receiver<Bytes>,
+    in_flight: &mut InFlight,
     reporter: &mut Reporter<'_, F>,
     pace: &mut Pace,
 ) -> Result<Verdict, russh::Error> {
@@ -185,7 +197,9 @@ async fn send_all<F: Fn(&TransferProgress)>(
         if verdict != Verdict::GoOn {
             return Ok(verdict);
         }
+        let count = piece.len();
         writer.data_bytes(piece).await?;
+        in_flight.sent(count).await;
         reporter.tick();
     }
     writer.eof().await?;
