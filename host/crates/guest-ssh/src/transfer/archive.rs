@@ -5,9 +5,9 @@
 //! libarchive write them (POSIX.1-2024, `pax`; GNU tar manual, "Standard Format").
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use tokio::sync::mpsc;
 
 use super::header::Stamp;
@@ -123,7 +123,7 @@ struct Extensions {
     sparse_size: Option<u64>,
 }
 
-impl<R: Read> Reader<R> {
+impl<R: BufRead> Reader<R> {
     pub(super) fn new(inner: R) -> Self {
         Self {
             inner,
@@ -171,26 +171,64 @@ impl<R: Read> Reader<R> {
             self.pass_hole(count as u64);
             return Ok(count);
         }
-        let range = self.sparse.as_ref().map_or(u64::MAX, |sparse| {
-            sparse.ranges.front().map_or(0, |range| range.1)
-        });
-        let left = self.contents.min(range);
-        let wanted = buffer
-            .len()
-            .min(usize::try_from(left).unwrap_or(usize::MAX));
+        let wanted = usize::try_from(self.next_data())
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
         if wanted == 0 {
             return Ok(0);
         }
         match self.inner.read(&mut buffer[..wanted]) {
             Ok(0) => Err(self.fault("the stream ends in the middle of it")),
             Ok(count) => {
-                self.contents -= count as u64;
-                if let Some(sparse) = &mut self.sparse {
-                    sparse.advance(count as u64);
-                }
+                self.used(count);
                 Ok(count)
             }
             Err(problem) => Err(self.read_fault(problem)),
+        }
+    }
+
+    /// What has come of the current member's contents, without a copy of it; empty at their end. What was used of it is
+    /// told by [`Self::consume`]. Only where no hole is next.
+    pub(super) fn fill(&mut self) -> Result<&[u8], Fault> {
+        let wanted = self.next_data();
+        if wanted == 0 {
+            return Ok(&[]);
+        }
+        // The borrow of what is returned would last through the other arms.
+        let problem = match self.inner.fill_buf() {
+            Ok([]) => None,
+            Ok(_) => {
+                let filled = self.inner.fill_buf().unwrap_or_default();
+                let count =
+                    usize::try_from(wanted).map_or(filled.len(), |most| most.min(filled.len()));
+                return Ok(&filled[..count]);
+            }
+            Err(problem) => Some(problem),
+        };
+        Err(match problem {
+            None => self.fault("the stream ends in the middle of it"),
+            Some(problem) => self.read_fault(problem),
+        })
+    }
+
+    /// Goes past so many of the bytes that [`Self::fill`] gave.
+    pub(super) fn consume(&mut self, count: usize) {
+        self.inner.consume(count);
+        self.used(count);
+    }
+
+    /// Bytes of data up to the next hole or the end of the contents.
+    fn next_data(&self) -> u64 {
+        let range = self.sparse.as_ref().map_or(u64::MAX, |sparse| {
+            sparse.ranges.front().map_or(0, |range| range.1)
+        });
+        self.contents.min(range)
+    }
+
+    fn used(&mut self, count: usize) {
+        self.contents -= count as u64;
+        if let Some(sparse) = &mut self.sparse {
+            sparse.advance(count as u64);
         }
     }
 
@@ -495,16 +533,28 @@ impl PieceReader {
     }
 }
 
-impl Read for PieceReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl BufRead for PieceReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.piece.is_empty() {
             match self.pieces.blocking_recv() {
                 Some(piece) => self.piece = piece,
-                None => return Ok(0),
+                None => break,
             }
         }
-        let count = buffer.len().min(self.piece.len());
-        buffer[..count].copy_from_slice(&self.piece.split_to(count));
+        Ok(&self.piece)
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.piece.advance(count);
+    }
+}
+
+impl Read for PieceReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let filled = self.fill_buf()?;
+        let count = buffer.len().min(filled.len());
+        buffer[..count].copy_from_slice(&filled[..count]);
+        self.consume(count);
         Ok(count)
     }
 }

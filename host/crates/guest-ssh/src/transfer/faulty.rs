@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use cap_std::fs::Dir;
 
-use super::volume::{Disk, Space, Volume};
+use super::volume::{Disk, PRIVATE, Space, Volume};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lack {
@@ -91,9 +91,10 @@ impl Volume for Faulty {
         Disk.make_dir(dir, path)
     }
 
-    fn make_file(&self, dir: &Dir, path: &Path) -> io::Result<File> {
+    fn make_file(&self, dir: &Dir, path: &Path, mode: u32) -> io::Result<File> {
         self.fold(dir, path)?;
-        Disk.make_file(dir, path)
+        let keeps_modes = !self.lacks.contains(&Lack::Mode);
+        Disk.make_file(dir, path, if keeps_modes { mode } else { PRIVATE })
     }
 
     fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()> {

@@ -26,7 +26,7 @@ use cap_std::fs::{Dir, FileType, Metadata, MetadataExt, OpenOptions};
 use super::parent::descend;
 use super::receive::open_as_file;
 use super::staging::{Staging, fresh_name};
-use super::volume::{Abilities, Volume, is_full, is_unable};
+use super::volume::{Abilities, PRIVATE, Volume, is_full, is_unable};
 use super::{Meter, PIECE};
 use crate::Error;
 
@@ -412,7 +412,7 @@ impl Mover<'_> {
         if self.abilities.renames {
             // On another volume: still one file or the other at any time.
             let name = PathBuf::from(fresh_name());
-            let file = self.volume.make_file(entry.to, &name)?;
+            let file = self.volume.make_file(entry.to, &name, PRIVATE)?;
             let filled = self.fill(&mut source, file);
             let copied = filled.and_then(|()| self.put_copy(entry, &name, found));
             return copied.inspect_err(|_| {
@@ -425,7 +425,7 @@ impl Mover<'_> {
             return self.fill(&mut source, file);
         }
         self.clear(entry, found)?;
-        let file = self.volume.make_file(entry.to, entry.name)?;
+        let file = self.volume.make_file(entry.to, entry.name, PRIVATE)?;
         self.fill(&mut source, file).inspect_err(|_| {
             let _ = self.volume.remove_file(entry.to, entry.name);
         })

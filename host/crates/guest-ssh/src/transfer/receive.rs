@@ -18,7 +18,7 @@ use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::BuildHasher as _;
-use std::io::{self, Read, Seek as _, SeekFrom};
+use std::io::{self, BufRead, Read as _, Seek as _, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -40,8 +40,11 @@ const HOLE_STEP: u64 = 64 * 1024 * 1024;
 
 /// Where a member's contents come from.
 pub(super) trait Contents {
-    /// Reads some of them; 0 at their end, which is `Member::size` bytes after their start.
-    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Fault>;
+    /// Some of them; none at their end, which is `Member::size` bytes after their start.
+    fn fill(&mut self) -> Result<&[u8], Fault>;
+
+    /// Goes past so many of what [`Self::fill`] gave.
+    fn consume(&mut self, count: usize);
 
     /// Zeros from here on that are not read but told.
     fn hole(&self) -> u64 {
@@ -52,9 +55,13 @@ pub(super) trait Contents {
     fn pass_hole(&mut self, _count: u64) {}
 }
 
-impl<R: Read> Contents for Reader<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
-        Reader::read(self, buffer)
+impl<R: BufRead> Contents for Reader<R> {
+    fn fill(&mut self) -> Result<&[u8], Fault> {
+        Reader::fill(self)
+    }
+
+    fn consume(&mut self, count: usize) {
+        Reader::consume(self, count);
     }
 
     fn hole(&self) -> u64 {
@@ -92,6 +99,8 @@ pub(super) struct Receiver<'a> {
     /// Directories made so far: nothing is written where the way leads through anything else. Modes and times are
     /// applied last: writing into a directory changes its time, and may need its mode.
     directories: HashMap<PathBuf, Option<(u32, Stamp)>>,
+    /// The directory that the last file went to, held open: files come directory by directory.
+    at: Option<(PathBuf, Dir)>,
     /// Where in `moved.files` each file is, by a hash of its path that nobody outside can foresee. The paths themselves
     /// are there already, and there may be half a million.
     files: HashMap<u64, usize>,
@@ -124,6 +133,7 @@ impl<'a> Receiver<'a> {
             room: Room::new(staging.volume(), staging.tree()),
             moved: Moved::default(),
             directories: HashMap::new(),
+            at: None,
             files: HashMap::new(),
             hashing: RandomState::new(),
             given_up: GivenUp::default(),
@@ -230,22 +240,18 @@ impl<'a> Receiver<'a> {
                 left -= hole;
                 continue;
             }
-            let wanted = self
-                .buffer
-                .len()
-                .min(usize::try_from(left).unwrap_or(usize::MAX));
-            let count = contents
-                .read(&mut self.buffer[..wanted])
-                .map_err(|fault| self.told(fault))?;
-            if count == 0 {
+            let filled = contents.fill().map_err(|fault| self.told(fault))?;
+            let count = usize::try_from(left).map_or(filled.len(), |left| left.min(filled.len()));
+            let Some((last, _)) = filled[..count].split_last() else {
                 return Err(self.refuse(member, "it ended before the size that was told for it"));
-            }
+            };
+            is_zero_ended = *last == 0;
             self.staging
                 .volume()
-                .write(&mut file, &self.buffer[..count])
+                .write(&mut file, &filled[..count])
                 .map_err(|problem| self.failed(member, left, problem))?;
-            hasher.update(&self.buffer[..count]);
-            is_zero_ended = self.buffer[count - 1] == 0;
+            hasher.update(&filled[..count]);
+            contents.consume(count);
             self.meter.add_bytes(count);
             left -= count as u64;
         }
@@ -267,19 +273,36 @@ impl<'a> Receiver<'a> {
     }
 
     fn new_file(&mut self, member: &Member, path: &Path) -> Result<File, Error> {
-        let made = self.staging.volume().make_file(self.staging.tree(), path);
+        let made = self.make_file(path, file_mode(member.mode));
         made.map_err(|problem| self.not_new(member, path, problem))
+    }
+
+    fn make_file(&mut self, path: &Path, mode: u32) -> io::Result<File> {
+        let (volume, tree) = (self.staging.volume(), self.staging.tree());
+        let (parent, name) = match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) if !parent.as_os_str().is_empty() => (parent, name),
+            _ => return volume.make_file(tree, path, mode),
+        };
+        let dir = match &self.at {
+            Some((at, dir)) if at == parent => dir,
+            _ => {
+                let dir = tree.open_dir(parent)?;
+                &self.at.insert((parent.to_owned(), dir)).1
+            }
+        };
+        volume.make_file(dir, Path::new(name), mode)
     }
 
     /// Gives a written file its mode and time, and makes sure of it where `write` alone promises nothing.
     fn complete(&mut self, file: &File, member: &Member) -> Result<(), Error> {
         let (volume, abilities) = (self.staging.volume(), self.staging.abilities());
-        if abilities.modes {
-            volume
-                .set_mode(file, file_mode(member.mode))
-                .map_err(|problem| self.failed(member, 0, problem))?;
-        } else {
+        let mode = file_mode(member.mode);
+        if !abilities.modes {
             self.given_up.modes = true;
+        } else if mode & !abilities.made_with != 0 {
+            volume
+                .set_mode(file, mode)
+                .map_err(|problem| self.failed(member, 0, problem))?;
         }
         if abilities.syncs
             && let Err(problem) = volume.sync(file)

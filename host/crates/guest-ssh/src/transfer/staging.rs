@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 use cap_fs_ext::{DirExt as _, FollowSymlinks, OpenOptionsFollowExt as _};
 use cap_std::fs::{Dir, OpenOptions, Permissions, PermissionsExt as _};
 
-use super::volume::{Abilities, Disk, Volume, probe};
+use super::volume::{Abilities, Disk, PRIVATE, Volume, probe};
 
 /// What every directory this crate makes for its own use is called. Nothing of that name is ever transferred.
 pub(super) const PREFIX: &str = ".orka-step-receiving-";
@@ -95,7 +95,7 @@ impl Staging {
         let dir = parent.open_dir_nofollow(name)?;
         // Where there are no modes the directory is as open as the whole volume.
         let _ = dir.set_permissions(".", Permissions::from_mode(0o700));
-        let lock = volume.make_file(&dir, Path::new(LOCK))?;
+        let lock = volume.make_file(&dir, Path::new(LOCK), PRIVATE)?;
         match lock.try_lock() {
             Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
             // Without locks its age has to do.
@@ -147,7 +147,9 @@ impl Staging {
 
     /// From here on the target may hold a part.
     pub(super) fn begin_placing(&self) -> io::Result<()> {
-        let marker = self.volume.make_file(&self.dir, Path::new(PLACING))?;
+        let marker = self
+            .volume
+            .make_file(&self.dir, Path::new(PLACING), PRIVATE)?;
         drop(marker);
         self.volume.make_dir(&self.dir, Path::new(OLD))
     }

@@ -15,6 +15,9 @@ use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt as _};
 /// The steps by which FAT counts time are the coarsest in use.
 const TIME_STEP: Duration = Duration::from_secs(2);
 
+/// The mode of a file that nobody else is to read.
+pub(super) const PRIVATE: u32 = 0o600;
+
 /// The file system under a directory. The provided methods are the real thing.
 ///
 /// Paths of more than one name are only given with directories that nobody else writes to.
@@ -24,10 +27,10 @@ pub(super) trait Volume: Send + Sync {
         dir.create_dir(path)
     }
 
-    /// Makes a file that was not there, for writing.
-    fn make_file(&self, dir: &Dir, path: &Path) -> io::Result<File> {
+    /// Makes a file that was not there, for writing, with those of the permission bits that the process may give.
+    fn make_file(&self, dir: &Dir, path: &Path, mode: u32) -> io::Result<File> {
         let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
+        options.write(true).create_new(true).mode(mode);
         dir.open_with(path, &options).map(|file| file.into_std())
     }
 
@@ -152,6 +155,8 @@ pub(super) struct Space {
 pub(super) struct Abilities {
     /// Permission bits are kept.
     pub(super) modes: bool,
+    /// The permission bits that a new file is given when it is made; the process's mask or the directory may take some.
+    pub(super) made_with: u32,
     /// Modification times are kept.
     pub(super) times: bool,
     pub(super) symlinks: bool,
@@ -169,7 +174,8 @@ pub(super) fn probe(volume: &dyn Volume, dir: &Dir) -> io::Result<Abilities> {
     let [one, two, link, symlink] =
         ["probe", "probe-2", "probe-link", "probe-symlink"].map(Path::new);
     // Without these two there is no transfer at all, so their errors are told.
-    let mut file = volume.make_file(dir, one)?;
+    let mut file = volume.make_file(dir, one, 0o777)?;
+    let made_with = file.metadata().map_or(0, |made| made.mode() & 0o777);
     volume.write(&mut file, b"probe")?;
     let abilities = Abilities {
         // Some accept a mode and keep none.
@@ -179,13 +185,14 @@ pub(super) fn probe(volume: &dyn Volume, dir: &Dir) -> io::Result<Abilities> {
                     .metadata()
                     .is_ok_and(|found| found.mode() & 0o777 == mode)
         }),
+        made_with,
         times: keeps_times(volume, &file),
         hard_links: volume.hard_link(dir, one, dir, link).is_ok(),
         symlinks: volume.symlink(Path::new("probe"), dir, symlink).is_ok()
             && dir
                 .read_link_contents(symlink)
                 .is_ok_and(|target| target == Path::new("probe")),
-        exchanges: volume.make_file(dir, two).is_ok()
+        exchanges: volume.make_file(dir, two, PRIVATE).is_ok()
             && volume.exchange(dir, one, dir, two).is_ok(),
         renames: volume.rename(dir, one, dir, two).is_ok(),
         syncs: volume.is_remote(dir),
