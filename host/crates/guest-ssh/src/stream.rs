@@ -17,6 +17,10 @@ use tokio::time::{Instant, Sleep};
 /// acknowledgement (40 ms): this covers key exchange, login and the first command.
 const EARLY_READS: u32 = 64;
 
+/// Bytes read from the wire at once. The library reads each packet in two steps, and without this each would be a system
+/// call, and the second one often an incomplete one.
+const READ_AHEAD: usize = 128 * 1024;
+
 /// Where an attempt is, for the sentence that says where it stopped.
 #[derive(Default)]
 pub(crate) struct Progress {
@@ -70,6 +74,10 @@ pub(crate) struct Watched {
     prompt_reads: u32,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    /// What was read and not yet asked for.
+    ahead: Box<[u8]>,
+    at: usize,
+    end: usize,
 }
 
 impl Watched {
@@ -77,11 +85,37 @@ impl Watched {
     pub(crate) fn new(wire: Wire, progress: Arc<Progress>, patience: Duration) -> Self {
         Self {
             wire,
+            ahead: vec![0; READ_AHEAD].into(),
+            at: 0,
+            end: 0,
             progress,
             prompt_reads: EARLY_READS,
             patience,
             stalled: None,
         }
+    }
+
+    /// Reads what there is; nothing at the end.
+    fn read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut ahead = ReadBuf::new(&mut self.ahead);
+        let polled = match &mut self.wire {
+            Wire::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut ahead),
+            Wire::Tunnel(stream) => Pin::new(stream).poll_read(cx, &mut ahead),
+        };
+        let count = ahead.filled().len();
+        (self.at, self.end) = (0, count);
+        if polled.is_ready() && self.prompt_reads > 0 {
+            self.prompt_reads -= 1;
+            self.progress
+                .bytes_read
+                .fetch_add(count as u64, Ordering::Relaxed);
+            // Not kept by the kernel, so it is asked for again with each read (tcp(7), TCP_QUICKACK).
+            #[cfg(target_os = "linux")]
+            if let Wire::Tcp(stream) = &self.wire {
+                let _ = stream.set_quickack(true);
+            }
+        }
+        polled
     }
 
     fn watch<T>(
@@ -113,23 +147,13 @@ impl AsyncRead for Watched {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = match &mut self.wire {
-            Wire::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Wire::Tunnel(stream) => Pin::new(stream).poll_read(cx, buf),
-        };
-        if polled.is_ready() && self.prompt_reads > 0 {
-            self.prompt_reads -= 1;
-            self.progress
-                .bytes_read
-                .fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
-            // Not kept by the kernel, so it is asked for again with each read (tcp(7), TCP_QUICKACK).
-            #[cfg(target_os = "linux")]
-            if let Wire::Tcp(stream) = &self.wire {
-                let _ = stream.set_quickack(true);
-            }
+        if self.at == self.end {
+            std::task::ready!(self.read_ahead(cx))?;
         }
-        polled
+        let count = buf.remaining().min(self.end - self.at);
+        buf.put_slice(&self.ahead[self.at..self.at + count]);
+        self.at += count;
+        Poll::Ready(Ok(()))
     }
 }
 
