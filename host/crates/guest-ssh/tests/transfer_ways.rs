@@ -704,3 +704,75 @@ async fn compression_can_be_asked_for() {
         assert_same(&look(scene.there.path()), &look(&out), "down");
     }
 }
+
+/// Files whose names together are compressed before they are sent.
+const MANY_NAMES: usize = 3000;
+
+fn many_names(root: &Path) {
+    for number in 0..MANY_NAMES {
+        let path = format!("tree/{number:0>200}.txt");
+        write(root.join(path), number.to_string().as_bytes(), 0o644);
+    }
+}
+
+#[tokio::test]
+async fn very_many_names_are_asked_for_in_short() {
+    for (tar, compress) in TARS
+        .into_iter()
+        .flat_map(|tar| [(tar, Compress::Never), (tar, Compress::Always)])
+    {
+        let scene = Scene::new(tar);
+        many_names(scene.there.path());
+        let options = TransferOptions {
+            compress,
+            ..TransferOptions::default()
+        };
+        let connection = scene.server.connect().await;
+        let summary = connection
+            .download(
+                &remote(scene.there.path()),
+                &Selection::everything(),
+                &open(scene.here.path()),
+                Path::new("out"),
+                &options,
+                |_| (),
+            )
+            .await
+            .unwrap_or_else(|problem| panic!("{compress:?}: {problem:?}"));
+        assert_eq!(summary.files, MANY_NAMES as u64);
+        let out = scene.here.path().join("out");
+        assert_same(&look(scene.there.path()), &look(&out), "down");
+    }
+}
+
+/// `tar` does not know that names are missing, and ends well.
+#[tokio::test]
+async fn names_that_are_lost_on_their_way_fail_the_transfer() {
+    let bin = tempfile::tempdir().unwrap().keep();
+    for tool in ["sh", "find", "tar", "cat"] {
+        symlink(support::userland::find(tool).unwrap(), bin.join(tool)).unwrap();
+    }
+    let real = support::userland::find("gzip").unwrap();
+    let head = support::userland::find("head").unwrap();
+    let gzip = format!(
+        "#!/bin/sh\n{} \"$@\" | {} -c 100000\nexit 1\n",
+        real.display(),
+        head.display()
+    );
+    write(bin.join("gzip"), gzip.as_bytes(), 0o755);
+    let scene = scene(Sshd::configured(
+        "",
+        &format!("PATH={}", bin.display()),
+        false,
+    ));
+    many_names(scene.there.path());
+    let outcome = scene
+        .download(&Selection::everything(), "out", &Limits::default())
+        .await
+        .map(|summary| summary.files);
+    assert!(
+        matches!(outcome, Err(Error::RemoteFailed { .. })),
+        "{outcome:?}"
+    );
+    assert!(!scene.here.path().join("out").exists());
+}

@@ -108,6 +108,13 @@ impl Pace {
     }
 }
 
+/// Compresses what is in memory.
+pub(super) fn at_once(plain: &[u8]) -> Option<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(plain).ok()?;
+    encoder.finish().ok()
+}
+
 fn ratio(sample: &[Bytes]) -> f64 {
     let size: usize = sample.iter().map(Bytes::len).sum();
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());

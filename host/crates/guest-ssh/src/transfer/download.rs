@@ -32,26 +32,39 @@ use crate::exec::{Start, Stdin};
 use crate::quote::printable;
 use crate::{Error, RemotePath};
 
-/// Arguments: directory, kind of `tar`, `gzip` if the stream is to be compressed. Names come on standard input, each with
-/// a NUL behind and `./` in front.
+/// Arguments: directory, kind of `tar`, `gzip` if the stream is to be compressed, `gzip` if the names are. Those come on
+/// standard input, each with a NUL behind and `./` in front.
 ///
 /// pax is the format in which both tell fractions of seconds and holes. bsdtar complains of names it cannot put into
 /// UTF-8 and then sends them as they are. Attributes, access times and the like would be sent for nothing. Messages are in
-/// English, for [`Complaints`] to know them, which `LC_ALL` would overrule; the charset stays the VM's.
+/// English, for [`Complaints`] to know them, which `LC_ALL` would overrule; the charset stays the VM's. Both write 10 KiB
+/// at a time if nothing is said. A `gzip` that died counts more than what `tar` says: a name that was cut off looks to it
+/// like a file that went away.
 const PACK: &str = r#"printf 'orka-step: begin\n'
 command -v tar >/dev/null || exit 92
 cd "$1" || exit
 LC_CTYPE=${LC_ALL:-${LC_CTYPE:-${LANG-}}}; unset LC_ALL LANGUAGE
 COPYFILE_DISABLE=1; LC_MESSAGES=C; export COPYFILE_DISABLE LC_CTYPE LC_MESSAGES
-gzip=$3
+gzip=$3 names=$4
 case $2 in
-bsd) set -- --no-xattrs --no-acls --no-fflags --format pax ;;
-*) set -- -S --format=posix --pax-option=delete=atime,delete=ctime ;;
+bsd) set -- -b256 --no-xattrs --no-acls --no-fflags --format pax ;;
+*) set -- -b256 -S --format=posix --pax-option=delete=atime,delete=ctime ;;
 esac
-[ "$gzip" = gzip ] || exec tar -cf - "$@" --no-recursion --null -T -
+[ "$gzip$names" = plainplain ] && exec tar -cf - "$@" --no-recursion --null -T -
+names() { if [ "$names" = gzip ]; then gzip -dc; else cat; fi || echo lost >&3; }
+pack() { tar -cf - "$@" --no-recursion --null -T - 3>&- 4>&-; echo "$?" >&3; }
 exec 4>&1
-packed=$({ { tar -cf - "$@" --no-recursion --null -T - 4>&-; echo $? >&3; } | gzip -1c >&4 3>&-; } 3>&1) || exit 94
+if [ "$gzip" = gzip ]; then said=$({ names | pack "$@" | gzip -1c >&4 || echo lost >&3; } 3>&1)
+else said=$({ names | pack "$@" >&4; } 3>&1)
+fi
+packed=94 lost=0
+for word in $said; do case $word in lost) lost=94 ;; *) packed=$word ;; esac; done
+[ "$lost" = 0 ] || exit "$lost"
 exit "$packed""#;
+
+/// Bytes of names above which they are compressed. OpenSSH's `sshd` keeps what `tar` has not asked for yet in a buffer
+/// that it makes anew all the time, which for megabytes costs as much as encryption does.
+const NAMES_PLAIN_MAX: usize = 512 * 1024;
 
 /// Argument: directory. Names come on standard input; those of AppleDouble files go out again.
 const SNIFF: &str = r#"printf 'orka-step: begin\n'
@@ -59,6 +72,9 @@ cd "$1" || exit
 exec xargs -0 sh -c 'for file; do
 case $(od -An -tx1 -N4 "$file" 2>/dev/null | tr -d " ") in 00051607*) printf "%s\0" "$file" ;; esac
 done' sh"#;
+
+/// Bytes of an archive that are held back before they are passed on.
+const HELD_MAX: usize = 128 * 1024;
 
 impl Connection {
     /// One attempt to fetch a tree by `tar`.
@@ -87,7 +103,9 @@ impl Connection {
             ));
             compare = Compare::Always;
         }
-        let listed = self.list(remote, what, limits, details).await?;
+        let listed = self
+            .list(remote, what, limits, details, &plan.facts)
+            .await?;
         let Compared {
             mut chosen,
             unchanged,
@@ -115,8 +133,16 @@ impl Connection {
             _ => b"gnu",
         };
         let how: &[u8] = if plan.gzip { b"gzip" } else { b"plain" };
-        let arguments = [path.as_slice(), kind, how];
-        let start = Start::script(PACK, arguments, Stdin::Bytes(chosen.names.into()));
+        let packs_names = plan.facts.gzip && chosen.names.len() > NAMES_PLAIN_MAX;
+        let short = packs_names
+            .then(|| compress::at_once(&chosen.names))
+            .flatten();
+        let (names, packed): (_, &[u8]) = match short {
+            Some(short) => (short, b"gzip"),
+            None => (chosen.names, b"plain"),
+        };
+        let arguments = [path.as_slice(), kind, how, packed];
+        let start = Start::script(PACK, arguments, Stdin::Bytes(names.into()));
         let command = command::start(self.lease().await?, self.address(), start).await?;
 
         let work = Work::new(into, what, plan.options, Arc::clone(&counters))?;
@@ -231,6 +257,7 @@ impl Connection {
         let mut stderr = Tail::default();
         let mut complaints = Complaints::default();
         let mut beginning = Beginning::default();
+        let mut held = Held::new(pieces);
         while let Some(OutputChunk { stream, data }) = command.next_output().await {
             if stream == Stream::Stderr {
                 stderr.push(&data);
@@ -244,11 +271,10 @@ impl Connection {
             if let Verdict::Restart(why) = pace.passed(&data, Instant::now()) {
                 return Err(Stopped::Restart(why));
             }
-            if !data.is_empty() && pieces.send(data).await.is_err() {
-                return Err(Stopped::Here);
-            }
+            held.push(data).await?;
             reporter.tick();
         }
+        held.pass_on().await?;
         let exit = command.wait().await.map_err(Stopped::Vm)?;
         if !beginning.begun() {
             return Err(Stopped::Vm(self.no_shell(&stderr.text())));
@@ -282,6 +308,43 @@ impl Connection {
             }
             (exit, worst) => Err(failed(exit, worst)),
         }
+    }
+}
+
+/// Pieces that are passed on some at a time: each that comes alone wakes the thread that unpacks, which costs more than
+/// unpacking it.
+struct Held {
+    pieces: mpsc::Sender<Bytes>,
+    held: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Held {
+    fn new(pieces: mpsc::Sender<Bytes>) -> Self {
+        Self {
+            pieces,
+            held: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    async fn push(&mut self, piece: Bytes) -> Result<(), Stopped> {
+        self.bytes += piece.len();
+        if !piece.is_empty() {
+            self.held.push(piece);
+        }
+        if self.bytes >= HELD_MAX {
+            self.pass_on().await?;
+        }
+        Ok(())
+    }
+
+    async fn pass_on(&mut self) -> Result<(), Stopped> {
+        self.bytes = 0;
+        for piece in self.held.drain(..) {
+            self.pieces.send(piece).await.map_err(|_| Stopped::Here)?;
+        }
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::facts::{Beginning, Details};
+use super::facts::{Beginning, Details, Facts};
 use super::header::Stamp;
 use super::receive::relative;
 use super::{Direction, Limits, NO_SUCH_PLACE, Selection, script_error};
@@ -17,7 +17,7 @@ use crate::{Error, RemotePath};
 /// Arguments: directory, how, then where to start below it. Sockets, pipes and devices are not listed.
 ///
 /// - `names`: directories with a slash behind, everything with a NUL behind; `printf` through `-exec` does that with
-///   POSIX's own `find`.
+///   POSIX's own `find`. `gnu` is the same by GNU's `-printf`, without a process for each few thousand names.
 /// - `printf`: one record each, by GNU's `-printf`.
 /// - `-f`, `-c`: a batch of names, an empty one, and a line for each from that kind of `stat`, then a NUL. `stat` can put
 ///   no NUL behind a name, and a name may hold anything else.
@@ -32,6 +32,7 @@ for start; do
 [ -e "$start" ] || [ -L "$start" ] || continue
 case $how in
 names) find "$start" -type d -exec printf '%s/\0' {} + -o \( -type f -o -type l \) -exec printf '%s\0' {} + ;;
+gnu) find "$start" -type d -printf '%p/\0' -o \( -type f -o -type l \) -printf '%p\0' ;;
 printf) find "$start" \( -type d -o -type f -o -type l \) -printf '%y %s %T@ %m %p\0' ;;
 -f) find "$start" \( -type d -o -type f -o -type l \) -exec sh -c 'printf "%s\0" "$@" ""; stat -f "%z %Fm %Lp %HT" "$@"; printf "\0"' sh {} + ;;
 -c) find "$start" \( -type d -o -type f -o -type l \) -exec sh -c 'printf "%s\0" "$@" ""; stat -c "%s %Y %a %F" "$@"; printf "\0"' sh {} + ;;
@@ -99,9 +100,11 @@ impl Connection {
         what: &Selection,
         limits: &Limits,
         details: Option<Details>,
+        facts: &Facts,
     ) -> Result<Chosen, Error> {
         let path = remote.argument();
         let how: &[u8] = match details {
+            None if facts.details == Some(Details::Printf) => b"gnu",
             None => b"names",
             Some(Details::Printf) => b"printf",
             Some(Details::StatF) => b"-f",
