@@ -23,7 +23,7 @@ use benches::{machine, results};
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use clap::{Parser, Subcommand};
-use guest_ssh::{Limits, RemotePath, Selection};
+use guest_ssh::{Compare, RemotePath, Selection, TransferOptions};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, RngCore as _, SeedableRng as _};
 
@@ -155,15 +155,19 @@ enum Tool {
     Sftp,
     Rsync(&'static str),
     Cat,
+    /// With the digest that we have of everything that comes, too.
+    CatSum,
     Tar,
 }
 
 fn cases() -> Vec<Case> {
-    use Tool::{Cat, Rsync, Scp, Sftp, Tar};
+    use Tool::{Cat, CatSum, Rsync, Scp, Sftp, Tar};
     let large: &[Tool] = &[Scp, Sftp, Rsync("-W"), Cat, Tar];
+    let large_down: &[Tool] = &[Scp, Sftp, Rsync("-W"), Cat, CatSum, Tar];
     let small: &[Tool] = &[Tar, Rsync("-a"), Scp, Sftp];
     let many: &[Tool] = &[Tar, Rsync("-a")];
     let large_goals: &[_] = &[(None, 1.0)];
+    let large_down_goals: &[_] = &[(None, 1.0), (Some("ssh cat, openssl sha256"), 1.0)];
     let small_goals: &[_] = &[
         (Some("tar"), 1.0),
         (Some("rsync -a"), 1.5),
@@ -183,8 +187,8 @@ fn cases() -> Vec<Case> {
             "a large file down",
             Tree::Large,
             Way::Down,
-            large,
-            large_goals,
+            large_down,
+            large_down_goals,
         ),
         case("small files up", Tree::Small, Way::Up, small, small_goals),
         case(
@@ -377,6 +381,7 @@ impl Tool {
             Self::Sftp => "sftp".to_owned(),
             Self::Rsync(option) => format!("rsync {option}"),
             Self::Cat => "ssh cat".to_owned(),
+            Self::CatSum => "ssh cat, openssl sha256".to_owned(),
             Self::Tar => "tar to ssh".to_owned(),
         }
     }
@@ -434,6 +439,12 @@ impl Tool {
                 } else {
                     format!("{ssh} 'cat {from}/file' >{to}/file")
                 })
+            }
+            Self::CatSum => {
+                let ssh = format!("ssh {} 127.0.0.1", options.join(" "));
+                shell(&format!(
+                    "{ssh} 'cat {from}/file' | tee {to}/file | openssl sha256"
+                ))
             }
             Self::Tar => {
                 let ssh = format!("ssh {} 127.0.0.1", options.join(" "));
@@ -519,13 +530,17 @@ fn ours(way: &str, login: &Login, from: &Path, to: &Path) -> Result<()> {
         .build()?;
     runtime.block_on(async {
         let connection = login.connect().await?;
-        let (everything, limits) = (Selection::everything(), Limits::default());
+        let everything = Selection::everything();
+        let mut options = TransferOptions::default();
+        if way == "changed" {
+            options.compare = Compare::SizeTime;
+        }
         let open = |path: &Path| Dir::open_ambient_dir(path, ambient_authority());
         let remote = |path: &Path| RemotePath::parse(path.as_os_str().as_bytes());
         match way {
             "up" => drop(
                 connection
-                    .upload(&open(from)?, &everything, &remote(to)?, &limits, |_| ())
+                    .upload(&open(from)?, &everything, &remote(to)?, &options, |_| ())
                     .await?,
             ),
             "down" | "changed" => drop(
@@ -535,7 +550,7 @@ fn ours(way: &str, login: &Login, from: &Path, to: &Path) -> Result<()> {
                         &everything,
                         &open(to)?,
                         Path::new("."),
-                        &limits,
+                        &options,
                         |_| (),
                     )
                     .await?,
