@@ -11,11 +11,31 @@ use orka_sim::{
     Switches, Tls, User, parse_faults,
 };
 
+/// What `--help` says of faults; a test reads the example.
+const FAULTS: &str = r#"Fault rules, for --faults or POSTed as JSON to the `faults_url`:
+
+  [[fault]]
+  method = "DELETE"                # any, if absent
+  path = "/resources/vm/*"         # without query; * stands for any run of characters
+  occurrence = { first = 2 }       # always (if absent), { nth, first, every or after = N }
+  times = 1                        # spent after so many hits; never, if absent
+  action = { kind = "error", status = 500, message = "No available nodes" }
+
+Kinds of action, with their members:
+  instead of the work   error (status, message), reply (status, body, content_type, headers), unauthorized,
+                        rate-limit (retry_after), html-page (status), empty-ok, garbage, redirect (location, status),
+                        close-before, reset-before, hang
+  before the work       delay (ms), revoke-token
+  after the work        delay-reply (ms), close-after, reset-after, half-body, slow-drip (bytes, ms),
+                        edit-reply (set, remove, status), unknown-members
+  on a deploy           fail-vm (message), guest (boot_ms, never_boots, silent_connections, reset_connections, hangs,
+                        auth_refusals, cut_after_ms)"#;
+
 /// An Orka cluster in a process: the REST API, VMs that answer real SSH, and faults on demand.
 ///
 /// Prints one line of JSON with everything a client needs, and serves until SIGTERM or SIGINT.
 #[derive(Debug, Parser)]
-#[command(name = "orka-sim", version)]
+#[command(name = "orka-sim", version, after_long_help = FAULTS)]
 pub(crate) struct Cli {
     /// Which API to serve; `both` is what a 3.0 cluster does.
     #[arg(long, default_value = "both")]
@@ -262,6 +282,29 @@ mod tests {
         Cli::try_parse_from([&["orka-sim"], words].concat())
             .unwrap()
             .config()
+    }
+
+    #[test]
+    fn what_the_help_says_of_faults_is_so() {
+        let example: String = FAULTS
+            .lines()
+            .filter_map(|line| line.strip_prefix("  "))
+            .take(6)
+            .map(|line| format!("{line}\n"))
+            .collect();
+        assert_eq!(parse_faults(&example).unwrap().len(), 1, "{example}");
+        // serde lists the kinds there are.
+        let unknown = example.replace("\"error\"", "\"no-such-kind\"");
+        let refused = format!(
+            "{:#}",
+            anyhow::Error::from(parse_faults(&unknown).unwrap_err())
+        );
+        let (_, kinds) = refused.split_once("expected one of").unwrap();
+        let kinds: Vec<&str> = kinds.split('`').skip(1).step_by(2).collect();
+        assert_eq!(kinds.len(), 22, "{kinds:?}");
+        for kind in kinds {
+            assert!(FAULTS.contains(kind), "{kind}");
+        }
     }
 
     #[test]
