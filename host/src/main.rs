@@ -254,9 +254,14 @@ fn listen(stop: &Stop, console: &Console, told: &'static str) -> Result<(), Fail
         let (stop, console) = (stop.clone(), console.clone());
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
+                let again = if stop.stopped_at().is_some() {
+                    " again, so less is waited for"
+                } else {
+                    ""
+                };
                 stop.stop(name);
                 console.stop_waiting();
-                console.warn(&format!("{}: stopping; {told}", name.name()));
+                console.warn(&format!("{}: stopping{again}; {told}", name.name()));
             }
         });
     }
