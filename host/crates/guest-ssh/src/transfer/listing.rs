@@ -286,6 +286,9 @@ impl<'a> Listing<'a> {
         if path.as_os_str().is_empty() || !self.selection.selects(&path, is_dir) {
             return Ok(());
         }
+        if path.as_os_str().len() > self.limits.path_bytes {
+            return Err(self.exceeded("bytes in a path", self.limits.path_bytes as u64, name));
+        }
         self.count += 1;
         if self.count > self.limits.entries {
             return Err(self.exceeded("entries", self.limits.entries, name));
