@@ -155,6 +155,8 @@ async fn a_recorded_run_has_no_secret_and_plays_again() {
     for text in [
         "call: deploy",
         "call: exec",
+        "call: purge",
+        "call: sign-out",
         "plain",
         "***",
         "exit-code: 7",
@@ -189,13 +191,63 @@ async fn a_recorded_run_has_no_secret_and_plays_again() {
     let step = replay();
     let newer = step.scratch_file(
         "newer.yaml",
-        session.replace("session: 1", "session: 2").as_bytes(),
+        session.replace("session: 2", "session: 3").as_bytes(),
     );
     said(
         &step.flag("--replay", newer).ended().await,
         211,
-        &["has form 2; this program knows 1"],
+        &["has form 3; this program knows 2"],
     );
+}
+
+/// A session without its calls of this name, and how many they were.
+fn without(session: &str, call: &str) -> (String, usize) {
+    let begins = format!("- call: {call}\n");
+    let mut parts = session.split(&begins);
+    let mut left = parts.next().unwrap_or_default().to_owned();
+    let mut removed = 0;
+    for part in parts {
+        removed += 1;
+        // Members of a call are indented; what follows is not.
+        let members = part.lines().take_while(|line| line.starts_with(' '));
+        let length: usize = members.map(|line| line.len() + 1).sum();
+        left.push_str(&part[length..]);
+    }
+    (left, removed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_tidies_up_less_or_more_than_its_session_differs_from_it() {
+    let (ended, _, session) = recorded("#!/bin/sh\ntrue\n").await;
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let plugin = bundled("build");
+    let replay = async |session: &str| {
+        let step = Step::new(&["plugin", "test"]).flag("--plugin", plugin.to_str().unwrap());
+        let file = step.scratch_file("session.yaml", session.as_bytes());
+        step.flag("--replay", file).ended().await
+    };
+    let (without_purge, purges) = without(&session, "purge");
+    assert_eq!(purges, 1, "{session}");
+    let said_less = [
+        "0 recorded calls were not made, 1 others were",
+        "+ purge {\"name\":\"vm-1\"}",
+    ];
+    said(&replay(&without_purge).await, 1, &said_less);
+
+    // As if the plugin had purged twice then, and does no more.
+    let purge = "- call: purge\n  asked:\n    name: vm-1\n  took-ms: 1\nended:";
+    let twice = session.replacen("ended:", purge, 1);
+    let said_more = [
+        "1 recorded calls were not made, 0 others were",
+        "- purge {\"name\":\"vm-1\"}",
+    ];
+    said(&replay(&twice).await, 1, &said_more);
+
+    // Sessions of the first form have none of it, and play all the same.
+    let (old, sign_outs) = without(&without_purge, "sign-out");
+    assert_eq!(sign_outs, 1, "{session}");
+    let old = old.replace("session: 2", "session: 1");
+    said(&replay(&old).await, 0, &["1 passed, 0 failed"]);
 }
 
 /// The program with the environment in which the tools of a language are found.

@@ -26,7 +26,7 @@ use crate::plugin::Plugin;
 use crate::predecessors;
 use crate::report;
 use crate::results::Results;
-use crate::session::Recorder;
+use crate::session::{Recorder, Witness};
 use crate::state::{RunContext, RunParts, Stop};
 use crate::teardown::{self, Settlement};
 use crate::trap;
@@ -92,7 +92,7 @@ pub async fn run(config: Config, console: Console, stop: Stop) -> Finished {
     }
     let run = RunContext::new(parts);
     if let Some(recorder) = &recorder {
-        run.record(Arc::clone(recorder));
+        run.witnessed_by(Arc::clone(recorder) as Arc<dyn Witness>);
     }
     run.console.info(&format!(
         "plugin `{}` {} ({})",

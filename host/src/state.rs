@@ -28,7 +28,7 @@ use crate::journal::Journal;
 use crate::ledger::Ledger;
 use crate::limits::{Breach, Limiter, Limits};
 use crate::results::Results;
-use crate::session::Recorder;
+use crate::session::{Tidying, Witness};
 use crate::stop::{Grace, POLITE_STOP, Programs};
 
 pub use crate::stop::Stop;
@@ -178,8 +178,8 @@ pub struct RunContext {
     tasks: Mutex<JoinSet<()>>,
     /// What a test does to host calls.
     interference: OnceLock<Arc<Interference>>,
-    /// Who takes notes of the run.
-    recorder: OnceLock<Arc<Recorder>>,
+    /// Who records the run, or plays it again.
+    witness: OnceLock<Arc<dyn Witness>>,
 }
 
 /// The parts of a [`RunContext`] that a caller decides.
@@ -274,20 +274,40 @@ impl RunContext {
             issued: Mutex::default(),
             tasks: Mutex::default(),
             interference: OnceLock::new(),
-            recorder: OnceLock::new(),
+            witness: OnceLock::new(),
         })
     }
 
-    /// Lets a recorder know what the plugin reads from the workspace. The first one stays.
-    pub fn record(&self, recorder: Arc<Recorder>) {
-        let _ = self.recorder.set(recorder);
+    /// Lets a recorder or a replay know what the plugin does. The first one stays.
+    pub fn witnessed_by(&self, witness: Arc<dyn Witness>) {
+        let _ = self.witness.set(witness);
     }
 
     /// Notes a file of the workspace that the plugin read, where somebody takes notes.
     pub fn note_read(&self, path: &str, contents: &[u8]) {
-        if let Some(recorder) = self.recorder.get() {
-            recorder.note_read(path, contents);
+        if let Some(witness) = self.witness.get() {
+            witness.read(path, contents);
         }
+    }
+
+    /// Does what tidies up at the plugin's request, and has it noted where somebody takes notes.
+    ///
+    /// # Errors
+    ///
+    /// What the work failed with, or had failed with in the session that is played again.
+    pub async fn tidy<T>(
+        &self,
+        what: Tidying<'_>,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let Some(witness) = self.witness.get() else {
+            return work.await;
+        };
+        let began = Instant::now();
+        let number = witness.tidies(what).await?;
+        let result = work.await;
+        witness.tidied(number, began, result.as_ref().err());
+        result
     }
 
     /// Lets a test note this run's host calls and strike at one. The first one stays.

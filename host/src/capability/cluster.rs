@@ -22,6 +22,7 @@ use crate::failure::{Class, Failure, Kind};
 use crate::grants::Ceilings;
 use crate::ledger::{Debt, DeployEnd, LimitReached, Thing, VmLimits};
 use crate::predecessors;
+use crate::session::Tidying;
 use crate::state::{CallError, HostState, RunContext};
 use crate::teardown;
 
@@ -223,53 +224,56 @@ impl HostSession for HostState {
 
     async fn purge_run(&mut self, _session: Resource<Session>) -> Result<Purged, CallError> {
         let run = &self.run;
-        run.call("cluster.purge-run", shared::purge_run(run)).await
+        let work = run.tidy(Tidying::PurgeRun, shared::purge_run(run));
+        run.call("cluster.purge-run", work).await
     }
 
     async fn sign_out(&mut self, _session: Resource<Session>) -> Result<SignOut, CallError> {
         let run = &self.run;
-        run.call("cluster.sign-out", async {
-            if let Some(outcome) = run.signed_out.get() {
-                return Ok(outcome.clone());
-            }
-            let owed = run.ledger.owed();
-            if let Some(debt) = owed.iter().find(|debt| !debt.inherited) {
-                let message = if debt.is_only_doubt() {
-                    format!(
-                        "a VM named `{}` may still appear; the host signs out once that is settled",
-                        debt.name
-                    )
-                } else {
-                    format!(
-                        "`{}` still exists; without the login it could not be deleted",
-                        debt.name
-                    )
-                };
-                return Err(Failure::new(
-                    Kind::Conflict,
-                    Class::Plugin,
-                    "run.vms-remain",
-                    message,
-                ));
-            }
-            if !owed.is_empty() {
-                // Nothing that the policy could do anything about.
-                return Ok(SignOut::Kept(
-                    "what an earlier pod left is still being deleted; the host signs out after that"
-                        .to_owned(),
-                ));
-            }
-            let outcome = run.cluster.sign_out().await?;
-            teardown::tell_sign_out(&run.console, &outcome);
-            Ok(run.signed_out.get_or_init(|| outcome).clone())
-        })
-        .await
+        let work = run.tidy(Tidying::SignOut, sign_out(run));
+        run.call("cluster.sign-out", work).await
     }
 
     async fn drop(&mut self, session: Resource<Session>) -> wasmtime::Result<()> {
         self.table.delete(session)?;
         Ok(())
     }
+}
+
+async fn sign_out(run: &RunContext) -> Result<SignOut, Failure> {
+    if let Some(outcome) = run.signed_out.get() {
+        return Ok(outcome.clone());
+    }
+    let owed = run.ledger.owed();
+    if let Some(debt) = owed.iter().find(|debt| !debt.inherited) {
+        let message = if debt.is_only_doubt() {
+            format!(
+                "a VM named `{}` may still appear; the host signs out once that is settled",
+                debt.name
+            )
+        } else {
+            format!(
+                "`{}` still exists; without the login it could not be deleted",
+                debt.name
+            )
+        };
+        return Err(Failure::new(
+            Kind::Conflict,
+            Class::Plugin,
+            "run.vms-remain",
+            message,
+        ));
+    }
+    if !owed.is_empty() {
+        // Nothing that the policy could do anything about.
+        return Ok(SignOut::Kept(
+            "what an earlier pod left is still being deleted; the host signs out after that"
+                .to_owned(),
+        ));
+    }
+    let outcome = run.cluster.sign_out().await?;
+    teardown::tell_sign_out(&run.console, &outcome);
+    Ok(run.signed_out.get_or_init(|| outcome).clone())
 }
 
 async fn create_config(run: &RunContext, mut spec: VmSpec) -> Result<VmConfig, Failure> {
@@ -611,6 +615,21 @@ async fn purge(run: &Arc<RunContext>, template: &Template) -> Result<(), Failure
     Ok(())
 }
 
+async fn delete(run: &RunContext, vm: &Vm) -> Result<(), Failure> {
+    run.grants.require(Capability::ClusterDeploy)?;
+    still_signed_in(run)?;
+    let is_shared = |debt: Debt| debt.thing == Thing::VmOfConfig;
+    if vm.info.id.is_none() && run.ledger.debt(&vm.info.name).is_some_and(is_shared) {
+        return Err(teardown::no_id(&vm.info.name));
+    }
+    run.cluster
+        .delete(&vm.info.name, vm.info.id.as_deref())
+        .await?;
+    run.ledger.vm_gone(&vm.info.name, key_of(&vm.info));
+    run.console.info(&format!("deleted VM `{}`", vm.info.name));
+    Ok(())
+}
+
 impl HostVmConfig for HostState {
     async fn name(&mut self, config: Resource<VmConfig>) -> wasmtime::Result<String> {
         Ok(self.table.get(&config)?.0.name.clone())
@@ -660,7 +679,8 @@ impl HostVmConfig for HostState {
     async fn purge(&mut self, config: Resource<VmConfig>) -> Result<(), CallError> {
         let template = self.table.get(&config)?.0.clone();
         let run = self.run.clone();
-        run.call("cluster.purge", purge(&run, &template)).await
+        let work = run.tidy(Tidying::Purge(&template.name), purge(&run, &template));
+        run.call("cluster.purge", work).await
     }
 
     async fn drop(&mut self, config: Resource<VmConfig>) -> wasmtime::Result<()> {
@@ -720,21 +740,8 @@ impl HostVm for HostState {
     async fn delete(&mut self, vm: Resource<Vm>) -> Result<(), CallError> {
         let vm = self.table.get(&vm)?.clone();
         let run = &self.run;
-        run.call("cluster.delete", async {
-            run.grants.require(Capability::ClusterDeploy)?;
-            still_signed_in(run)?;
-            let is_shared = |debt: Debt| debt.thing == Thing::VmOfConfig;
-            if vm.info.id.is_none() && run.ledger.debt(&vm.info.name).is_some_and(is_shared) {
-                return Err(teardown::no_id(&vm.info.name));
-            }
-            run.cluster
-                .delete(&vm.info.name, vm.info.id.as_deref())
-                .await?;
-            run.ledger.vm_gone(&vm.info.name, key_of(&vm.info));
-            run.console.info(&format!("deleted VM `{}`", vm.info.name));
-            Ok(())
-        })
-        .await
+        let work = run.tidy(Tidying::Delete(&vm.info.name), delete(run, &vm));
+        run.call("cluster.delete", work).await
     }
 
     async fn keep(

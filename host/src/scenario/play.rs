@@ -30,6 +30,7 @@ use crate::plugin::{Plugin, PluginRef};
 use crate::report;
 use crate::results::Results;
 use crate::run::{self, Finished};
+use crate::session::Witness;
 use crate::state::{RunContext, RunParts, Stop};
 
 /// A plugin that has been compiled, to be run any number of times.
@@ -162,6 +163,7 @@ impl Subject {
         let backends = Backends {
             cluster: cluster.clone(),
             guests: guests.clone(),
+            witness: None,
         };
         let ended = self.run_on(scenario, backends, interference).await?;
         let calls = calls.lock().map(|calls| calls.clone()).unwrap_or_default();
@@ -212,6 +214,7 @@ impl Subject {
             .as_ref()
             .map(workspace_with)
             .transpose()?;
+        let witness = backends.witness.clone();
         let parts = match self.parts(scenario, &console, backends, directory.as_ref()) {
             Err(Refused::Run(failures)) => Err(failures),
             Err(Refused::Test(failure)) => return Err(failure),
@@ -229,6 +232,9 @@ impl Subject {
                 }
                 let run = RunContext::began_at(parts, scenario.began);
                 run.interfere(Arc::clone(&interference));
+                if let Some(witness) = witness {
+                    run.witnessed_by(witness);
+                }
                 let conclusion = run::execute(&self.compiled, run.clone()).await;
                 Finished {
                     conclusion,
@@ -360,6 +366,8 @@ impl Subject {
 pub(super) struct Backends {
     pub(super) cluster: Arc<dyn Cluster>,
     pub(super) guests: Arc<dyn Guests>,
+    /// Who is told what they alone cannot tell.
+    pub(super) witness: Option<Arc<dyn Witness>>,
 }
 
 /// A run that has ended.

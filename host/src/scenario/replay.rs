@@ -29,8 +29,9 @@ use crate::failure::{Class, Failure, Kind};
 use crate::interference::Interference;
 use crate::outcome::StopSignal;
 use crate::session::{
-    CopiedRecord, Exchange, FactsRecord, FileRecord, Names, NodeRecord, Session, VmRecord,
-    deploy_asked, download_asked, exec_asked, login_asked, spec_asked, upload_asked, write_asked,
+    CopiedRecord, Exchange, FORMAT_WITH_TIDYING, FactsRecord, FileRecord, Names, NodeRecord,
+    Session, Tidying, VmRecord, Witness, deploy_asked, download_asked, exec_asked, login_asked,
+    spec_asked, upload_asked, write_asked,
 };
 
 /// Files that a plugin did not read are made as large as they were, up to this.
@@ -69,6 +70,7 @@ async fn stage(subject: &Subject, session: &Session) -> Result<Replayed, Failure
             ..TapeState::default()
         }),
         files: session.given.workspace.clone().unwrap_or_default(),
+        has_tidying: session.session >= FORMAT_WITH_TIDYING,
     });
     let cluster = Arc::new(ScriptedCluster::new(&scenario, Arc::default()));
     let backends = Backends {
@@ -77,6 +79,7 @@ async fn stage(subject: &Subject, session: &Session) -> Result<Replayed, Failure
             tape: Arc::clone(&tape),
         }),
         guests: Arc::new(ReplayedGuests(Arc::clone(&tape))),
+        witness: Some(tape.clone()),
     };
     let ended = subject
         .run_on(&scenario, backends, Arc::new(Interference::default()))
@@ -173,6 +176,8 @@ struct TapeState {
 struct Tape {
     state: Mutex<TapeState>,
     files: BTreeMap<String, FileRecord>,
+    /// Whether what the plugin tidied up was recorded as well.
+    has_tidying: bool,
 }
 
 impl Tape {
@@ -217,6 +222,23 @@ impl Tape {
             None => Ok(found),
         }
     }
+}
+
+#[async_trait]
+impl Witness for Tape {
+    fn read(&self, _path: &str, _contents: &[u8]) {}
+
+    async fn tidies(&self, what: Tidying<'_>) -> Result<usize, Failure> {
+        if self.has_tidying {
+            if let Some(name) = what.name() {
+                self.state().names.add(name);
+            }
+            self.take(what.call(), what.asked()).await?;
+        }
+        Ok(0)
+    }
+
+    fn tidied(&self, _number: usize, _began: Instant, _failure: Option<&Failure>) {}
 }
 
 fn answer<T: DeserializeOwned>(exchange: &Exchange) -> Result<T, Failure> {

@@ -94,5 +94,6 @@ fn backends(sim: &Sim, config: &SimConfig, orka3: bool) -> Result<Backends, Fail
     Ok(Backends {
         cluster: Arc::new(OrkaCluster::new(orka)),
         guests: Arc::new(SshGuests::new(ssh)),
+        witness: None,
     })
 }

@@ -9,6 +9,7 @@ mod record;
     allow(dead_code, reason = "what only replays read")
 )]
 mod values;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,11 +25,16 @@ pub(crate) use values::{
     CopiedRecord, FactsRecord, NodeRecord, VmRecord, deploy_asked, download_asked, exec_asked,
     login_asked, spec_asked, upload_asked, write_asked,
 };
+pub use witness::{Tidying, Witness};
 
 use crate::failure::Failure;
 
 /// The form of a session; raised when a member changes its meaning.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+
+/// From this form on a session has what the plugin itself tidied up.
+#[cfg(feature = "authoring")]
+pub(crate) const FORMAT_WITH_TIDYING: u32 = 2;
 
 /// A recorded run.
 #[derive(Clone, Debug, Serialize, Deserialize)]

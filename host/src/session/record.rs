@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::{
     Blob, CopiedRecord, EndedRecord, Exchange, FORMAT, FactsRecord, FailureRecord, FileRecord,
     Given, Names, NodeRecord, OutputRecord, PluginRecord, ProgramEnd, Session, StoppedRecord,
-    VmRecord, deploy_asked, download_asked, each_text, exec_asked, login_asked, spec_asked,
-    upload_asked, write_asked,
+    Tidying, VmRecord, Witness, deploy_asked, download_asked, each_text, exec_asked, login_asked,
+    spec_asked, upload_asked, write_asked,
 };
 use crate::backend::{
     Choice, Cluster, Copied, Deploy, Event, Exec, Guest, Guests, JumpHostKey, Listed, Login,
@@ -88,14 +88,6 @@ impl Recorder {
                 recorder,
             }),
         )
-    }
-
-    /// Notes a file of the workspace that the plugin read, as it was the first time.
-    pub fn note_read(&self, path: &str, contents: &[u8]) {
-        self.state()
-            .read
-            .entry(path.to_owned())
-            .or_insert_with(|| contents.to_vec());
     }
 
     /// The whole of it; none for a run that never began.
@@ -275,6 +267,29 @@ impl Recorder {
     }
 }
 
+#[async_trait]
+impl Witness for Recorder {
+    fn read(&self, path: &str, contents: &[u8]) {
+        // As it was the first time.
+        self.state()
+            .read
+            .entry(path.to_owned())
+            .or_insert_with(|| contents.to_vec());
+    }
+
+    async fn tidies(&self, what: Tidying<'_>) -> Result<usize, Failure> {
+        if let Some(name) = what.name() {
+            self.names(name);
+        }
+        Ok(self.begins(what.call(), what.asked()).0)
+    }
+
+    fn tidied(&self, number: usize, began: Instant, failure: Option<&Failure>) {
+        let result = failure.map_or(Ok(()), |failure| Err(failure.clone()));
+        self.ends((number, began), &result, |()| Value::Null);
+    }
+}
+
 /// The regular files of a workspace with their sizes, without the host's own folder.
 fn sizes(root: &Dir) -> BTreeMap<String, u64> {
     let mut files = BTreeMap::new();
@@ -371,7 +386,8 @@ impl Cluster for RecordedCluster {
         self.inner.explain(failure, spec).await
     }
 
-    // What follows is the host's own housekeeping, which a replay does again by itself.
+    // What follows is done for the host's own housekeeping as well, which a replay does again by itself. What of it the plugin
+    // asked for is noted by the `Witness`.
 
     fn expect_config(&self, name: &str) {
         self.inner.expect_config(name);
