@@ -65,7 +65,7 @@ async fn rejects_a_core_module_and_says_how_to_make_a_component() {
         b"\0asm\x01\0\0\0",
         &[
             "it is a core module; this host runs components",
-            "component new",
+            "run `orka-step plugin build` in the plugin's project",
         ],
     )
     .await;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use plugin_project::{Error, Language};
 
+use crate::check;
 use crate::cli::{LanguageName, PluginBuildArgs, PluginNewArgs};
 use crate::console::{Console, bytes, seconds};
 use crate::engine::{self, Compiled};
@@ -75,6 +76,9 @@ fn component(args: &PluginBuildArgs, console: &Console) -> Result<(), Failure> {
     let built = plugin_project::build(directory, args.output.as_deref()).map_err(failure)?;
     let shown = built.path.display().to_string();
     let plugin = Plugin::check(built.bytes, &shown)?;
+    for warning in check::unanchored(&plugin.manifest) {
+        console.warn(&warning);
+    }
     if plugin.bytes.len() <= LINKED_BYTES_MAX {
         // Also what only a linker sees, such as a function whose type is another.
         Compiled::new(&engine::engine()?, &plugin)?;

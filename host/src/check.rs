@@ -1,5 +1,6 @@
 //! `orka-step plugin check`: whether a plugin or a guard fits this host, without running it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use plugin_manifest::{Manifest, Parameter, ParameterType};
@@ -30,6 +31,13 @@ struct Found {
     capabilities: Vec<String>,
     optional_capabilities: Vec<String>,
     secrets: Vec<String>,
+    /// Each with what its type demands.
+    parameters: BTreeMap<String, String>,
+    /// Whether a grants file was looked at.
+    grants_checked: bool,
+    /// What was found there, for people; none for a guard, which is granted nothing.
+    #[serde(skip)]
+    granted: Option<String>,
     differences: Vec<Difference>,
     fits: bool,
     warnings: Vec<String>,
@@ -79,16 +87,9 @@ fn examine(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
     pinned(args, &plugin.digest, &mut failures);
     let compiled = engine::engine().and_then(|engine| Compiled::new(&engine, &plugin));
     failures.extend(compiled.err());
-    if grants.is_some() {
-        let granted = Grants::intersect(
-            grants.as_ref(),
-            &plugin.manifest,
-            &plugin.digest,
-            plugin.bundled,
-        );
-        failures.extend(granted.err());
-    }
+    let granted = granted(grants.as_ref(), &plugin, &mut failures);
     let manifest = &plugin.manifest;
+    let parameters = manifest.parameters.iter();
     let found = Found {
         kind: "plugin",
         name: manifest.name.clone(),
@@ -107,6 +108,11 @@ fn examine(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
             .map(ToString::to_string)
             .collect(),
         secrets: manifest.secrets.iter().cloned().collect(),
+        parameters: parameters
+            .map(|(name, parameter)| (name.clone(), parameter.to_string()))
+            .collect(),
+        grants_checked: grants.is_some(),
+        granted: Some(granted),
         differences: fit::differences(&plugin.bytes),
         fits: failures.is_empty(),
         warnings: unanchored(manifest),
@@ -116,6 +122,34 @@ fn examine(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
             .collect(),
     };
     Ok((found, failures))
+}
+
+/// Compares what the plugin asks for with a grants file, and says what came of it; without one, that nothing was compared.
+fn granted(file: Option<&GrantsFile>, plugin: &Plugin, failures: &mut Vec<Failure>) -> String {
+    let (manifest, digest) = (&plugin.manifest, &plugin.digest);
+    if file.is_none() {
+        let without = if plugin.bundled {
+            "came with this program and has all that it needs"
+        } else if manifest.capabilities.is_empty() && manifest.secrets.is_empty() {
+            "asks for nothing and starts"
+        } else {
+            "is denied"
+        };
+        return format!(
+            "not looked at; without a grants file it {without}, `--grants FILE` checks yours"
+        );
+    }
+    match Grants::intersect(file, manifest, digest, plugin.bundled) {
+        Ok(grants) => {
+            let by = grants.granted().by;
+            let by = by.as_deref().unwrap_or("it came with this program");
+            format!("all that it asks for ({by})")
+        }
+        Err(failure) => {
+            failures.push(failure);
+            "not enough to start".to_owned()
+        }
+    }
 }
 
 fn guard(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
@@ -134,6 +168,9 @@ fn guard(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
         capabilities: Vec::new(),
         optional_capabilities: Vec::new(),
         secrets: Vec::new(),
+        parameters: BTreeMap::new(),
+        grants_checked: false,
+        granted: None,
         differences: fit::differences(&file.bytes),
         fits: failures.is_empty(),
         warnings: Vec::new(),
@@ -145,8 +182,8 @@ fn guard(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
     Ok((found, failures))
 }
 
-/// Patterns of parameters that fit in the middle of a value too.
-fn unanchored(manifest: &Manifest) -> Vec<String> {
+/// Warnings of patterns of parameters that fit in the middle of a value too.
+pub(crate) fn unanchored(manifest: &Manifest) -> Vec<String> {
     let pattern = |parameter: &Parameter| match &parameter.kind {
         ParameterType::Text {
             pattern: Some(pattern),
@@ -196,11 +233,18 @@ impl Found {
             let _ = writeln!(text, "  optional  {}", list(&self.optional_capabilities));
             let _ = writeln!(text, "  secrets   {}", list(&self.secrets));
         }
+        for (position, (name, takes)) in self.parameters.iter().enumerate() {
+            let label = if position == 0 { "takes" } else { "" };
+            let _ = writeln!(text, "  {label:<9} {name} ({takes})");
+        }
         for difference in &self.differences {
             let _ = writeln!(text, "  differs   {difference}");
         }
         let fits = if self.fits { "yes" } else { "no" };
         let _ = writeln!(text, "  fits      {fits}");
+        if let Some(granted) = &self.granted {
+            let _ = writeln!(text, "  grants    {granted}");
+        }
         text
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use plugin_manifest::{Manifest, ParameterType, ParameterValue};
+use plugin_manifest::Manifest;
 use serde_json::{Value, json};
 
 use crate::cli::InspectArgs;
@@ -209,24 +209,9 @@ fn describe(
 
 fn parameters(text: &mut String, manifest: &Manifest) {
     for (name, parameter) in &manifest.parameters {
-        let kind = match &parameter.kind {
-            ParameterType::Text { .. } => "string".to_owned(),
-            ParameterType::Boolean => "boolean".to_owned(),
-            ParameterType::Integer { .. } => "integer".to_owned(),
-            ParameterType::Choice { choices } => format!("one of {}", choices.join(", ")),
-            ParameterType::List => "list".to_owned(),
-        };
-        let default = match &parameter.default {
-            _ if parameter.required => "required".to_owned(),
-            None => "optional".to_owned(),
-            Some(ParameterValue::Text(value)) => format!("default \"{value}\""),
-            Some(ParameterValue::Boolean(value)) => format!("default {value}"),
-            Some(ParameterValue::Integer(value)) => format!("default {value}"),
-            Some(ParameterValue::List(items)) => format!("default [{}]", items.join(", ")),
-        };
         let _ = writeln!(
             text,
-            "\n-p {name}=…  ({kind}, {default})\n    {}",
+            "\n-p {name}=…  ({parameter})\n    {}",
             parameter.description
         );
     }

@@ -221,7 +221,7 @@ impl Plugin {
                 return Err(reject(
                     "plugin.core-module",
                     "it is a core module; this host runs components",
-                    "make a component of it: `cargo xtask plugins` does for plugins in this tree, `wasm-tools component new` for others".to_owned(),
+                    "run `orka-step plugin build` in the plugin's project, which makes a component of what the compiler gives and packs `plugin.toml` into it; in this source tree `cargo xtask plugins` does".to_owned(),
                 ));
             }
             WasmKind::OtherVersion { .. } => {
@@ -235,7 +235,8 @@ impl Plugin {
                 return Err(reject(
                     "plugin.not-wasm",
                     "it is a native program, not WebAssembly",
-                    "build it for `wasm32-unknown-unknown`".to_owned(),
+                    "`orka-step plugin build` in the plugin's project builds it for WebAssembly"
+                        .to_owned(),
                 ));
             }
             WasmKind::NotWasm => {

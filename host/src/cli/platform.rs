@@ -8,9 +8,10 @@ use super::plugin::PluginPlace;
 
 pub(super) const CHECK_HELP: &str = "\
 What is looked at: that it is a component of this contract and not damaged, its manifest, each import against what this
-host has, that it compiles, and with `--grants` whether all that it asks for is granted. Nothing of it is run.
+host has, that it compiles, and with `--grants` whether all that it asks for is granted. Without, grants are not looked at,
+and what fits may be denied all the same. Nothing of it is run.
 
-Exit code: 0 if a run would start with it, otherwise 212 (211 where the grants file is wrong).";
+Exit code: 0 if it fits, and with `--grants` is granted what it asks for; otherwise 212 (211 where the grants file is wrong).";
 
 pub(super) const TASK_HELP: &str = "\
 The Task takes the Secrets `orka-creds` and `orka-ssh-creds` of its namespace, with the files that `orka-step run --help`

@@ -294,6 +294,11 @@ fn check_world(bytes: &[u8], shown: &str) -> Result<(), Failure> {
     );
     match plugin_manifest::kind(bytes) {
         WasmKind::Component => {}
+        WasmKind::CoreModule => {
+            return Err(refused(shown, "it is a core module, not a component").with_hint(
+                "make a component of it: `cargo xtask plugins` does for guards in this source tree, `wasm-tools component new` for others",
+            ));
+        }
         other => {
             return Err(
                 refused(shown, &format!("it is {other}, not a component")).with_hint(rebuild)

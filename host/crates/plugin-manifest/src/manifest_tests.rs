@@ -309,3 +309,42 @@ fn the_example_of_the_page_is_a_manifest_and_names_every_capability() {
         assert!(section.contains(&name), "the page lacks {name}");
     }
 }
+
+#[test]
+fn a_parameter_is_described_with_all_that_its_type_demands() {
+    for (members, words) in [
+        ("type = \"string\"", "string, optional"),
+        (
+            "type = \"string\"\npattern = '^[a-z]+$'\nrequired = true",
+            "string matching `^[a-z]+$`, required",
+        ),
+        (
+            "type = \"integer\"\nminimum = 1\nmaximum = 24\ndefault = 3",
+            "integer from 1 to 24, default 3",
+        ),
+        (
+            "type = \"integer\"\nminimum = -1",
+            "integer of at least -1, optional",
+        ),
+        (
+            "type = \"integer\"\nmaximum = 9",
+            "integer of at most 9, optional",
+        ),
+        (
+            "type = \"choice\"\nchoices = [\"a\", \"b\"]\ndefault = \"a\"",
+            "one of a, b, default \"a\"",
+        ),
+        (
+            "type = \"list\"\ndefault = [\"x\", \"y\"]",
+            "list, default [x, y]",
+        ),
+        (
+            "type = \"boolean\"\ndefault = true",
+            "boolean, default true",
+        ),
+    ] {
+        let text = format!("{MINIMAL}\n[parameters.it]\ndescription = \"x\"\n{members}\n");
+        let manifest = Manifest::parse_toml(&text).unwrap();
+        assert_eq!(manifest.parameters["it"].to_string(), words);
+    }
+}

@@ -17,6 +17,20 @@ pub struct Parameter {
     pub required: bool,
 }
 
+/// What values it takes and what holds without one, in words such as `integer from 1 to 24, default 3`.
+impl fmt::Display for Parameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, ", self.kind)?;
+        match &self.default {
+            _ if self.required => f.write_str("required"),
+            None => f.write_str("optional"),
+            Some(ParameterValue::Text(value)) => write!(f, "default \"{value}\""),
+            Some(ParameterValue::List(items)) => write!(f, "default [{}]", items.join(", ")),
+            Some(value) => write!(f, "default {value}"),
+        }
+    }
+}
+
 /// Which values a parameter takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ParameterType {
@@ -52,6 +66,24 @@ impl ParameterType {
             Self::Integer { .. } => "integer",
             Self::Choice { .. } => "choice",
             Self::List => "list",
+        }
+    }
+}
+
+impl fmt::Display for ParameterType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text {
+                pattern: Some(pattern),
+            } => write!(f, "string matching `{}`", pattern.as_str()),
+            Self::Integer { minimum, maximum } => match (minimum, maximum) {
+                (Some(least), Some(most)) => write!(f, "integer from {least} to {most}"),
+                (Some(least), None) => write!(f, "integer of at least {least}"),
+                (None, Some(most)) => write!(f, "integer of at most {most}"),
+                (None, None) => f.write_str("integer"),
+            },
+            Self::Choice { choices } => write!(f, "one of {}", choices.join(", ")),
+            Self::Text { pattern: None } | Self::Boolean | Self::List => f.write_str(self.name()),
         }
     }
 }
