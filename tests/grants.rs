@@ -2,19 +2,15 @@
 
 use end_to_end::{Cluster, Ended, guest};
 
-/// The lines of the hint that belong into a grants file.
+/// The lines of the hint that belong into a grants file: as they stand in the log, without its time stamps.
 fn pasted(ended: &Ended) -> String {
-    let lines = ended.stderr.lines().map(without_time_stamp);
-    let from_grant = lines.skip_while(|line| line.trim() != "[[grant]]");
-    let is_toml = |line: &&str| line.contains('=') || line.contains("[[grant]]");
+    let lines = ended.stderr.lines();
+    let from_grant = lines.skip_while(|line| *line != "[[grant]]");
+    let is_toml = |line: &&str| line.contains(" = ") || line.starts_with('[');
     from_grant
         .take_while(is_toml)
         .map(|line| format!("{line}\n"))
         .collect()
-}
-
-fn without_time_stamp(line: &str) -> &str {
-    line.split_once(' ').map_or("", |(_, rest)| rest)
 }
 
 fn grabby(cluster: &Cluster) -> end_to_end::Step {

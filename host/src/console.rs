@@ -224,6 +224,17 @@ impl Console {
         }
     }
 
+    /// As [`Console::log`], followed by lines that are to be copied, and so stand there as they are.
+    pub fn log_with_example(&self, level: Level, text: &str, example: &str) {
+        self.log(level, text);
+        if level < self.level {
+            return;
+        }
+        for line in self.masker.mask(example).lines() {
+            self.plain(&printable(line.as_bytes()));
+        }
+    }
+
     /// As [`Console::log`] for a line of the plugin, of which there may be 16 MiB in all.
     pub fn log_of_plugin(&self, level: Level, text: &str) {
         if level < self.level {
@@ -349,10 +360,12 @@ impl Console {
     }
 
     fn line(&self, line: &str) {
+        self.plain(&stamped(line, self.time_stamps));
+    }
+
+    fn plain(&self, line: &str) {
         match &self.lines {
-            Lines::Written { stderr, .. } => {
-                stderr.push(Origin::Own, ended(&stamped(line, self.time_stamps)));
-            }
+            Lines::Written { stderr, .. } => stderr.push(Origin::Own, ended(line)),
             Lines::Kept(captured) => captured.keep(line),
         }
     }

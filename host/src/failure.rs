@@ -73,7 +73,7 @@ pub struct Failure {
     pub code: Cow<'static, str>,
     /// One lower-case sentence without a final stop.
     pub message: String,
-    /// What to do next.
+    /// What to do next: a sentence, and below it what is to be copied into a file, if anything.
     pub hint: Option<String>,
     /// Whether the same may succeed later.
     pub retryable: bool,

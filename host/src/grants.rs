@@ -3,6 +3,7 @@
 //! The operator's file is in [`file`], upper limits in [`ceilings`], what a run used of it all in [`used`].
 
 mod ceilings;
+mod entry;
 mod file;
 mod used;
 
@@ -15,13 +16,17 @@ use plugin_manifest::{Capability, Manifest};
 use crate::backend::Copied;
 use crate::bindings::orka::plugin::cluster::VmSpec;
 use crate::cli::GrantArgs;
+use crate::console::Console;
 use crate::failure::Failure;
 
 pub use ceilings::Ceilings;
 pub use file::GrantsFile;
-pub use used::{Asked, Granted, GrantsRecord, Used, narrowest, read_report};
+pub use used::{Asked, Granted, GrantsRecord, Used, read_report};
 
-use file::{CeilingsEntry, Grant, Place, WorkspaceAccess};
+use used::narrowest;
+
+use entry::{Entry, Form};
+use file::{Grant, Place, WorkspaceAccess};
 
 /// What this run's plugin may do.
 #[derive(Clone, Debug, Default)]
@@ -34,7 +39,30 @@ pub struct Grants {
     pub ceilings: Ceilings,
     /// `file:line` of the entry that grants it.
     by: Option<String>,
+    /// Who asks, and what decides about it, for hints.
+    asker: Option<Arc<Asker>>,
     used: Arc<Mutex<Used>>,
+}
+
+/// A plugin and the entry that decides about it.
+#[derive(Debug)]
+struct Asker {
+    /// All that the manifest asks for.
+    asked: BTreeSet<Capability>,
+    /// What would grant it what it has.
+    entry: Entry,
+    form: Form,
+    decided_by: Option<Decider>,
+}
+
+/// An entry of the operator's file.
+#[derive(Debug)]
+struct Decider {
+    place: Place,
+    /// Whether it is for every plugin.
+    is_for_all: bool,
+    /// Its `capabilities` as they are written.
+    capabilities: Vec<String>,
 }
 
 impl Grants {
@@ -56,7 +84,7 @@ impl Grants {
             let (position, grant) = file.find(manifest, digest)?;
             Some((grant, file.place(position)))
         });
-        let granted = match &found {
+        let mut granted = match &found {
             Some((grant, place)) => Self::of(grant, place.clone(), manifest)?,
             None if bundled => Self {
                 capabilities: manifest.capabilities.clone(),
@@ -73,6 +101,8 @@ impl Grants {
             .map(|name| format!("\"{name}\""))
             .collect();
         if missing.is_empty() {
+            let asker = Asker::of(file, found.as_ref(), manifest, digest, &granted);
+            granted.asker = Some(Arc::new(asker));
             return Ok(granted);
         }
         Err(Failure::denied(
@@ -123,6 +153,7 @@ impl Grants {
             secrets: secrets.intersection(&manifest.secrets).cloned().collect(),
             withheld: withheld.intersection(&asked).copied().collect(),
             by: place.entry(),
+            asker: None,
             ceilings: Ceilings::of(grant, place)?,
             used: Arc::default(),
         })
@@ -172,13 +203,14 @@ impl Grants {
         if self.withheld.contains(&capability) {
             return Err(denied.with_hint(self.ceilings.how_to_raise("workspace")));
         }
-        let place = self.by.as_deref().map_or_else(
-            || "grant it in the grants file".to_owned(),
-            |by| format!("add it to `capabilities` of the entry at {by}"),
-        );
-        Err(denied.with_hint(format!(
-            "ask for `{capability}` in the plugin's manifest and {place}"
-        )))
+        let asker = self.asker.as_ref();
+        let hint = match asker.filter(|asker| asker.asked.contains(&capability)) {
+            Some(asker) => asker.how_to_add(capability),
+            None => format!(
+                "ask for `{capability}` in the plugin's manifest and grant it in the grants file"
+            ),
+        };
+        Err(denied.with_hint(hint))
     }
 
     /// Lets the caller go on with one of two capabilities.
@@ -310,21 +342,90 @@ impl Grants {
     }
 }
 
-/// `orka-step grant`: the narrowest file, printed or written.
+/// `orka-step grant`: the narrowest file, printed or written; and what there is to say about it.
 ///
 /// # Errors
 ///
 /// As [`narrowest`], or a file that cannot be written.
-pub fn grant(args: &GrantArgs) -> Result<String, Failure> {
-    let text = narrowest(&args.from_run)?;
+pub fn grant(args: &GrantArgs, console: &Console) -> Result<String, Failure> {
+    let form = args.output.as_deref().map_or(Form::Toml, Form::of);
+    let narrowest = narrowest(&args.from_run, form)?;
+    if let Some(doubt) = &narrowest.doubt {
+        console.warn(doubt);
+    }
     let Some(output) = &args.output else {
-        return Ok(text);
+        return Ok(narrowest.text);
     };
-    std::fs::write(output, text).map_err(|error| {
+    std::fs::write(output, narrowest.text).map_err(|error| {
         Failure::config(format!("cannot write `{}`", output.display())).with_source(error)
     })?;
     Ok(String::new())
 }
+
+impl Asker {
+    fn of(
+        file: Option<&GrantsFile>,
+        found: Option<&(&Grant, Place)>,
+        manifest: &Manifest,
+        digest: &str,
+        granted: &Grants,
+    ) -> Self {
+        let asked = manifest.capabilities.union(&manifest.optional_capabilities);
+        let is_stock = found.is_none();
+        let names = |capabilities: &BTreeSet<Capability>| {
+            capabilities.iter().map(ToString::to_string).collect()
+        };
+        Self {
+            asked: asked.copied().collect(),
+            entry: Entry {
+                plugin: manifest.name.clone(),
+                // What came with the program changes with it.
+                digest: (!is_stock).then(|| digest.to_owned()),
+                capabilities: names(&granted.capabilities),
+                secrets: granted.secrets.clone(),
+                ceilings: granted.ceilings.written().clone(),
+            },
+            form: file.map_or(Form::Toml, |file| file.form),
+            decided_by: found.map(|(grant, place)| Decider {
+                place: place.clone(),
+                is_for_all: grant.plugin == "*",
+                capabilities: grant.capabilities.clone(),
+            }),
+        }
+    }
+
+    /// What grants one more capability.
+    fn how_to_add(&self, capability: Capability) -> String {
+        let whole = || {
+            let mut entry = self.entry.clone();
+            entry.capabilities.insert(capability.to_string());
+            entry.text(self.form)
+        };
+        match &self.decided_by {
+            None => format!("{INTO_THE_FILE}:\n{}", whole()),
+            // What an entry for all says of the others stays as it is.
+            Some(decider) if decider.is_for_all => {
+                let at = decider.place.entry().unwrap_or_default();
+                format!("put this before the entry at {at}:\n{}", whole())
+            }
+            Some(decider) => {
+                let mut capabilities = decider.capabilities.clone();
+                capabilities.push(capability.to_string());
+                let line = self.form.member("capabilities", &capabilities.into());
+                let place = &decider.place;
+                let what = match (place.member("capabilities"), place.entry()) {
+                    (Some(at), _) => format!("change `capabilities` at {at} to"),
+                    (None, Some(at)) => format!("add this to the entry at {at}"),
+                    (None, None) => "add this to its entry in the grants file".to_owned(),
+                };
+                format!("{what}:\n{line}")
+            }
+        }
+    }
+}
+
+/// Where an entry goes that takes no other's place.
+const INTO_THE_FILE: &str = "put this into the file given with `--grants`";
 
 /// The entry that would allow all that a plugin asks for, and what it has to take the place of.
 fn how_to_grant(
@@ -348,13 +449,7 @@ fn how_to_grant(
     if withheld && wanted.is_subset(&with_ceiling) && manifest.secrets.is_subset(&granted.secrets) {
         return granted.ceilings.how_to_raise("workspace");
     }
-    let quoted = |names: Vec<String>| {
-        names
-            .iter()
-            .map(|name| format!("\"{name}\""))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
+    let form = file.map_or(Form::Toml, |file| file.form);
     let at = |place: &Place| match place.entry() {
         Some(entry) => format!(" at {entry}"),
         None => String::new(),
@@ -384,50 +479,29 @@ fn how_to_grant(
         (None, Some((other, place))) => {
             let line = place.member("digest").map(|line| format!(" at {line}"));
             return format!(
-                "the grants file has an entry for `{}`{} with the digest {other}; if you trust this file too, change `digest`{} to:\n  \"{digest}\"",
+                "the grants file has an entry for `{}`{} with the digest {other}; if you trust this file too, change `digest`{} to:\n{}",
                 manifest.name,
                 at(&place),
-                line.unwrap_or_default()
+                line.unwrap_or_default(),
+                form.member("digest", &digest.into())
             );
         }
-        (None, None) => "if you trust it, put this into the file given with `--grants`".to_owned(),
+        (None, None) => format!("if you trust it, {INTO_THE_FILE}"),
     };
-    let mut entry = format!(
-        "[[grant]]\n  plugin = \"{}\"\n  digest = \"{digest}\"",
-        manifest.name
-    );
-    if !wanted.is_empty() {
-        let names = wanted.iter().map(ToString::to_string).collect();
-        entry.push_str(&format!("\n  capabilities = [{}]", quoted(names)));
-    }
-    if !manifest.secrets.is_empty() {
-        entry.push_str(&format!(
-            "\n  secrets = [{}]",
-            quoted(manifest.secrets.iter().cloned().collect())
-        ));
-    }
+    let mut entry = Entry {
+        plugin: manifest.name.clone(),
+        digest: Some(digest.to_owned()),
+        capabilities: wanted.iter().map(ToString::to_string).collect(),
+        secrets: manifest.secrets.clone(),
+        ..Entry::default()
+    };
     if let Some((grant, _)) = found {
-        let mut ceilings = grant.ceilings.clone();
+        entry.ceilings = grant.ceilings.clone();
         if withheld {
-            ceilings.workspace = Some(WorkspaceAccess::Write);
+            entry.ceilings.workspace = Some(WorkspaceAccess::Write);
         }
-        entry.push_str(&ceilings_text(&ceilings));
     }
-    format!("{place}:\n  {entry}")
-}
-
-/// Ceilings as the end of an entry in TOML, in which names, numbers and lists are written as in JSON.
-fn ceilings_text(ceilings: &CeilingsEntry) -> String {
-    let Ok(serde_json::Value::Object(members)) = serde_json::to_value(ceilings) else {
-        return String::new();
-    };
-    if members.is_empty() {
-        return String::new();
-    }
-    let lines = members
-        .iter()
-        .map(|(name, value)| format!("\n  {name} = {value}"));
-    format!("\n  [grant.ceilings]{}", lines.collect::<String>())
+    format!("{place}:\n{}", entry.text(form))
 }
 
 /// The capabilities that a name in the grants file stands for.

@@ -163,7 +163,7 @@ async fn dispatch(mut cli: Cli, console: Console, stop: Stop) -> u8 {
             }
             PluginCommand::Bench(args) => shown(measure::bench(&args).await, &console).await,
         },
-        Command::Grant(args) => shown(orka_step::grants::grant(&args), &console).await,
+        Command::Grant(args) => shown(orka_step::grants::grant(&args, &console), &console).await,
         Command::Schema { name } => {
             shown(Ok(orka_step::schema::text(name).to_owned()), &console).await
         }

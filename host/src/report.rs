@@ -199,10 +199,13 @@ fn print_at(level: Level, console: &Console, failure: &Failure) {
             text.push_str(&format!("\n{name}: {value}"));
         }
     }
-    if let Some(hint) = &failure.hint {
-        text.push_str(&format!("\nhint: {hint}"));
+    let hint = failure.hint.as_deref().unwrap_or_default();
+    // What follows the sentence is to be copied.
+    let (sentence, example) = hint.split_once('\n').unwrap_or((hint, ""));
+    if !sentence.is_empty() {
+        text.push_str(&format!("\nhint: {sentence}"));
     }
-    console.log(level, &text);
+    console.log_with_example(level, &text, example);
 }
 
 fn print_closing(conclusion: &Conclusion, console: &Console) {

@@ -466,7 +466,12 @@ fn of_guest_error(run: &RunContext, error: GuestError) -> Failure {
     };
     if let Some(mut failure) = run.handed_back(&info.code, &info.message) {
         // A policy may know better what to do next, such as which of its parameters to change.
-        failure.hint = info.hint.or(failure.hint);
+        let own = failure.hint.take();
+        let told = own.as_deref().map(|hint| run.console.masker().mask(hint));
+        failure.hint = match info.hint {
+            Some(hint) if told.as_ref() != Some(&hint) => Some(in_one_line(&hint)),
+            _ => own,
+        };
         return failure;
     }
     let about_params =
@@ -477,9 +482,14 @@ fn of_guest_error(run: &RunContext, error: GuestError) -> Failure {
         Class::Plugin
     };
     let mut failure = Failure::new(kind, class, info.code, info.message);
-    failure.hint = info.hint;
+    failure.hint = info.hint.as_deref().map(in_one_line);
     failure.details = info.details;
     failure
+}
+
+/// What follows the first line of a hint is printed as it is, and only the host's own word is good enough for that.
+fn in_one_line(hint: &str) -> String {
+    hint.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 impl Finished {

@@ -233,16 +233,17 @@ impl Ceilings {
 
     /// What raises a ceiling, with the line that would have to change.
     pub fn how_to_raise(&self, ceiling: &str) -> String {
+        let table = self.place.form.ceilings();
         match (self.place.member(ceiling), self.place.entry()) {
             (Some(line), _) => {
-                format!("the operator can raise `{ceiling}` under `[grant.ceilings]` at {line}")
+                format!("the operator can raise `{ceiling}` under `{table}` at {line}")
             }
             (None, Some(entry)) => format!(
-                "the operator can raise `{ceiling}`: add it under `[grant.ceilings]` to the entry at {entry}"
+                "the operator can raise `{ceiling}`: add it under `{table}` to the entry at {entry}"
             ),
-            (None, None) => format!(
-                "the operator can raise `{ceiling}` under `[grant.ceilings]` in the grants file"
-            ),
+            (None, None) => {
+                format!("the operator can raise `{ceiling}` under `{table}` in the grants file")
+            }
         }
     }
 }

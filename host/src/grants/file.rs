@@ -8,6 +8,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use plugin_manifest::Manifest;
 use serde::{Deserialize, Serialize};
 
+use super::entry::{Form, YAML_INDENT};
 use super::expand;
 use crate::failure::Failure;
 
@@ -27,6 +28,9 @@ pub struct GrantsFile {
     pub(super) grants: Vec<Grant>,
     #[serde(skip)]
     pub(super) lines: Lines,
+    /// How it is written, and what is to be added to it as well.
+    #[serde(skip)]
+    pub(super) form: Form,
 }
 
 /// Schemas know no aliases: `grants` is written into it beside `grant`. A file has one of the two.
@@ -137,6 +141,8 @@ pub(super) struct Lines {
 pub(super) struct Place {
     file: String,
     lines: EntryLines,
+    /// How the file is written.
+    pub(super) form: Form,
 }
 
 impl Place {
@@ -173,9 +179,7 @@ impl GrantsFile {
         let text = std::fs::read_to_string(path).map_err(|error| {
             Failure::config(format!("cannot read the grants file `{shown}`")).with_source(error)
         })?;
-        let is_yaml = path
-            .extension()
-            .is_some_and(|ending| ending == "yaml" || ending == "yml");
+        let is_yaml = Form::of(path) != Form::Toml;
         Self::parse(&text, &shown, is_yaml)
     }
 
@@ -207,6 +211,13 @@ impl GrantsFile {
             let file = toml::from_str(text).map_err(|error| wrong().with_source(error))?;
             (file, toml_lines(text))
         };
+        if is_yaml {
+            let indent = entries.first().and_then(|it| indent_of(text, it.entry));
+            file.form = Form::Yaml {
+                indent: indent.unwrap_or(YAML_INDENT),
+                begins: entries.is_empty(),
+            };
+        }
         file.lines = Lines {
             file: source.to_owned(),
             entries,
@@ -220,6 +231,14 @@ impl GrantsFile {
             let bad = |member: &str, problem: String| {
                 Failure::config(format!("{shown} is wrong, {}: {problem}", at(member)))
             };
+            if let Some(digest) = &grant.digest
+                && !is_digest(digest)
+            {
+                let problem = format!(
+                    "`{digest}` is no digest: `sha256:` and 64 hexadecimal digits; `orka-step plugin inspect` shows a plugin's"
+                );
+                return Err(bad("digest", problem));
+            }
             for name in &grant.capabilities {
                 expand(name).map_err(|problem| bad("capabilities", problem))?;
             }
@@ -253,7 +272,7 @@ impl GrantsFile {
                 && grant
                     .digest
                     .as_deref()
-                    .is_none_or(|wanted| wanted == digest)
+                    .is_none_or(|wanted| wanted.eq_ignore_ascii_case(digest))
         })
     }
 
@@ -267,8 +286,23 @@ impl GrantsFile {
                 .get(position)
                 .cloned()
                 .unwrap_or_default(),
+            form: self.form,
         }
     }
+}
+
+/// Whether this is a digest as those that plugins' are compared with. One that is not would fit no plugin, without a word.
+fn is_digest(text: &str) -> bool {
+    text.strip_prefix("sha256:").is_some_and(|digits| {
+        digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+    })
+}
+
+/// How far the `-` of an entry at this line of a YAML text is indented; none where the entry has no such line.
+fn indent_of(text: &str, line: usize) -> Option<usize> {
+    let line = text.lines().nth(line.checked_sub(1)?)?;
+    let body = line.trim_start_matches(' ');
+    body.starts_with('-').then(|| line.len() - body.len())
 }
 
 /// An error in the words of the library that found it.

@@ -1,5 +1,6 @@
 //! What is granted, what is missing, and what a file says wrongly.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::ceilings::KEEP_MAX_DEFAULT;
@@ -11,6 +12,11 @@ fn manifest() -> Manifest {
          capabilities = [\"cluster.deploy\", \"ssh.exec\"]\nsecrets = [\"KEY\"]\n",
     )
     .unwrap()
+}
+
+/// A digest of 64 times this digit.
+fn digest(digit: &str) -> String {
+    format!("sha256:{}", digit.repeat(64))
 }
 
 fn file(text: &str) -> GrantsFile {
@@ -32,17 +38,116 @@ fn a_foreign_plugin_has_nothing_and_is_told_the_lines_that_would_allow_it() {
 
 #[test]
 fn the_hint_is_a_working_grants_file() {
-    let failure = Grants::intersect(None, &manifest(), "sha256:abc", false).unwrap_err();
-    let hint = failure.hint.unwrap();
-    let grants = file(&hint[hint.find("[[grant]]").unwrap()..]);
-    assert!(Grants::intersect(Some(&grants), &manifest(), "sha256:abc", false).is_ok());
-    assert!(Grants::intersect(Some(&grants), &manifest(), "sha256:other", false).is_err());
+    let failure = Grants::intersect(None, &manifest(), &digest("a"), false).unwrap_err();
+    let grants = file(example_of(&failure));
+    assert!(Grants::intersect(Some(&grants), &manifest(), &digest("a"), false).is_ok());
+    assert!(Grants::intersect(Some(&grants), &manifest(), &digest("b"), false).is_err());
+}
+
+/// What is to be copied of a failure's hint.
+fn example_of(failure: &Failure) -> &str {
+    failure.hint.as_deref().unwrap().split_once('\n').unwrap().1
+}
+
+#[test]
+fn the_hint_for_a_file_in_yaml_is_yaml_and_fits_under_its_entries() {
+    let other = "grants:\n- plugin: other\n";
+    let narrow = "grants:\n    - plugin: mine\n      capabilities: [ssh.exec]\n      ceilings:\n        cpu-cores: 8\n        images: [a]\n";
+    for (before, stays) in [("grants: []\n", ""), (other, other), (narrow, "grants:\n")] {
+        let read = |text: &str| GrantsFile::parse(text, "grants.yaml", true).unwrap();
+        let denied = Grants::intersect(Some(&read(before)), &manifest(), &digest("a"), false);
+        let failure = denied.unwrap_err();
+        let mended = format!("{stays}{}", example_of(&failure));
+        let granted = Grants::intersect(Some(&read(&mended)), &manifest(), &digest("a"), false);
+        let granted = granted.unwrap();
+        assert_eq!(
+            granted.ceilings.cpu_cores.is_some(),
+            before == narrow,
+            "{mended}"
+        );
+    }
+    let outdated = format!(
+        "grants:\n  - plugin: mine\n    digest: {}\n    capabilities: ['*']\n",
+        digest("b")
+    );
+    let outdated = GrantsFile::parse(&outdated, "grants.yaml", true).unwrap();
+    let failure = Grants::intersect(Some(&outdated), &manifest(), &digest("a"), false).unwrap_err();
+    assert_eq!(example_of(&failure), format!("digest: \"{}\"", digest("a")));
+}
+
+#[test]
+fn what_an_optional_capability_lacks_is_told_with_the_line_that_grants_it() {
+    let manifest = Manifest::parse_toml(
+        "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
+         capabilities = [\"ssh.exec\"]\noptional-capabilities = [\"cluster.keep\"]\n",
+    )
+    .unwrap();
+    let denied = |file: Option<&GrantsFile>| {
+        let granted = Grants::intersect(file, &manifest, &digest("a"), true).unwrap();
+        granted.require(Capability::ClusterKeep).unwrap_err()
+    };
+    let keeps = |file: &GrantsFile| {
+        let granted = Grants::intersect(Some(file), &manifest, &digest("a"), true).unwrap();
+        assert!(granted.keep_max().is_some());
+    };
+    // A stock grant: the whole entry, and of any file of that name, since it changes with the program.
+    let stock = denied(None);
+    assert!(!example_of(&stock).contains("digest"), "{stock:?}");
+    keeps(&file(example_of(&stock)));
+    // An entry of its own: the one line.
+    let own = "[[grant]]\nplugin = \"mine\"\ncapabilities = [\"ssh.*\"]\n";
+    let told = denied(Some(&file(own)));
+    let hint = told.hint.clone().unwrap();
+    assert!(
+        hint.starts_with("change `capabilities` at grants.toml:3 to:\n"),
+        "{hint}"
+    );
+    keeps(&file(
+        &own.replace("capabilities = [\"ssh.*\"]", example_of(&told)),
+    ));
+    // One for all: an entry that goes before it.
+    let all =
+        "grants:\n  - plugin: '*'\n    capabilities: [ssh.exec]\n    ceilings: {cpu-cores: 4}\n";
+    let read = |text: &str| GrantsFile::parse(text, "g.yaml", true).unwrap();
+    let told = denied(Some(&read(all)));
+    let mended = all.replace("grants:\n", &format!("grants:\n{}", example_of(&told)));
+    keeps(&read(&mended));
+    assert!(
+        mended.contains("\"cpu-cores\"") || mended.contains("cpu-cores: 4\n"),
+        "{mended}"
+    );
+    // What the manifest never asks for is no matter of the file alone.
+    let granted = Grants::intersect(None, &manifest, "d", true).unwrap();
+    let foreign = granted.require(Capability::WorkspaceRead).unwrap_err();
+    assert!(foreign.hint.unwrap().contains("in the plugin's manifest"));
+}
+
+#[test]
+fn a_digest_that_is_none_is_told_with_its_line() {
+    for (text, is_yaml) in [
+        (
+            "[[grant]]\nplugin = \"x\"\ndigest = \"sha256:abcd\"\n",
+            false,
+        ),
+        ("grants:\n  - plugin: x\n    digest: sha256:abcd\n", true),
+    ] {
+        let failure = GrantsFile::parse(text, "g", is_yaml).unwrap_err();
+        assert!(
+            failure.message.contains("g:3: `sha256:abcd` is no digest"),
+            "{failure}"
+        );
+    }
+    let upper = format!(
+        "[[grant]]\nplugin = \"mine\"\ndigest = \"sha256:{}\"\ncapabilities = [\"*\"]\nsecrets = [\"*\"]\n",
+        "A".repeat(64)
+    );
+    assert!(Grants::intersect(Some(&file(&upper)), &manifest(), &digest("a"), false).is_ok());
 }
 
 #[test]
 fn a_partial_or_outdated_grant_is_told_as_such_with_the_whole_entry() {
     let hint = |text: &str| {
-        Grants::intersect(Some(&file(text)), &manifest(), "sha256:new", false)
+        Grants::intersect(Some(&file(text)), &manifest(), &digest("a"), false)
             .unwrap_err()
             .hint
             .unwrap()
@@ -52,23 +157,27 @@ fn a_partial_or_outdated_grant_is_told_as_such_with_the_whole_entry() {
         partial.contains("grants less") && partial.contains("replace"),
         "{partial}"
     );
-    let outdated =
-        hint("[[grant]]\nplugin = \"mine\"\ndigest = \"sha256:old\"\ncapabilities = [\"*\"]\n");
-    assert!(outdated.contains("sha256:old"), "{outdated}");
+    let old = digest("0");
+    let outdated = hint(&format!(
+        "[[grant]]\nplugin = \"mine\"\ndigest = \"{old}\"\ncapabilities = [\"*\"]\n"
+    ));
+    assert!(outdated.contains(&old), "{outdated}");
     // What the operator limits in that entry stays.
     assert!(
-        outdated.contains("change `digest` at grants.toml:3 to:\n  \"sha256:new\"")
-            && !outdated.contains("[[grant]]"),
+        outdated.ends_with(&format!(
+            "change `digest` at grants.toml:3 to:\ndigest = \"{}\"",
+            digest("a")
+        )) && !outdated.contains("[[grant]]"),
         "{outdated}"
     );
     let limited = hint(
         "[[grant]]\nplugin = \"mine\"\ncapabilities = [\"ssh.exec\"]\n[grant.ceilings]\ncpu-cores = 8\nimages = [\"a\\\"b\", \"c\"]\nlifetime = \"1h\"\n",
     );
     for line in [
-        "  [grant.ceilings]\n",
-        "  cpu-cores = 8\n",
-        "  images = [\"a\\\"b\",\"c\"]\n",
-        "  lifetime = \"1h\"",
+        "\n[grant.ceilings]\n",
+        "\ncpu-cores = 8\n",
+        "\nimages = [\"a\\\"b\", \"c\"]\n",
+        "\nlifetime = \"1h\"",
     ] {
         assert!(limited.contains(line), "{limited}");
     }
@@ -76,7 +185,7 @@ fn a_partial_or_outdated_grant_is_told_as_such_with_the_whole_entry() {
     assert!(everyone.contains("put this before it"), "{everyone}");
     for hint in [partial, limited, everyone] {
         let grants = file(&hint[hint.find("[[grant]]").unwrap()..]);
-        assert!(Grants::intersect(Some(&grants), &manifest(), "sha256:new", false).is_ok());
+        assert!(Grants::intersect(Some(&grants), &manifest(), &digest("a"), false).is_ok());
     }
 }
 
@@ -366,9 +475,14 @@ fn what_was_used_becomes_the_narrowest_file_and_that_allows_it_again() {
     let record = grants.record(&manifest(), Duration::from_secs(3300), str::to_owned);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("run.json");
-    let report = serde_json::json!({"plugin": {"name": "mine", "digest": "sha256:d"}, "grants": record, "more": 1});
+    let report = serde_json::json!({
+        "plugin": {"name": "mine", "digest": digest("d")}, "outcome": "succeeded", "exitCode": 0, "grants": record, "more": 1,
+    });
     std::fs::write(&path, report.to_string()).unwrap();
-    let text = narrowest(&path).unwrap();
+    let (toml, yaml) = (Form::of(Path::new("g.toml")), Form::of(Path::new("g.yaml")));
+    let made = narrowest(&path, toml).unwrap();
+    assert_eq!(made.doubt, None);
+    let text = made.text;
     assert!(
         text.starts_with(
             "# Asked for and not used by this run; it does not start without: cluster.deploy, KEY\n"
@@ -376,18 +490,32 @@ fn what_was_used_becomes_the_narrowest_file_and_that_allows_it_again() {
         "{text}"
     );
     assert!(text.contains("lifetime = \"55m\""), "{text}");
-    let file = file(&text);
-    let narrow = Grants::intersect(Some(&file), &manifest(), "sha256:d", false).unwrap();
-    narrow.admit_vm(&mut spec.clone()).unwrap();
-    narrow.admit_program("../build-script").unwrap();
-    assert!(narrow.admit_program("sh").is_err());
-    assert_eq!(
-        (narrow.ceilings.vms_at_once, narrow.ceilings.vms_total),
-        (2, 3)
+    let in_yaml = narrowest(&path, yaml).unwrap().text;
+    for file in [
+        file(&text),
+        GrantsFile::parse(&in_yaml, "g.yaml", true).unwrap(),
+    ] {
+        let narrow = Grants::intersect(Some(&file), &manifest(), &digest("d"), false).unwrap();
+        narrow.admit_vm(&mut spec.clone()).unwrap();
+        narrow.admit_program("../build-script").unwrap();
+        assert!(narrow.admit_program("sh").is_err());
+        assert_eq!(
+            (narrow.ceilings.vms_at_once, narrow.ceilings.vms_total),
+            (2, 3)
+        );
+        let mut other = spec.clone();
+        other.image = "ghcr.io/a/b1c:x".to_owned();
+        assert!(narrow.admit_vm(&mut other).is_err(), "a name is no pattern");
+        assert!(Grants::intersect(Some(&file), &manifest(), &digest("0"), false).is_err());
+    }
+    let mut failed = report;
+    (failed["outcome"], failed["exitCode"]) = ("build-failed".into(), 65.into());
+    std::fs::write(&path, failed.to_string()).unwrap();
+    let doubt = narrowest(&path, toml).unwrap().doubt.unwrap();
+    assert!(
+        doubt.contains("ended as `build-failed`, exit code 65") && doubt.contains("too narrow"),
+        "{doubt}"
     );
-    spec.image = "ghcr.io/a/b1c:x".to_owned();
-    assert!(narrow.admit_vm(&mut spec).is_err(), "a name is no pattern");
-    assert!(Grants::intersect(Some(&file), &manifest(), "sha256:other", false).is_err());
 }
 
 #[test]

@@ -1,14 +1,16 @@
 //! What a run asked for, was granted and used, and the narrowest grants file that follows from it.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use plugin_manifest::Manifest;
 use serde::{Deserialize, Serialize};
 
+use super::entry::{Entry, Form};
 use super::file::CeilingsEntry;
 use crate::failure::Failure;
+use crate::outcome::Outcome;
 
 /// The report's section about grants.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -139,7 +141,10 @@ impl Used {
 
 /// What of a report matters here.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Report {
+    outcome: Option<String>,
+    exit_code: Option<u8>,
     plugin: Option<Plugin>,
     grants: Option<GrantsRecord>,
 }
@@ -156,93 +161,102 @@ struct Plugin {
 ///
 /// A file that is no report, or the report of a run that ended before anything was granted.
 pub fn read_report(path: &Path) -> Result<(String, Option<String>, GrantsRecord), Failure> {
-    let shown = path.display();
-    let bytes = std::fs::read(path).map_err(|error| {
-        Failure::config(format!("cannot read the report `{shown}`")).with_source(error)
-    })?;
-    let report: Report = serde_json::from_slice(&bytes).map_err(|error| {
-        Failure::config(format!(
-            "`{shown}` is no report of `orka-step run --report`"
-        ))
-        .with_source(error)
-    })?;
+    let report = read(path)?;
     match (report.plugin, report.grants) {
         (Some(plugin), Some(grants)) => Ok((plugin.name, plugin.digest, grants)),
         _ => Err(Failure::config(format!(
-            "the run of `{shown}` ended before its plugin was started, so nothing was used"
+            "the run of `{}` ended before its plugin was started, so nothing was used",
+            path.display()
         ))
         .with_hint("take the report of a run that did what is to be allowed")),
     }
 }
 
-/// The narrowest grants file, in TOML, that allows what the run of a report did.
+fn read(path: &Path) -> Result<Report, Failure> {
+    let shown = path.display();
+    let bytes = std::fs::read(path).map_err(|error| {
+        Failure::config(format!("cannot read the report `{shown}`")).with_source(error)
+    })?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Failure::config(format!(
+            "`{shown}` is no report of `orka-step run --report`"
+        ))
+        .with_source(error)
+    })
+}
+
+/// The narrowest grants file for a run.
+pub(super) struct Narrowest {
+    /// The file.
+    pub(super) text: String,
+    /// Why it may be too narrow: a run that did not succeed may not have come to all that it needs.
+    pub(super) doubt: Option<String>,
+}
+
+/// The narrowest grants file that allows what the run of a report did.
 ///
 /// # Errors
 ///
 /// As [`read_report`].
-pub fn narrowest(path: &Path) -> Result<String, Failure> {
+pub(super) fn narrowest(path: &Path, form: Form) -> Result<Narrowest, Failure> {
+    let Report {
+        outcome, exit_code, ..
+    } = read(path)?;
     let (plugin, digest, record) = read_report(path)?;
-    Ok(render(&plugin, digest.as_deref(), &record))
+    let ended = |outcome: &String| {
+        let code = exit_code.map(|code| format!(", exit code {code}"));
+        format!(
+            "the run of `{}` ended as `{outcome}`{}: what it did not come to is not in its grants, which may be too narrow\n\
+             hint: take the report of a run that succeeded",
+            path.display(),
+            code.unwrap_or_default()
+        )
+    };
+    let failed = outcome.filter(|outcome| *outcome != Outcome::Succeeded.to_string());
+    Ok(Narrowest {
+        text: render(&plugin, digest, &record, form),
+        doubt: failed.as_ref().map(ended),
+    })
 }
 
-fn render(plugin: &str, digest: Option<&str>, record: &GrantsRecord) -> String {
+fn render(plugin: &str, digest: Option<String>, record: &GrantsRecord, form: Form) -> String {
     let (asked, used) = (&record.asked, &record.used);
     let optional = asked.optional_capabilities.intersection(&used.capabilities);
-    // A plugin that is not granted all that it needs does not start, used or not.
-    let capabilities: BTreeSet<String> =
-        asked.capabilities.iter().chain(optional).cloned().collect();
-    let mut text = String::new();
-    // Writing into a `String` cannot fail.
-    let mut line = |written: String| {
-        let _ = writeln!(text, "{written}");
-    };
     let unused: Vec<&str> = asked
         .capabilities
         .difference(&used.capabilities)
         .chain(asked.secrets.difference(&used.secrets))
         .map(String::as_str)
         .collect();
+    let mut text = String::new();
     if !unused.is_empty() {
-        line(format!(
-            "# Asked for and not used by this run; it does not start without: {}",
+        text = format!(
+            "# Asked for and not used by this run; it does not start without: {}\n",
             unused.join(", ")
-        ));
+        );
     }
-    line("[[grant]]".to_owned());
-    line(format!("plugin = {}", quoted(plugin)));
-    if let Some(digest) = digest {
-        line(format!("digest = {}", quoted(digest)));
-    }
-    line(format!("capabilities = {}", list(&capabilities)));
-    if !asked.secrets.is_empty() {
-        line(format!("secrets = {}", list(&asked.secrets)));
-    }
-    line("[grant.ceilings]".to_owned());
-    line(format!(
-        "lifetime = \"{}\"",
-        humantime::format_duration(std::time::Duration::from_secs(record.timeout_seconds))
-    ));
-    line(format!("vms-at-once = {}", used.vms_at_once));
-    line(format!("vms-total = {}", used.vms_total));
-    line(format!("images = {}", literals(&used.images)));
-    for (name, value) in [
-        ("cpu-cores", used.cpu_cores),
-        ("memory-mib", used.memory_mib),
-    ] {
-        if let Some(value) = value {
-            line(format!("{name} = {value}"));
-        }
-    }
-    if !used.namespaces.is_empty() {
-        line(format!("namespaces = {}", literals(&used.namespaces)));
-    }
-    line(format!("programs = {}", literals(&used.programs)));
-    if let Some(bytes) = used.artifact_bytes {
-        line(format!("artifacts-max-size = {}", quoted(&size(bytes))));
-    }
-    if let Some(seconds) = used.keep_seconds {
-        line(format!("keep-max = \"{seconds}s\""));
-    }
+    let lifetime = Duration::from_secs(record.timeout_seconds);
+    let entry = Entry {
+        plugin: plugin.to_owned(),
+        digest,
+        // A plugin that is not granted all that it needs does not start, used or not.
+        capabilities: asked.capabilities.iter().chain(optional).cloned().collect(),
+        secrets: asked.secrets.clone(),
+        ceilings: CeilingsEntry {
+            images: Some(literals(&used.images)),
+            cpu_cores: used.cpu_cores,
+            memory_mib: used.memory_mib,
+            vms_at_once: Some(used.vms_at_once),
+            vms_total: Some(used.vms_total),
+            keep_max: used.keep_seconds.map(|seconds| format!("{seconds}s")),
+            lifetime: Some(humantime::format_duration(lifetime).to_string()),
+            namespaces: (!used.namespaces.is_empty()).then(|| literals(&used.namespaces)),
+            programs: Some(literals(&used.programs)),
+            artifacts_max_size: used.artifact_bytes.map(size),
+            ..CeilingsEntry::default()
+        },
+    };
+    text.push_str(&entry.text(form));
     text
 }
 
@@ -251,17 +265,7 @@ fn size(bytes: u64) -> String {
     format!("{}Mi", bytes.div_ceil(1 << 20).max(1))
 }
 
-/// A TOML string: JSON's escapes are among TOML's.
-fn quoted(text: &str) -> String {
-    serde_json::Value::String(text.to_owned()).to_string()
-}
-
-fn list(items: &BTreeSet<String>) -> String {
-    let items: Vec<String> = items.iter().map(|it| quoted(it)).collect();
-    format!("[{}]", items.join(", "))
-}
-
 /// Names as patterns that match nothing else.
-fn literals(names: &BTreeSet<String>) -> String {
-    list(&names.iter().map(|name| globset::escape(name)).collect())
+fn literals(names: &BTreeSet<String>) -> Vec<String> {
+    names.iter().map(|name| globset::escape(name)).collect()
 }
