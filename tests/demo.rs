@@ -45,6 +45,40 @@ async fn the_demo_runs_a_foreign_plugin_and_its_own_script() {
 }
 
 #[tokio::test]
+async fn the_demo_grants_the_secrets_that_are_given_to_it() {
+    let step = demo().param(
+        "script",
+        "#!/bin/sh\nmkdir dist; echo >dist/a; echo \"key: $KEY\"\n",
+    );
+    let step = step.param("secret-env", "KEY=SIGNING");
+    let file = step.scratch_file("secrets/SIGNING", b"hunter22-is-secret");
+    let key = step.scratch_file("key", &[7; 32]);
+    let place = |file: &str| {
+        Path::new(file)
+            .parent()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned()
+    };
+    let ended = step
+        .flag("--secrets", place(&file))
+        .flag("--plugin-cache", place(&file))
+        .flag("--plugin-cache-key", key)
+        .ended()
+        .await;
+    assert_eq!(ended.code, Some(0), "{ended}");
+    assert!(ended.stdout.contains("key: ***"), "{ended}");
+
+    // One that the plugin needs, where the plugin did not come with the program.
+    let step = demo().flag("--plugin", guest("secret-probe").to_str().unwrap());
+    let file = step.scratch_file("secrets/TOKEN_X", b"hunter22-is-secret");
+    let ended = step.flag("--secrets", place(&file)).ended().await;
+    assert_eq!(ended.code, Some(0), "{ended}");
+    ended.assert_says(&[LEFT]);
+}
+
+#[tokio::test]
 async fn a_demo_that_is_stopped_leaves_nothing() {
     let mut running: Running = demo()
         .param("script", "#!/bin/sh\necho running\nsleep 300\n")

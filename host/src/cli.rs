@@ -652,6 +652,13 @@ pub struct DemoArgs {
     #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = name_and_value)]
     pub params: Vec<(String, String)>,
 
+    /// A directory of secrets, one file each; the plugin is granted all of them.
+    #[arg(long, value_name = "DIR")]
+    pub secrets: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub code_cache: CodeCacheArgs,
+
     /// Use this directory as the workspace instead of a sample project in a temporary one.
     #[arg(long, value_name = "DIR")]
     pub workspace: Option<PathBuf>,

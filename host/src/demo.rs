@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use orka_sim::{GuestKind, Sim, SimConfig};
 use plugin_manifest::Manifest;
 
-use crate::cli::{CodeCacheArgs, DemoArgs, OrkaArgs, OrkaVersion, RegistryArgs, RunArgs, SshArgs};
+use crate::cli::{DemoArgs, OrkaArgs, OrkaVersion, RegistryArgs, RunArgs, SshArgs};
 use crate::config::{Config, Environment};
 use crate::console::Console;
 use crate::failure::Failure;
@@ -151,10 +151,11 @@ impl Stage {
     fn run_args(&self, args: &DemoArgs) -> Result<RunArgs, Failure> {
         let reference = args.place.reference(&args.plugin)?;
         let plugin = Plugin::load(&reference)?;
-        let grants = if plugin.bundled {
+        // A stock grant has no secrets.
+        let grants = if plugin.bundled && args.secrets.is_none() {
             None
         } else {
-            Some(self.grant_all(&plugin)?)
+            Some(self.grant_all(&plugin, args.secrets.as_deref())?)
         };
         Ok(RunArgs {
             script: None,
@@ -167,9 +168,9 @@ impl Stage {
             guards: Vec::new(),
             guard_list: None,
             guard_failure: crate::guard::OnFailure::default(),
-            secrets: None,
+            secrets: args.secrets.clone(),
             limits: Vec::new(),
-            code_cache: CodeCacheArgs::default(),
+            code_cache: args.code_cache.clone(),
             task: None,
             orka: orka_args(self.sim.url(), Some(self.scratch.path().join("orka"))),
             ssh: ssh_args(Some(self.scratch.path().join("ssh"))),
@@ -211,10 +212,15 @@ impl Stage {
         own.chain(args.params.iter().cloned()).collect()
     }
 
-    fn grant_all(&self, plugin: &Plugin) -> Result<PathBuf, Failure> {
+    fn grant_all(&self, plugin: &Plugin, secrets: Option<&Path>) -> Result<PathBuf, Failure> {
         let path = self.scratch.path().join("grants.toml");
+        // Each by its name as well, for plugins that take any.
+        let names = secrets.into_iter().flat_map(|place| place.read_dir());
+        let names = names.flatten().flatten();
+        let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let names: serde_json::Value = std::iter::once("*".to_owned()).chain(names).collect();
         let text = format!(
-            "[[grant]]\nplugin = \"{}\"\ndigest = \"{}\"\ncapabilities = [\"*\"]\nsecrets = [\"*\"]\n",
+            "[[grant]]\nplugin = \"{}\"\ndigest = \"{}\"\ncapabilities = [\"*\"]\nsecrets = {names}\n",
             plugin.manifest.name, plugin.digest
         );
         std::fs::write(&path, text).map_err(|error| {
