@@ -294,7 +294,8 @@ pub struct PluginTestArgs {
     #[arg(value_name = "PATH")]
     pub scenarios: Vec<PathBuf>,
 
-    /// The plugin: a bundled name or the path of a `.wasm` file.
+    /// The plugin: a bundled name or the path of a `.wasm` file. Without it, that of the project: of a directory that is
+    /// named, of this directory, or of the one that a scenario lies in.
     #[arg(long, value_name = "REF")]
     pub plugin: Option<String>,
 

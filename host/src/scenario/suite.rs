@@ -129,20 +129,36 @@ fn plan(args: &PluginTestArgs) -> Result<Plan, Failure> {
         };
         files.extend(scenario_files(&directory)?);
     }
-    let plugin = match (&args.plugin, project) {
-        (Some(plugin), _) => args.place.reference(plugin)?,
-        (None, Some(project)) => built(&project)?,
-        (None, None) => {
-            return Err(Failure::config("no plugin is given").with_hint(
+    let project = || project.or_else(|| project_of(places));
+    let plugin = match &args.plugin {
+        Some(plugin) => args.place.reference(plugin)?,
+        None => built(&project().ok_or_else(|| {
+            Failure::config("no plugin is given").with_hint(
                 "name it with `--plugin FILE`, or give the directory of a project with a `plugin.toml`",
-            ));
-        }
+            )
+        })?)?,
     };
     Ok(Plan {
         plugin,
         files,
         replays: args.replays.clone(),
     })
+}
+
+/// The project whose plugin is meant where scenarios alone are named: that of this directory, else the nearest one above a
+/// scenario.
+fn project_of(places: &[PathBuf]) -> Option<PathBuf> {
+    let is_project = |directory: &Path| directory.join(MANIFEST).is_file();
+    let above = |place: &PathBuf| {
+        let place = std::path::absolute(place).ok()?;
+        let mut directories = place.ancestors().skip(1);
+        directories.find(|it| is_project(it)).map(Path::to_owned)
+    };
+    let here = PathBuf::from(".");
+    if is_project(&here) {
+        return Some(here);
+    }
+    places.iter().find_map(above)
 }
 
 /// The files of a directory that can hold scenarios, by name.
