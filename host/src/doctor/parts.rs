@@ -35,6 +35,19 @@ pub(super) enum Part {
     Settings,
 }
 
+impl Part {
+    /// All of them.
+    const ALL: [Self; 7] = [
+        Self::Api,
+        Self::Credentials,
+        Self::Ssh,
+        Self::Workspace,
+        Self::Results,
+        Self::Plugin,
+        Self::Settings,
+    ];
+}
+
 /// Resolves one part; the rest of what comes back means nothing.
 ///
 /// # Errors
@@ -47,15 +60,7 @@ pub(super) fn resolve(
     masker: &Masker,
 ) -> Result<Config, Vec<Failure>> {
     let (mut args, mut environment) = (args.clone(), environment.clone());
-    for other in [
-        Part::Api,
-        Part::Credentials,
-        Part::Ssh,
-        Part::Workspace,
-        Part::Results,
-        Part::Plugin,
-        Part::Settings,
-    ] {
+    for other in Part::ALL {
         if other != part {
             defuse(other, &mut args, &mut environment);
         }
@@ -82,6 +87,10 @@ fn defuse(part: Part, args: &mut RunArgs, environment: &mut Environment) {
         }
         Part::Ssh => {
             args.ssh.ssh_credentials = None;
+            args.ssh.ssh_key = false;
+            args.ssh.ssh_host_keys.clear();
+            args.ssh.ssh_jump = None;
+            args.ssh.ssh_jump_credentials = None;
             environment.insert("SSH_USERNAME".to_owned(), WORD.to_owned());
             environment.insert("SSH_PASSWORD".to_owned(), WORD.to_owned());
         }
@@ -89,6 +98,7 @@ fn defuse(part: Part, args: &mut RunArgs, environment: &mut Environment) {
         Part::Results => {
             args.results = None;
             args.report = None;
+            args.record = None;
         }
         Part::Plugin => {
             WORD.clone_into(&mut args.plugin);
@@ -104,6 +114,7 @@ fn defuse(part: Part, args: &mut RunArgs, environment: &mut Environment) {
         Part::Settings => {
             args.script = None;
             args.limits.clear();
+            (args.run_uid, args.task_uid, args.pod_uid) = (None, None, None);
             crate::identity::DEFAULT_PREFIX.clone_into(&mut args.vm_prefix);
         }
     }
@@ -171,6 +182,33 @@ mod tests {
                 resolve(part, &all_wrong(), &Environment::new(), &Masker::default()).unwrap_err();
             assert_eq!(failures.len(), 1, "{failures:#?}");
             assert!(failures[0].message.contains(word), "{failures:#?}");
+        }
+    }
+
+    /// What is wrong with one flag must not be told for each check that is made.
+    #[test]
+    fn a_flag_that_is_wrong_is_told_by_one_part() {
+        let right = [
+            ("ORKA_TOKEN", "a-token-of-no-use"),
+            ("SSH_USERNAME", "admin"),
+            ("SSH_PASSWORD", "admin"),
+        ];
+        let environment: Environment = right
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        for (flag, part) in [
+            ("--ssh-host-key=foo", Part::Ssh),
+            ("--record=/nowhere/session.yaml", Part::Results),
+            ("--run-uid=$(context.pipelineRun.uid)", Part::Settings),
+        ] {
+            let line = ["orka-step", "run", "--orka-api=http://127.0.0.1", flag];
+            let Command::Run(args) = Cli::try_parse_from(line).unwrap().command else {
+                panic!("not `run`");
+            };
+            let fails =
+                |part: &Part| resolve(*part, &args, &environment, &Masker::default()).is_err();
+            let failing: Vec<Part> = Part::ALL.into_iter().filter(fails).collect();
+            assert_eq!(failing, [part], "{flag}");
         }
     }
 
