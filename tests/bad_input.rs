@@ -274,8 +274,11 @@ async fn parameters_are_checked_all_at_once_before_anything_is_sent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_policy_refuses_is_told_before_anything_is_sent() {
-    let scripts: [(&str, &str); 3] = [
+    let scripts: [(&str, &str); 6] = [
         ("vm-metadata", "key: value"),
+        ("artifacts", "dist/[z-a]"),
+        ("artifacts", "../elsewhere"),
+        ("exclude", "dist/[z-a]"),
         ("env", "no equals sign"),
         ("script-file", "ci/build.sh"),
     ];

@@ -131,7 +131,9 @@ async fn inspecting_the_bundled_plugin_shows_what_it_takes_and_asks_for() {
         "it came with this program",
         "orka:plugin/ssh@0.1.0",
         "-p base-image=…  (string, required)",
-        "-p cpu-count=…  (integer, default 3)",
+        "-p cpu-count=…  (integer of at least 1, default 3)",
+        "-p capacity-wait=…  (string matching `^([0-9]+(s|m|h))?$`, default \"\")",
+        "may use   any secret that is granted to it by name",
         "-p scheduler=…  (one of default, most-allocated, default \"default\")",
     ] {
         assert!(ended.stdout.contains(text), "no `{text}`: {ended}");

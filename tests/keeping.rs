@@ -124,9 +124,21 @@ async fn keeping_without_the_grant_is_denied_before_anything_is_deployed() {
     let cluster = Cluster::start().await;
     let ended = cluster.build("true").param("keep", "always").ended().await;
     ended.assert(212, "denied");
-    ended.assert_says(&["cluster.keep"]);
-    assert!(cluster.sim.state().deletions.is_empty(), "{ended}");
-    cluster.assert_nothing_left();
+    ended.assert_says(&["`keep=always` needs `cluster.keep`"]);
+    cluster.assert_untouched();
+    // What the log shows is a grants file that allows it.
+    let lines = ended.stderr.lines().skip_while(|line| *line != "[[grant]]");
+    let shown: Vec<&str> = lines
+        .take_while(|line| line.contains(" = ") || line.starts_with('['))
+        .collect();
+    let kept = cluster
+        .build("true")
+        .param("keep", "always")
+        .granted(&shown.join("\n"))
+        .ended()
+        .await;
+    kept.assert(0, "succeeded");
+    assert_eq!(kept.result("kept-vm"), cluster.only_vm().name, "{kept}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,6 +152,11 @@ async fn keeping_longer_than_granted_is_a_wrong_parameter() {
         .ended()
         .await;
     ended.assert(211, "infra-failed");
-    ended.assert_says(&["keep-for", "granted"]);
+    ended.assert_says(&[
+        "keep-for",
+        "granted",
+        "raise the ceiling `keep-max`",
+        "\"10800s\"",
+    ]);
     cluster.assert_nothing_left();
 }

@@ -328,3 +328,37 @@ async fn a_server_that_repeats_a_secret_is_not_quoted() {
     assert_hidden(&ended, &needles(&cluster, &[]));
     cluster.assert_nothing_left();
 }
+
+const SIGNS: &str = "#!/bin/sh\nset -e\nmkdir -p out\nprintf %s \"$KEY\" | wc -c | tr -d ' ' >out/length\necho \"key: $KEY\"\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_of_build_gets_a_secret_that_is_granted_to_it_by_name() {
+    let cluster = cluster(Cluster::orka2()).await;
+    let build = |line: &str| with_secret(cluster.build(SIGNS)).param("secret-env", line);
+    let denied = build("KEY=TOKEN_X").ended().await;
+    denied.assert(212, "denied");
+    denied.assert_says(&[
+        "`secret-env` names the secret `TOKEN_X`, which this run was not granted",
+        "secrets = [\"TOKEN_X\"]\n",
+    ]);
+    cluster.assert_untouched();
+    let grant = "[[grant]]\nplugin = \"build\"\ncapabilities = [\"*\"]\nsecrets = [\"TOKEN_X\"]\n";
+    let ended = build("KEY=TOKEN_X").granted(grant).ended().await;
+    ended.assert(0, "succeeded");
+    let length = ended.file("out/length").unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&length).trim(),
+        TOKEN_X.len().to_string()
+    );
+    assert!(ended.stdout.contains("key: ***"), "{ended}");
+    assert_eq!(
+        ended.report["grants"]["used"]["secrets"][0], "TOKEN_X",
+        "{ended}"
+    );
+    assert_hidden(&ended, &needles(&cluster, &[]));
+    let unknown = build("TOKEN_Y").granted(&grant.replace("_X", "_Y"));
+    let unknown = unknown.ended().await;
+    unknown.assert(211, "infra-failed");
+    unknown.assert_says(&["this run has no secret `TOKEN_Y`"]);
+    cluster.assert_nothing_left();
+}

@@ -129,15 +129,13 @@ fn granted(file: Option<&GrantsFile>, plugin: &Plugin, failures: &mut Vec<Failur
     let (manifest, digest) = (&plugin.manifest, &plugin.digest);
     if file.is_none() {
         let without = if plugin.bundled {
-            "came with this program and has all that it needs"
+            "it came with this program and has all that it needs where no grants file says otherwise"
         } else if manifest.capabilities.is_empty() && manifest.secrets.is_empty() {
-            "asks for nothing and starts"
+            "it asks for nothing and starts without"
         } else {
-            "is denied"
+            "without a grants file it is denied"
         };
-        return format!(
-            "not looked at; without a grants file it {without}, `--grants FILE` checks yours"
-        );
+        return format!("not looked at: {without}; `--grants FILE` checks yours");
     }
     match Grants::intersect(file, manifest, digest, plugin.bundled) {
         Ok(grants) => {

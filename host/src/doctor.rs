@@ -5,7 +5,8 @@
 //! one failed. The exit code is the one that the run would end with.
 //!
 //! What it cannot see it does not claim. Whether a service account may deploy, whether an OCI image can be pulled,
-//! whether a VM accepts the SSH login, and what the plugin itself thinks of its parameters show only in a run.
+//! whether a VM accepts the SSH login, and what the plugin itself thinks of its parameters beyond what its manifest says
+//! show only in a run.
 
 mod capacity;
 mod check;

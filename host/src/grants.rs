@@ -7,17 +7,18 @@ mod entry;
 mod file;
 mod used;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use plugin_manifest::{Capability, Manifest};
+use plugin_manifest::{ANY_SECRET, Capability, Items, Manifest, ParameterValue};
+use secrecy::SecretString;
 
 use crate::backend::Copied;
 use crate::bindings::orka::plugin::cluster::VmSpec;
 use crate::cli::GrantArgs;
 use crate::console::Console;
-use crate::failure::Failure;
+use crate::failure::{Class, Failure, Kind};
 
 pub use ceilings::Ceilings;
 pub use file::GrantsFile;
@@ -44,11 +45,16 @@ pub struct Grants {
     used: Arc<Mutex<Used>>,
 }
 
+/// In an entry: all secrets that a plugin asks for.
+const ALL_SECRETS: &str = "*";
+
 /// A plugin and the entry that decides about it.
 #[derive(Debug)]
 struct Asker {
     /// All that the manifest asks for.
     asked: BTreeSet<Capability>,
+    /// Whether it takes secrets whatever they are called.
+    takes_any_secret: bool,
     /// What would grant it what it has.
     entry: Entry,
     form: Form,
@@ -63,6 +69,28 @@ struct Decider {
     is_for_all: bool,
     /// Its `capabilities` as they are written.
     capabilities: Vec<String>,
+    /// Its `secrets` as they are written.
+    secrets: Vec<String>,
+}
+
+/// What a run may have beside what it has.
+#[derive(Clone, Copy)]
+enum More<'a> {
+    Capability(Capability),
+    Secret(&'a str),
+}
+
+/// What says that a secret is nowhere.
+pub(crate) fn no_secret(name: &str) -> Failure {
+    Failure::new(
+        Kind::NotFound,
+        Class::Config,
+        "secrets.not-found",
+        format!("this run has no secret `{name}`"),
+    )
+    .with_hint(format!(
+        "put a file `{name}` into the directory given with `--secrets`"
+    ))
 }
 
 impl Grants {
@@ -137,11 +165,17 @@ impl Grants {
             .copied()
             .filter(|capability| capabilities.remove(capability))
             .collect();
-        let all_secrets = grant.secrets.iter().any(|name| name == "*");
-        let secrets = if all_secrets {
-            manifest.secrets.clone()
-        } else {
-            grant.secrets.iter().cloned().collect()
+        let mut secrets: BTreeSet<String> = grant.secrets.iter().cloned().collect();
+        if secrets.remove(ALL_SECRETS) {
+            // What it takes whatever it is called has to be named here all the same.
+            let asked = manifest.secrets.union(&manifest.optional_secrets);
+            secrets.extend(asked.cloned());
+        }
+        let takes_any = manifest.optional_secrets.contains(ANY_SECRET);
+        let is_asked_for = |name: &String| {
+            let is_named =
+                manifest.secrets.contains(name) || manifest.optional_secrets.contains(name);
+            name != ANY_SECRET && (is_named || takes_any)
         };
         let asked: BTreeSet<Capability> = manifest
             .capabilities
@@ -150,7 +184,7 @@ impl Grants {
             .collect();
         Ok(Self {
             capabilities: capabilities.intersection(&asked).copied().collect(),
-            secrets: secrets.intersection(&manifest.secrets).cloned().collect(),
+            secrets: secrets.into_iter().filter(is_asked_for).collect(),
             withheld: withheld.intersection(&asked).copied().collect(),
             by: place.entry(),
             asker: None,
@@ -159,15 +193,22 @@ impl Grants {
         })
     }
 
-    /// Everything, for tests of plugins.
-    pub fn everything(manifest: &Manifest) -> Self {
+    /// Everything, for tests of plugins: these secrets as well where the plugin takes any.
+    pub fn everything<'a>(
+        manifest: &'a Manifest,
+        secrets: impl IntoIterator<Item = &'a String>,
+    ) -> Self {
+        let takes_any = manifest.optional_secrets.contains(ANY_SECRET);
+        let optional = secrets
+            .into_iter()
+            .filter(|name| takes_any || manifest.optional_secrets.contains(*name));
         Self {
             capabilities: manifest
                 .capabilities
                 .union(&manifest.optional_capabilities)
                 .copied()
                 .collect(),
-            secrets: manifest.secrets.clone(),
+            secrets: manifest.secrets.iter().chain(optional).cloned().collect(),
             ..Self::default()
         }
     }
@@ -196,21 +237,88 @@ impl Grants {
             self.used().capabilities.insert(capability.to_string());
             return Ok(());
         }
-        let denied = Failure::denied(
-            "run.not-granted",
+        Err(self.lacks(
+            capability,
             format!("this run was not granted `{capability}`"),
-        );
+        ))
+    }
+
+    /// A denial for want of a capability, with what would grant it.
+    fn lacks(&self, capability: Capability, message: String) -> Failure {
+        let denied = Failure::denied("run.not-granted", message);
         if self.withheld.contains(&capability) {
-            return Err(denied.with_hint(self.ceilings.how_to_raise("workspace")));
+            return denied.with_hint(self.ceilings.how_to_raise("workspace"));
         }
         let asker = self.asker.as_ref();
-        let hint = match asker.filter(|asker| asker.asked.contains(&capability)) {
-            Some(asker) => asker.how_to_add(capability),
+        denied.with_hint(match asker.filter(|asker| asker.asked.contains(&capability)) {
+            Some(asker) => asker.how_to_add(More::Capability(capability)),
             None => format!(
                 "ask for `{capability}` in the plugin's manifest and grant it in the grants file"
             ),
+        })
+    }
+
+    /// Lets a run start with these parameters: with the capabilities and the secrets that their values need, as far as the
+    /// manifest says so.
+    ///
+    /// # Errors
+    ///
+    /// Every denial, and secrets that are not among those `at_hand`.
+    pub fn admit_parameters(
+        &self,
+        manifest: &Manifest,
+        values: &BTreeMap<String, ParameterValue>,
+        at_hand: &BTreeMap<String, SecretString>,
+    ) -> Result<(), Vec<Failure>> {
+        let mut failures = Vec::new();
+        for (name, value) in values {
+            let Some(parameter) = manifest.parameters.get(name) else {
+                continue;
+            };
+            if let Some(capability) = parameter.capability
+                && parameter.default.as_ref() != Some(value)
+                && !self.capabilities.contains(&capability)
+            {
+                failures.push(self.lacks(
+                    capability,
+                    format!(
+                        "`{name}={value}` needs `{capability}`, which this run was not granted"
+                    ),
+                ));
+            }
+            if let Some(items @ Items::SecretEnvironment) = parameter.items {
+                let lines = value.as_list().unwrap_or_default();
+                let secrets = lines.iter().filter_map(|line| items.variable(line));
+                let secrets: BTreeSet<&str> = secrets.map(|(_, secret)| secret).collect();
+                for secret in secrets {
+                    if !self.secrets.contains(secret) {
+                        let message = format!(
+                            "`{name}` names the secret `{secret}`, which this run was not granted"
+                        );
+                        failures.push(self.lacks_secret(secret, message));
+                    } else if !at_hand.contains_key(secret) {
+                        failures.push(no_secret(secret));
+                    }
+                }
+            }
+        }
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            Err(failures)
+        }
+    }
+
+    /// A denial for want of a secret, with what would grant it.
+    fn lacks_secret(&self, name: &str, message: String) -> Failure {
+        let asker = self.asker.as_ref();
+        let hint = match asker.filter(|asker| asker.takes_any_secret) {
+            Some(asker) => asker.how_to_add(More::Secret(name)),
+            None => {
+                "name it under `secrets` in the plugin's manifest and in the grants file".to_owned()
+            }
         };
-        Err(denied.with_hint(hint))
+        Failure::denied("run.not-granted", message).with_hint(hint)
     }
 
     /// Lets the caller go on with one of two capabilities.
@@ -236,11 +344,10 @@ impl Grants {
             self.used().secrets.insert(name.to_owned());
             return Ok(());
         }
-        Err(Failure::denied(
-            "run.not-granted",
+        Err(self.lacks_secret(
+            name,
             format!("this run was not granted the secret `{name}`"),
-        )
-        .with_hint("name it under `secrets` in the plugin's manifest and in the grants file"))
+        ))
     }
 
     /// Lets a VM of this shape through, as [`Ceilings::admit`], and notes it.
@@ -377,6 +484,7 @@ impl Asker {
         };
         Self {
             asked: asked.copied().collect(),
+            takes_any_secret: manifest.optional_secrets.contains(ANY_SECRET),
             entry: Entry {
                 plugin: manifest.name.clone(),
                 // What came with the program changes with it.
@@ -390,15 +498,19 @@ impl Asker {
                 place: place.clone(),
                 is_for_all: grant.plugin == "*",
                 capabilities: grant.capabilities.clone(),
+                secrets: grant.secrets.clone(),
             }),
         }
     }
 
-    /// What grants one more capability.
-    fn how_to_add(&self, capability: Capability) -> String {
+    /// What grants one thing more.
+    fn how_to_add(&self, more: More<'_>) -> String {
         let whole = || {
             let mut entry = self.entry.clone();
-            entry.capabilities.insert(capability.to_string());
+            match more {
+                More::Capability(capability) => entry.capabilities.insert(capability.to_string()),
+                More::Secret(name) => entry.secrets.insert(name.to_owned()),
+            };
             entry.text(self.form)
         };
         match &self.decided_by {
@@ -409,12 +521,19 @@ impl Asker {
                 format!("put this before the entry at {at}:\n{}", whole())
             }
             Some(decider) => {
-                let mut capabilities = decider.capabilities.clone();
-                capabilities.push(capability.to_string());
-                let line = self.form.member("capabilities", &capabilities.into());
+                let (member, mut items, item) = match more {
+                    More::Capability(capability) => (
+                        "capabilities",
+                        decider.capabilities.clone(),
+                        capability.to_string(),
+                    ),
+                    More::Secret(name) => ("secrets", decider.secrets.clone(), name.to_owned()),
+                };
+                items.push(item);
+                let line = self.form.member(member, &items.into());
                 let place = &decider.place;
-                let what = match (place.member("capabilities"), place.entry()) {
-                    (Some(at), _) => format!("change `capabilities` at {at} to"),
+                let what = match (place.member(member), place.entry()) {
+                    (Some(at), _) => format!("change `{member}` at {at} to"),
                     (None, Some(at)) => format!("add this to the entry at {at}"),
                     (None, None) => "add this to its entry in the grants file".to_owned(),
                 };

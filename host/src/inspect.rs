@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use plugin_manifest::Manifest;
+use plugin_manifest::{ANY_SECRET, Manifest};
 use serde_json::{Value, json};
 
 use crate::cli::InspectArgs;
@@ -182,6 +182,16 @@ fn describe(
                 .collect::<Vec<_>>()
                 .join(", ")
         );
+    }
+    if manifest.optional_secrets.contains(ANY_SECRET) {
+        text.push_str("  may use   any secret that is granted to it by name\n");
+    } else if !manifest.optional_secrets.is_empty() {
+        let names: Vec<&str> = manifest
+            .optional_secrets
+            .iter()
+            .map(String::as_str)
+            .collect();
+        let _ = writeln!(text, "  may use   the secrets {}", names.join(", "));
     }
     match granted {
         Err(_) if !has_grants => text.push_str("  granted   nothing without `--grants`\n"),

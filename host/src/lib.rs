@@ -39,6 +39,7 @@ pub mod measure;
 pub mod migrate;
 pub mod outcome;
 pub mod page;
+pub mod parameters;
 pub mod plugin;
 pub mod precompile;
 pub mod predecessors;

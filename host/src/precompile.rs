@@ -64,14 +64,14 @@ pub fn compile(args: &CompileArgs, console: &Console) -> Result<String, Failure>
 
 /// What is compiled.
 enum Subject {
-    Plugin(Plugin),
+    Plugin(Box<Plugin>),
     Guard(GuardFile),
 }
 
 impl Subject {
     fn load(text: &str, place: &PluginPlace) -> Result<Self, Failure> {
         match Plugin::load(&place.reference(text)?) {
-            Ok(plugin) => Ok(Self::Plugin(plugin)),
+            Ok(plugin) => Ok(Self::Plugin(Box::new(plugin))),
             // Guards are files.
             Err(failure) if is_remote(text) => Err(failure),
             // A component that is neither is told as what it lacks to be a plugin.

@@ -22,6 +22,7 @@ use crate::guard::{Guards, Wanted};
 use crate::host_folder;
 use crate::ledger::Ledger;
 use crate::outcome::{self, EXIT_LEFTOVERS, Outcome, StopSignal};
+use crate::parameters::{check_parameters, given_parameters};
 use crate::plugin::Plugin;
 use crate::predecessors;
 use crate::report;
@@ -31,7 +32,7 @@ use crate::state::{RunContext, RunParts, Stop};
 use crate::teardown::{self, Settlement};
 use crate::trap;
 use futures_util::FutureExt as _;
-use plugin_manifest::{Manifest, ParameterProblem, ParameterValue};
+use plugin_manifest::Manifest;
 use rand::SeedableRng as _;
 
 /// How a run ended, for the report and the exit code.
@@ -140,7 +141,8 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
     let plugin = Plugin::load(&config.plugin).map_err(|failure| vec![failure])?;
     tell_left_out(&plugin.manifest, &config, &console);
     let given = given_parameters(&plugin.manifest, &config);
-    let params = check_parameters(&plugin.manifest, &given, &config.plugin.to_string())?;
+    let shown = config.plugin.to_string();
+    let params = check_parameters(&plugin.manifest, &given, config.script.as_deref(), &shown)?;
     let one = |failure| vec![failure];
     let grants = Grants::intersect(
         config.grants.as_ref(),
@@ -149,6 +151,7 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
         plugin.bundled,
     )
     .map_err(one)?;
+    grants.admit_parameters(&plugin.manifest, &params, &config.secrets)?;
     let timeout = grants
         .ceilings
         .admit_lifetime(config.timeout, cli::TIMEOUT_DEFAULT)
@@ -227,50 +230,6 @@ fn tell_left_out(manifest: &Manifest, config: &Config, console: &Console) {
             left_out.join(", ")
         ));
     }
-}
-
-/// Parameters as they were given: flags over a Task's file over environment.
-pub(crate) fn given_parameters(manifest: &Manifest, config: &Config) -> BTreeMap<String, String> {
-    let mut given = BTreeMap::new();
-    for (variable, value) in &config.environment_params {
-        let named = manifest
-            .parameters
-            .keys()
-            .find(|name| plugin_manifest::environment_name(name) == *variable);
-        // One that no parameter answers to is reported like any other unknown parameter.
-        given.insert(named.unwrap_or(variable).clone(), value.clone());
-    }
-    let offered = config.offered_params.iter();
-    for (name, value) in offered {
-        // A Task gives every parameter it has, empty where nobody said anything.
-        let is_known = manifest.parameters.contains_key(name);
-        if is_known && !(value.is_empty() && given.contains_key(name)) {
-            given.insert(name.clone(), value.clone());
-        }
-    }
-    given.extend(config.params.clone());
-    given
-}
-
-/// Checks parameters against the manifest; `shown` names the plugin in hints.
-///
-/// # Errors
-///
-/// Every problem found.
-pub fn check_parameters(
-    manifest: &Manifest,
-    given: &BTreeMap<String, String>,
-    shown: &str,
-) -> Result<BTreeMap<String, ParameterValue>, Vec<Failure>> {
-    manifest.resolve(given).map_err(|problems| {
-        let hint = format!("`orka-step plugin inspect {shown}` lists the parameters");
-        let failure = |problem: &ParameterProblem| {
-            let mut failure = Failure::config(problem.to_string());
-            failure.code = "params.invalid".into();
-            failure.with_hint(hint.clone())
-        };
-        problems.iter().map(failure).collect()
-    })
 }
 
 /// Runs a compiled plugin to its end and settles what it owes, whatever it does.

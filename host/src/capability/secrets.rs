@@ -4,7 +4,7 @@ use secrecy::SecretString;
 use wasmtime::component::Resource;
 
 use crate::bindings::orka::plugin::secrets::{Host, HostSecret};
-use crate::failure::{Class, Failure, Kind};
+use crate::grants::no_secret;
 use crate::state::{CallError, HostState};
 
 /// A secret of the run.
@@ -31,17 +31,8 @@ impl Host for HostState {
         let run = self.run.clone();
         let value = run.call_now("secrets.open", || {
             run.grants.require_secret(&name)?;
-            run.secrets.get(&name).cloned().ok_or_else(|| {
-                Failure::new(
-                    Kind::NotFound,
-                    Class::Config,
-                    "secrets.not-found",
-                    format!("this run has no secret `{name}`"),
-                )
-                .with_hint(format!(
-                    "put a file `{name}` into the directory given with `--secrets`"
-                ))
-            })
+            let value = run.secrets.get(&name).cloned();
+            value.ok_or_else(|| no_secret(&name))
         })?;
         self.keep(Secret { name, value })
     }

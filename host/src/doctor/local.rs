@@ -22,8 +22,8 @@ use crate::failure::Failure;
 use crate::grants::Grants;
 use crate::host_folder;
 use crate::mask::Masker;
+use crate::parameters::{check_parameters, given_parameters};
 use crate::plugin::Plugin;
-use crate::run::check_parameters;
 
 /// Cores of a VM where nothing else is said: Orka 3's own default, and the fewest that Orka 2 takes.
 const CPU_CORES_DEFAULT: u32 = 3;
@@ -258,9 +258,19 @@ fn plugin(args: &DoctorArgs, config: &Config, checks: &mut Checks) -> BTreeMap<S
     };
     checks.add(compiled(&plugin, config));
     let given = given(args, config, &plugin.manifest);
-    let params = match check_parameters(&plugin.manifest, &given, &config.plugin.to_string()) {
+    // Whether it can be read is another check's.
+    let script = args.run.script.as_ref().map(|_| [].as_slice());
+    let shown = config.plugin.to_string();
+    let params = match check_parameters(&plugin.manifest, &given, script, &shown) {
         Ok(values) => {
+            if let Some(failure) = missing_script_file(args, &values) {
+                let stage = Stage::Parameters;
+                checks.add(Check::failed(Subject::Parameters, stage, vec![failure]));
+            }
             checks.add(parameters_ok(&given, &values));
+            if let Some(check) = denied_values(config, &plugin, &values) {
+                checks.add(check);
+            }
             values
                 .into_iter()
                 .map(|(name, value)| (name, value.to_string()))
@@ -310,7 +320,7 @@ fn compiled(plugin: &Plugin, config: &Config) -> Check {
 
 /// Flags over environment, as in a run; `--image` and `--cpu-count` stand in for the parameters of the same meaning.
 fn given(args: &DoctorArgs, config: &Config, manifest: &Manifest) -> BTreeMap<String, String> {
-    let mut given = crate::run::given_parameters(manifest, config);
+    let mut given = given_parameters(manifest, config);
     let stand_ins = [
         ("base-image", args.image.clone()),
         ("cpu-count", args.cpu_count.map(|count| count.to_string())),
@@ -335,6 +345,42 @@ fn parameters_ok(
         Subject::Parameters,
         format!("{} given, {defaults} by default", given.len()),
     )
+}
+
+/// What values of parameters need and the run has not; none where nothing is granted at all, which is told then.
+fn denied_values(
+    config: &Config,
+    plugin: &Plugin,
+    values: &BTreeMap<String, ParameterValue>,
+) -> Option<Check> {
+    let (manifest, digest) = (&plugin.manifest, &plugin.digest);
+    let granted = Grants::intersect(config.grants.as_ref(), manifest, digest, plugin.bundled);
+    let failures = granted
+        .ok()?
+        .admit_parameters(manifest, values, &config.secrets)
+        .err()?;
+    Some(Check::failed(Subject::Grants, Stage::Grants, failures))
+}
+
+/// The bundled policies read their script from the workspace, before anything is deployed.
+fn missing_script_file(
+    args: &DoctorArgs,
+    values: &BTreeMap<String, ParameterValue>,
+) -> Option<Failure> {
+    let path = values.get("script-file")?.as_text()?;
+    if path.is_empty() {
+        return None;
+    }
+    let Some(workspace) = &args.run.workspace else {
+        let message = "parameter `script-file` names a file of the workspace, and there is none";
+        return Some(Failure::config(message).with_hint("give a directory with `--workspace`"));
+    };
+    // A workspace that cannot be opened is another check's.
+    let workspace = Dir::open_ambient_dir(workspace, ambient_authority()).ok()?;
+    let error = workspace.open(path).err()?;
+    let message = format!("parameter `script-file`: `{path}` of the workspace cannot be read");
+    let failure = Failure::config(message).with_source(error);
+    Some(failure.with_hint("give the path of a file there, from the top of the workspace"))
 }
 
 fn grants(

@@ -123,6 +123,52 @@ fn what_an_optional_capability_lacks_is_told_with_the_line_that_grants_it() {
 }
 
 #[test]
+fn a_plugin_that_takes_any_secret_is_granted_those_that_are_named() {
+    let manifest = Manifest::parse_toml(
+        "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
+         secrets = [\"OWN\"]\noptional-secrets = [\"*\", \"MAYBE\"]\n\
+         [parameters.secret-env]\ntype = \"list\"\nitems = \"secret-environment\"\ndescription = \"x\"\n\
+         [parameters.keep]\ntype = \"boolean\"\ndefault = false\ncapability = \"cluster.keep\"\ndescription = \"x\"\n",
+    )
+    .unwrap();
+    let granted = |secrets: &str| {
+        let text = format!("[[grant]]\nplugin = \"mine\"\nsecrets = {secrets}\n");
+        Grants::intersect(Some(&file(&text)), &manifest, &digest("a"), true).unwrap()
+    };
+    let names = |grants: &Grants| grants.secrets().iter().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&granted("[\"*\"]")), ["MAYBE", "OWN"]);
+    assert_eq!(
+        names(&granted("[\"*\", \"SIGNING\"]")),
+        ["MAYBE", "OWN", "SIGNING"]
+    );
+    let stock = Grants::intersect(None, &manifest, &digest("a"), true).unwrap();
+    assert_eq!(names(&stock), ["OWN"]);
+
+    let denied = |grants: &Grants, given: [(&str, &str); 2], at_hand: &[&str]| {
+        let given = given.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let values = manifest.resolve(&given.into()).unwrap();
+        let at_hand = at_hand.iter().map(|name| ((*name).to_owned(), "x".into()));
+        grants.admit_parameters(&manifest, &values, &at_hand.collect())
+    };
+    let harmless = [("secret-env", ""), ("keep", "false")];
+    assert!(denied(&stock, harmless, &[]).is_ok());
+    let given = [("secret-env", "KEY=SIGNING"), ("keep", "true")];
+    // Both at once, each with what would allow it.
+    let failures = denied(&granted("[\"OWN\"]"), given, &["SIGNING"]).unwrap_err();
+    let [keep, secret] = &failures[..] else {
+        panic!("{failures:?}");
+    };
+    assert!(keep.message.contains("`keep=true` needs `cluster.keep`"));
+    assert!(secret.message.contains("the secret `SIGNING`"));
+    assert_eq!(example_of(secret), "secrets = [\"OWN\", \"SIGNING\"]");
+    let mended = granted("[\"OWN\", \"SIGNING\"]");
+    let given = [("secret-env", "KEY=SIGNING"), ("keep", "false")];
+    assert!(denied(&mended, given, &["SIGNING"]).is_ok());
+    let failures = denied(&mended, given, &[]).unwrap_err();
+    assert_eq!(failures[0].code, "secrets.not-found");
+}
+
+#[test]
 fn a_digest_that_is_none_is_told_with_its_line() {
     for (text, is_yaml) in [
         (
@@ -454,7 +500,7 @@ fn mistakes_are_told_with_their_lines_in_both_languages() {
 
 #[test]
 fn what_was_used_becomes_the_narrowest_file_and_that_allows_it_again() {
-    let grants = Grants::everything(&manifest());
+    let grants = Grants::everything(&manifest(), []);
     grants.require(Capability::SshExec).unwrap();
     let mut spec = crate::bindings::orka::plugin::cluster::VmSpec {
         image: "ghcr.io/a/b[1]*:x".to_owned(),

@@ -40,6 +40,9 @@ pub struct Asked {
     /// Secrets.
     #[serde(default)]
     pub secrets: BTreeSet<String>,
+    /// Secrets that it can do without; `*` for any that is granted by name.
+    #[serde(default)]
+    pub optional_secrets: BTreeSet<String>,
 }
 
 /// What the operator granted.
@@ -99,6 +102,7 @@ impl Asked {
             capabilities: names(&manifest.capabilities),
             optional_capabilities: names(&manifest.optional_capabilities),
             secrets: manifest.secrets.clone(),
+            optional_secrets: manifest.optional_secrets.clone(),
         }
     }
 }
@@ -241,7 +245,7 @@ fn render(plugin: &str, digest: Option<String>, record: &GrantsRecord, form: For
         digest,
         // A plugin that is not granted all that it needs does not start, used or not.
         capabilities: asked.capabilities.iter().chain(optional).cloned().collect(),
-        secrets: asked.secrets.clone(),
+        secrets: asked.secrets.union(&used.secrets).cloned().collect(),
         ceilings: CeilingsEntry {
             images: Some(literals(&used.images)),
             cpu_cores: used.cpu_cores,

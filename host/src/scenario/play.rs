@@ -26,6 +26,7 @@ use crate::interference::{Interference, Strike};
 use crate::ledger::Ledger;
 use crate::mask::Masker;
 use crate::outcome::Outcome;
+use crate::parameters::check_parameters;
 use crate::plugin::{Plugin, PluginRef};
 use crate::report;
 use crate::results::Results;
@@ -320,15 +321,19 @@ impl Subject {
         directory: Option<&tempfile::TempDir>,
     ) -> Result<RunParts, Refused> {
         let manifest = &self.plugin.manifest;
-        let params = run::check_parameters(manifest, &scenario.params, &manifest.name)
+        let script = scenario.script.as_deref();
+        let params = check_parameters(manifest, &scenario.params, script, &manifest.name)
             .map_err(Refused::Run)?;
         let one = |failure| Refused::Run(vec![failure]);
         let grants = match &scenario.grants {
-            None => Grants::everything(manifest),
+            None => Grants::everything(manifest, scenario.secrets.keys()),
             Some(file) => {
                 Grants::intersect(Some(file), manifest, &self.plugin.digest, false).map_err(one)?
             }
         };
+        grants
+            .admit_parameters(manifest, &params, &scenario.secrets)
+            .map_err(Refused::Run)?;
         let workspace = directory
             .map(|directory| {
                 let dir = Dir::open_ambient_dir(directory.path(), ambient_authority())

@@ -161,7 +161,7 @@ fn in_doubt_about_a_vm(cluster: Arc<Scripted>, stop: Stop) -> Arc<RunContext> {
         guests: Arc::new(SshGuests::new(SshConfig::without_login(minute, minute))),
         console: Console::captured(Masker::default()).0,
         ledger,
-        grants: Grants::everything(&manifest),
+        grants: Grants::everything(&manifest, []),
         guards: Guards::default(),
         params: BTreeMap::new(),
         script: None,

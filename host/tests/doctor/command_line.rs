@@ -77,6 +77,80 @@ async fn a_foreign_plugin_without_grants_is_told_the_lines_that_would_allow_it()
     assert_eq!(mended.diagnosis.exit_code(), 0);
 }
 
+/// What a run would end for before anything is deployed, without running the plugin.
+#[tokio::test]
+async fn parameters_that_a_run_would_refuse_are_found() {
+    for (parameter, value, said) in [
+        ("-pscript", "", "parameter `script` is missing"),
+        ("-pscript-file", "build.sh", "given more than once"),
+        ("-penv", "no equals sign", "parameter `env` needs lines"),
+        (
+            "-partifacts",
+            "out/[z-a]",
+            "parameter `artifacts` has a pattern that is wrong",
+        ),
+        (
+            "-pexclude",
+            "../x",
+            "parameter `exclude` has a pattern that is wrong",
+        ),
+    ] {
+        let bench = Bench::start(orka2()).await.with(parameter, value);
+        let examined = bench.examine().await;
+        examined.assert_failed(&[Subject::Parameters], EXIT_CONFIG);
+        examined.assert_found(Subject::Parameters, said);
+    }
+    let bench = Bench::start(orka2()).await.with("-pscript", "");
+    let bench = bench.with("-pscript-file", "ci/build.sh");
+    let examined = bench.examine().await;
+    examined.assert_failed(&[Subject::Parameters], EXIT_CONFIG);
+    examined.assert_found(Subject::Parameters, "`ci/build.sh` of the workspace");
+    bench.write("workspace/ci/build.sh", "true");
+    let examined = bench.examine().await;
+    examined.assert(Status::Ok, &[Subject::Parameters]);
+}
+
+#[tokio::test]
+async fn what_parameters_need_and_is_not_granted_is_told_with_the_line_that_grants_it() {
+    let bench = Bench::start(orka2()).await;
+    let narrow = "[[grant]]\nplugin = \"build\"\n\
+                  capabilities = [\"cluster.read\", \"cluster.deploy\", \"ssh.*\", \"workspace.*\"]\n";
+    bench.write("grants.toml", narrow);
+    bench.write("secrets/SIGNING", "hunter22");
+    let secrets = shown(&bench.path("secrets"));
+    let bench = bench.with("--secrets", &secrets);
+    bench.examine().await.assert(Status::Ok, &[Subject::Grants]);
+    let bench = bench
+        .with("-pkeep", "always")
+        .with("-psecret-env", "KEY=SIGNING");
+    let examined = bench.examine().await;
+    examined.assert_failed(&[Subject::Grants], EXIT_PLUGIN_REJECTED);
+    let hints: Vec<&str> = examined
+        .check(Subject::Grants)
+        .findings
+        .iter()
+        .map(|finding| finding.hint.as_deref().unwrap())
+        .collect();
+    assert!(
+        hints[0].contains("\"cluster.keep\"]") && hints[0].contains("grants.toml:3"),
+        "{hints:?}"
+    );
+    assert!(hints[1].ends_with("secrets = [\"SIGNING\"]"), "{hints:?}");
+}
+
+#[tokio::test]
+async fn a_host_key_that_is_none_is_told_once() {
+    let bench = Bench::start(orka2()).await.with("--ssh-host-key", "foo");
+    let examined = bench.examine().await;
+    examined.assert_failed(&[Subject::SshCredentials], EXIT_CONFIG);
+    let table = examined.diagnosis.table();
+    assert_eq!(
+        table.matches("`--ssh-host-key` is wrong").count(),
+        1,
+        "{table}"
+    );
+}
+
 #[tokio::test]
 async fn an_image_above_the_ceiling_is_denied() {
     let bench = Bench::start(orka2()).await;

@@ -19,6 +19,7 @@ use orka_step::guard::Guards;
 use orka_step::ledger::Ledger;
 use orka_step::mask::Masker;
 use orka_step::outcome::Outcome;
+use orka_step::parameters::check_parameters;
 use orka_step::plugin::{Plugin, PluginRef};
 use orka_step::report;
 use orka_step::results::Results;
@@ -230,7 +231,8 @@ fn concluded(finished: &Finished, console: &Console, log: impl Fn() -> Vec<Strin
 /// What the host makes of a configuration, with the plugin's stock grant.
 fn parts(config: Config, plugin: &Plugin, console: Console) -> RunParts {
     let grants = Grants::intersect(None, &plugin.manifest, &plugin.digest, true).unwrap();
-    let params = run::check_parameters(&plugin.manifest, &config.params, "build").unwrap();
+    let script = config.script.as_deref();
+    let params = check_parameters(&plugin.manifest, &config.params, script, "build").unwrap();
     RunParts {
         cluster: Arc::new(OrkaCluster::new(config.orka)),
         guests: Arc::new(SshGuests::new(config.ssh)),

@@ -35,7 +35,11 @@ impl Keep {
         let granted = session.keep_max()?;
         if self.lifetime_ms > granted {
             let problem = format!("is longer than the {} s that are granted", granted / 1000);
-            return Err(Error::parameter("keep-for", problem));
+            let hint = format!(
+                "shorten it, or have the operator raise the ceiling `keep-max` of this plugin's entry in the grants file to \"{}s\"",
+                self.lifetime_ms.div_ceil(1000)
+            );
+            return Err(Error::parameter("keep-for", problem).with_hint(hint));
         }
         Ok(())
     }

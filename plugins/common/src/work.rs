@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use orka_plugin_sdk::console::{self, Level};
+use orka_plugin_sdk::secrets::{self, Secret};
 use orka_plugin_sdk::ssh::{Command, Connection, ExecOptions, Shell, Stdin, TransferOptions};
 use orka_plugin_sdk::{Error, params, workspace};
 
@@ -36,6 +37,7 @@ pub struct Work {
     /// What runs in the VM, with its `#!` line.
     script: Vec<u8>,
     env: Vec<(String, String)>,
+    secret_env: Vec<(String, Secret)>,
     shell: Shell,
     detach: bool,
     silence_timeout: Option<Duration>,
@@ -68,6 +70,7 @@ impl Work {
         Ok(Self {
             script: script::from_params()?,
             env: environment(&params::list("env")?)?,
+            secret_env: secret_environment(&params::list("secret-env")?)?,
             shell: if params::text("shell")?.as_deref() == Some("login") {
                 Shell::Login
             } else {
@@ -140,6 +143,9 @@ impl Work {
         let options = ExecOptions {
             cwd: Some(remote::WORKSPACE.to_owned()),
             env: [env, &self.env].concat(),
+            secret_env: (self.secret_env.iter())
+                .map(|(name, secret)| (name.clone(), secret))
+                .collect(),
             stdin: Stdin::Empty,
             shell: self.shell,
             ..ExecOptions::default()
@@ -203,6 +209,23 @@ fn environment(lines: &[String]) -> Result<Vec<(String, String)>, Error> {
                 "env",
                 "needs lines of the form NAME=VALUE, with a name of letters, digits and `_`",
             )),
+        })
+        .collect()
+}
+
+/// Opened before anything exists: what is not granted is told then.
+fn secret_environment(lines: &[String]) -> Result<Vec<(String, Secret)>, Error> {
+    lines
+        .iter()
+        .map(|line| {
+            let (name, secret) = line.split_once('=').unwrap_or((line, line));
+            if !is_variable(name) {
+                return Err(Error::parameter(
+                    "secret-env",
+                    "needs lines of the form NAME=SECRET or NAME, with a name of letters, digits and `_`",
+                ));
+            }
+            Ok((name.to_owned(), secrets::open(secret)?))
         })
         .collect()
 }

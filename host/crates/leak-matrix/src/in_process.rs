@@ -16,6 +16,7 @@ use orka_step::guard::Guards;
 use orka_step::ledger::Ledger;
 use orka_step::limits::Limits;
 use orka_step::mask::Masker;
+use orka_step::parameters::check_parameters;
 use orka_step::report;
 use orka_step::results::Results;
 use orka_step::run::{self, Finished};
@@ -142,7 +143,8 @@ fn config(stage: &Stage, masker: &Masker) -> Config {
 fn parts(config: Config, console: Console) -> RunParts {
     let (plugin, _) = built::compiled();
     let grants = Grants::intersect(None, &plugin.manifest, &plugin.digest, true).unwrap();
-    let params = run::check_parameters(&plugin.manifest, &config.params, "steps").unwrap();
+    let script = config.script.as_deref();
+    let params = check_parameters(&plugin.manifest, &config.params, script, "steps").unwrap();
     RunParts {
         cluster: Arc::new(OrkaCluster::new(config.orka)),
         guests: Arc::new(SshGuests::new(config.ssh)),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::parameter::ParameterValue;
+use crate::parameter::{Items, ParameterValue};
 use crate::suggest::teach;
 use crate::{Error, Manifest, Parameter, ParameterType};
 
@@ -54,6 +54,12 @@ pub(crate) struct PluginTable {
     /// Names of secrets that it uses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) secrets: Vec<String>,
+    /// Names of secrets that it can do without; `*` for any that the operator grants it by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) optional_secrets: Vec<String>,
+    /// Groups of `string` parameters of which a run must give exactly one. A script given as a file counts as `script`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) one_of: Vec<Vec<String>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -84,6 +90,12 @@ pub(crate) struct ParameterTable {
     /// The largest `integer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) maximum: Option<i64>,
+    /// What the texts of a `list` are; checked before anything is deployed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) items: Option<Items>,
+    /// The capability that any value but the default needs; checked before anything is deployed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) capability: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -183,6 +195,8 @@ impl From<&Manifest> for Document {
                     .map(ToString::to_string)
                     .collect(),
                 secrets: manifest.secrets.iter().cloned().collect(),
+                optional_secrets: manifest.optional_secrets.iter().cloned().collect(),
+                one_of: manifest.one_of.clone(),
             },
             parameters: manifest
                 .parameters
@@ -216,6 +230,8 @@ impl From<&Parameter> for ParameterTable {
             pattern: None,
             minimum: None,
             maximum: None,
+            items: parameter.items,
+            capability: parameter.capability.as_ref().map(ToString::to_string),
         };
         match &parameter.kind {
             ParameterType::Text { pattern } => {

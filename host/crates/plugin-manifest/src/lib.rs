@@ -32,8 +32,8 @@ pub use componentize::componentize;
 #[cfg(feature = "schema")]
 pub use document::schema;
 pub use error::Error;
-pub use manifest::{ContractVersion, Manifest, NAME_BYTES_MAX, ResultDeclaration};
-pub use parameter::{Parameter, ParameterType, ParameterValue, Pattern};
+pub use manifest::{ANY_SECRET, ContractVersion, Manifest, NAME_BYTES_MAX, ResultDeclaration};
+pub use parameter::{Items, Parameter, ParameterType, ParameterValue, Pattern};
 pub use resolve::{ParameterProblem, environment_name};
 pub use suggest::nearest;
 pub use wasm::{MANIFEST_BYTES_MAX, MANIFEST_SECTION, WasmKind, exports, imports, kind};

@@ -18,6 +18,12 @@ pub const NAME_BYTES_MAX: usize = 63;
 /// The longest name of a secret, in bytes: that of a key of a Kubernetes Secret.
 const SECRET_NAME_BYTES_MAX: usize = 253;
 
+/// Stands for any secret that a plugin is granted by name.
+pub const ANY_SECRET: &str = "*";
+
+/// The parameter that a script given as a file counts as.
+const SCRIPT: &str = "script";
+
 /// What a plugin says of itself. One that exists has been checked: its defaults fit its types, its names are names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
@@ -37,6 +43,10 @@ pub struct Manifest {
     pub optional_capabilities: BTreeSet<Capability>,
     /// The secrets it asks for, by name.
     pub secrets: BTreeSet<String>,
+    /// The secrets that it can do without; [`ANY_SECRET`] stands for any that it is granted by name.
+    pub optional_secrets: BTreeSet<String>,
+    /// Groups of parameters of which a run gives exactly one.
+    pub one_of: Vec<Vec<String>>,
     /// Its parameters by name.
     pub parameters: BTreeMap<String, Parameter>,
     /// Its results by name.
@@ -158,6 +168,8 @@ impl Check {
             capabilities,
             optional_capabilities,
             secrets,
+            optional_secrets,
+            one_of,
         } = document.plugin;
         self.name("plugin", &name);
         let version = self.version("version", &version);
@@ -176,12 +188,24 @@ impl Check {
                 "`{both}` is asked for and optional; only one of them can be"
             ));
         }
-        secrets.iter().for_each(|secret| self.secret_name(secret));
+        let optional = optional_secrets.iter().filter(|name| *name != ANY_SECRET);
+        secrets
+            .iter()
+            .chain(optional)
+            .for_each(|secret| self.secret_name(secret));
         let parameters = document.parameters.into_iter().filter_map(|(name, table)| {
             self.name("parameter", &name);
             Some((name.clone(), self.parameter(&name, table)?))
         });
-        let parameters = parameters.collect();
+        let parameters: BTreeMap<String, Parameter> = parameters.collect();
+        for name in one_of.iter().flatten() {
+            let is_text = |it: &Parameter| matches!(it.kind, ParameterType::Text { .. });
+            if !parameters.get(name).is_some_and(is_text) {
+                self.problem(format!(
+                    "`one-of` names `{name}`, which is no parameter of type `string`"
+                ));
+            }
+        }
         document
             .results
             .keys()
@@ -196,6 +220,8 @@ impl Check {
             capabilities,
             optional_capabilities,
             secrets: secrets.into_iter().collect(),
+            optional_secrets: optional_secrets.into_iter().collect(),
+            one_of,
             parameters,
             results: results
                 .map(|(name, it)| {
@@ -263,11 +289,15 @@ impl Check {
         {
             self.problem(format!("the default does not fit: {problem}"));
         }
+        let capability = table.capability.as_deref();
+        let capability = capability.map(|it| self.parsed("capability", it.parse()));
         Some(Parameter {
             description: table.description,
             kind,
             default: table.default,
             required: table.required,
+            items: table.items,
+            capability: capability.flatten(),
         })
     }
 
@@ -348,6 +378,12 @@ impl Check {
                 matches!(table.kind, TypeName::Integer),
                 "integer",
             ),
+            (
+                "items",
+                table.items.is_some(),
+                matches!(table.kind, TypeName::List),
+                "list",
+            ),
         ];
         for (member, present, allowed, kind) in members {
             if present && !allowed {
@@ -381,6 +417,37 @@ impl Manifest {
         given: &BTreeMap<String, String>,
     ) -> Result<BTreeMap<String, ParameterValue>, Vec<ParameterProblem>> {
         crate::resolve::resolve(&self.parameters, given)
+    }
+
+    /// Checks that of each group of `one-of` exactly one parameter has a text. A script given as a file counts as the
+    /// parameter `script`.
+    pub fn check_one_of(
+        &self,
+        values: &BTreeMap<String, ParameterValue>,
+        has_script_file: bool,
+    ) -> Vec<ParameterProblem> {
+        let is_given = |name: &&String| {
+            let text = values.get(*name).and_then(ParameterValue::as_text);
+            text.is_some_and(|text| !text.is_empty())
+        };
+        let problem = |names: &Vec<String>| {
+            let takes_script = names.iter().any(|name| name == SCRIPT);
+            let given = names.iter().filter(is_given).count()
+                + usize::from(takes_script && has_script_file);
+            let names = names.clone();
+            match given {
+                0 => Some(ParameterProblem::NoneOf {
+                    names,
+                    takes_script,
+                }),
+                1 => None,
+                _ => Some(ParameterProblem::SeveralOf {
+                    names,
+                    takes_script,
+                }),
+            }
+        };
+        self.one_of.iter().filter_map(problem).collect()
     }
 }
 

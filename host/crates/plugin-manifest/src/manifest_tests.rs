@@ -339,6 +339,10 @@ fn a_parameter_is_described_with_all_that_its_type_demands() {
             "list, default [x, y]",
         ),
         (
+            "type = \"list\"\nitems = \"globs\"",
+            "list of globs, optional",
+        ),
+        (
             "type = \"boolean\"\ndefault = true",
             "boolean, default true",
         ),
@@ -346,5 +350,47 @@ fn a_parameter_is_described_with_all_that_its_type_demands() {
         let text = format!("{MINIMAL}\n[parameters.it]\ndescription = \"x\"\n{members}\n");
         let manifest = Manifest::parse_toml(&text).unwrap();
         assert_eq!(manifest.parameters["it"].to_string(), words);
+    }
+}
+
+#[test]
+fn what_parameters_need_of_each_other_and_of_the_host_is_read_and_written_again() {
+    let manifest = with(
+        "optional-secrets = [\"*\", \"KEY\"]\none-of = [[\"script\", \"file\"]]\n\
+         [parameters.script]\ntype = \"string\"\ndescription = \"x\"\n\
+         [parameters.file]\ntype = \"string\"\ndescription = \"x\"\n\
+         [parameters.keep]\ntype = \"boolean\"\ndefault = false\ncapability = \"cluster.keep\"\ndescription = \"x\"\n\
+         [parameters.env]\ntype = \"list\"\nitems = \"environment\"\ndescription = \"x\"\n",
+    )
+    .unwrap();
+    assert_eq!(manifest.one_of, [["script", "file"]]);
+    assert!(manifest.optional_secrets.contains(crate::ANY_SECRET));
+    assert_eq!(
+        manifest.parameters["keep"].capability,
+        Some(Capability::ClusterKeep)
+    );
+    assert_eq!(
+        manifest.parameters["env"].items,
+        Some(crate::Items::Environment)
+    );
+    let component = manifest.embed(&crate::fixture::component()).unwrap();
+    assert_eq!(
+        Manifest::from_component(&component).unwrap(),
+        Some(manifest)
+    );
+    for (more, problem) in [
+        ("one-of = [[\"nothing\"]]\n", "`one-of` names `nothing`"),
+        ("optional-secrets = [\"a b\"]\n", "no secret name"),
+        (
+            "[parameters.x]\ntype = \"string\"\nitems = \"globs\"\ndescription = \"x\"\n",
+            "only type `list`",
+        ),
+        (
+            "[parameters.x]\ntype = \"list\"\ncapability = \"cluster.kep\"\ndescription = \"x\"\n",
+            "cluster.keep",
+        ),
+    ] {
+        let refusal = refusal(with(more));
+        assert!(refusal.contains(problem), "{refusal}");
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Capability;
+
 /// A parameter that a plugin declares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameter {
@@ -15,12 +17,56 @@ pub struct Parameter {
     pub default: Option<ParameterValue>,
     /// Whether a run must give a value. Never together with a default.
     pub required: bool,
+    /// What the texts of a list are, where that is said.
+    pub items: Option<Items>,
+    /// What any value but the default needs.
+    pub capability: Option<Capability>,
+}
+
+/// What the texts of a list are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Items {
+    /// Patterns of files, as in `.gitignore`.
+    Globs,
+    /// Environment variables, as `NAME=VALUE`.
+    Environment,
+    /// Environment variables whose values are secrets, as `NAME=SECRET`, or `NAME` where both are called the same.
+    SecretEnvironment,
+}
+
+impl Items {
+    /// The variable and what it is set to, where this is a list of variables and `item` has the form of one.
+    pub fn variable(self, item: &str) -> Option<(&str, &str)> {
+        let (name, value) = match self {
+            Self::Globs => return None,
+            Self::Environment => item.split_once('=')?,
+            Self::SecretEnvironment => item.split_once('=').unwrap_or((item, item)),
+        };
+        is_variable(name).then_some((name, value))
+    }
+}
+
+/// POSIX 8.1: letters, digits and underscores, not beginning with a digit.
+fn is_variable(name: &str) -> bool {
+    !name.starts_with(|first: char| first.is_ascii_digit())
+        && !name.is_empty()
+        && name
+            .bytes()
+            .all(|letter| letter.is_ascii_alphanumeric() || letter == b'_')
 }
 
 /// What values it takes and what holds without one, in words such as `integer from 1 to 24, default 3`.
 impl fmt::Display for Parameter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, ", self.kind)?;
+        let items = match self.items {
+            None => "",
+            Some(Items::Globs) => " of globs",
+            Some(Items::Environment) => " of NAME=VALUE",
+            Some(Items::SecretEnvironment) => " of NAME=SECRET",
+        };
+        write!(f, "{}{items}, ", self.kind)?;
         match &self.default {
             _ if self.required => f.write_str("required"),
             None => f.write_str("optional"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::parameter::{Parameter, ParameterType, ParameterValue};
+use crate::parameter::{Items, Parameter, ParameterType, ParameterValue};
 use crate::suggest::{did_you_mean, nearest};
 
 /// How much of a refused value is shown, in characters. A value can be a whole script.
@@ -75,6 +75,35 @@ pub enum ParameterProblem {
         /// The regular expression.
         pattern: String,
     },
+    /// A text of a list has not the form that those of this list have. It is not shown: it may be worth hiding.
+    #[error("parameter `{name}` needs lines of the form {form}; line {line} is none")]
+    Item {
+        /// The parameter.
+        name: String,
+        /// Which text, the first being 1.
+        line: usize,
+        /// What it has to look like.
+        form: &'static str,
+    },
+    /// None of a group of parameters was given.
+    #[error("parameter `{}` is missing: give {}", names.first().map_or("", String::as_str), one_of(names, *takes_script))]
+    NoneOf {
+        /// The group.
+        names: Vec<String>,
+        /// Whether a script given as a file would do as well.
+        takes_script: bool,
+    },
+    /// More than one of a group of parameters was given.
+    #[error(
+        "parameter `{}` is given more than once: give {}",
+        names.first().map_or("", String::as_str), one_of(names, *takes_script)
+    )]
+    SeveralOf {
+        /// The group.
+        names: Vec<String>,
+        /// Whether a script given as a file counts as well.
+        takes_script: bool,
+    },
 }
 
 impl ParameterProblem {
@@ -86,7 +115,11 @@ impl ParameterProblem {
             | Self::WrongType { name, .. }
             | Self::NotAChoice { name, .. }
             | Self::OutOfRange { name, .. }
-            | Self::PatternMismatch { name, .. } => name,
+            | Self::PatternMismatch { name, .. }
+            | Self::Item { name, .. } => name,
+            Self::NoneOf { names, .. } | Self::SeveralOf { names, .. } => {
+                names.first().map_or("", String::as_str)
+            }
         }
     }
 }
@@ -147,6 +180,7 @@ fn value(
         Some(text) if !stands_for_absent(parameter, text) => {
             let value = typed(name, &parameter.kind, text)?;
             check_value(name, &parameter.kind, &value)?;
+            check_items(name, parameter.items, &value)?;
             Ok(Some(value))
         }
         _ if parameter.required => Err(ParameterProblem::Missing {
@@ -240,6 +274,44 @@ pub(crate) fn check_value(
         (ParameterType::Boolean, ParameterValue::Boolean(_))
         | (ParameterType::List, ParameterValue::List(_)) => Ok(()),
         (kind, value) => Err(wrong_type(&name(), kind, value.to_string())),
+    }
+}
+
+/// Checks the variables of a list of such. What a glob may be is known to who uses it.
+fn check_items(
+    name: &str,
+    items: Option<Items>,
+    value: &ParameterValue,
+) -> Result<(), ParameterProblem> {
+    let (Some(items), Some(lines)) = (items, value.as_list()) else {
+        return Ok(());
+    };
+    let form = match items {
+        Items::Globs => return Ok(()),
+        Items::Environment => "NAME=VALUE, with a name of letters, digits and `_`",
+        Items::SecretEnvironment => {
+            "NAME=SECRET, or NAME where the secret is called the same, with a name of letters, digits and `_`"
+        }
+    };
+    let wrong = lines.iter().position(|line| items.variable(line).is_none());
+    wrong.map_or(Ok(()), |position| {
+        Err(ParameterProblem::Item {
+            name: name.to_owned(),
+            line: position + 1,
+            form,
+        })
+    })
+}
+
+/// One of a group of parameters, as part of a sentence.
+fn one_of(names: &[String], takes_script: bool) -> String {
+    let script = takes_script.then(|| "the positional SCRIPT".to_owned());
+    let names = names.iter().map(|name| format!("`{name}`"));
+    let ways: Vec<String> = names.chain(script).collect();
+    match ways.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("one of {} and {last}", others.join(", ")),
+        None => String::new(),
     }
 }
 

@@ -216,3 +216,61 @@ proptest! {
         prop_assert_eq!(value("artifacts", &written), Some(ParameterValue::List(items)));
     }
 }
+
+const DEMANDING: &str = "[plugin]\nname = \"x\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
+     one-of = [[\"script\", \"script-file\"]]\n\
+     [parameters.script]\ntype = \"string\"\ndefault = \"\"\ndescription = \"x\"\n\
+     [parameters.script-file]\ntype = \"string\"\ndescription = \"x\"\n\
+     [parameters.env]\ntype = \"list\"\nitems = \"environment\"\ndescription = \"x\"\n\
+     [parameters.secret-env]\ntype = \"list\"\nitems = \"secret-environment\"\ndescription = \"x\"\n";
+
+#[test]
+fn exactly_one_of_a_group_is_given_and_a_script_file_counts_as_the_script() {
+    let manifest = Manifest::parse_toml(DEMANDING).unwrap();
+    let told = |pairs: &[(&str, &str)], has_script_file| {
+        let values = manifest.resolve(&given(pairs)).unwrap();
+        let problems = manifest.check_one_of(&values, has_script_file);
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let ways = "one of `script`, `script-file` and the positional SCRIPT";
+    let missing = [format!("parameter `script` is missing: give {ways}")];
+    let several = [format!(
+        "parameter `script` is given more than once: give {ways}"
+    )];
+    let (text, file) = (("script", "make"), ("script-file", "a.sh"));
+    assert_eq!(told(&[], false), missing);
+    assert_eq!(told(&[("script", ""), ("script-file", "")], false), missing);
+    assert_eq!(told(&[text, file], false), several);
+    assert_eq!(told(&[file], true), several);
+    for right in [told(&[text], false), told(&[file], false), told(&[], true)] {
+        assert_eq!(right, [""; 0]);
+    }
+}
+
+#[test]
+fn lists_of_variables_have_the_form_of_such_and_what_is_wrong_is_not_shown() {
+    let manifest = Manifest::parse_toml(DEMANDING).unwrap();
+    let problem = |name: &str, text: &str| {
+        let problems = manifest.resolve(&given(&[(name, text)])).err()?;
+        Some(problems[0].to_string())
+    };
+    for (name, right) in [
+        ("env", "A=b=c d\n_X1="),
+        ("secret-env", "KEY\nTOKEN=ci.token-1"),
+    ] {
+        assert_eq!(problem(name, right), None);
+    }
+    for (name, wrong) in [
+        ("env", "A=1\nhunter22"),
+        ("env", "A=1\n=hunter22"),
+        ("env", "A=1\n1A=hunter22"),
+        ("env", "A=1\nA-B=hunter22"),
+        ("secret-env", "A\nnot-a-name"),
+    ] {
+        let told = problem(name, wrong).unwrap();
+        assert!(
+            told.contains(name) && told.contains("; line 2 is none") && !told.contains("hunter22"),
+            "{told}"
+        );
+    }
+}

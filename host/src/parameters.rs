@@ -1,0 +1,72 @@
+//! The plugin's parameters: what was given, and whether it is what the manifest demands. Without running the plugin.
+
+use std::collections::BTreeMap;
+
+use guest_ssh::Selection;
+use plugin_manifest::{Items, Manifest, ParameterProblem, ParameterValue};
+
+use crate::config::Config;
+use crate::failure::Failure;
+
+/// Parameters as they were given: flags over a Task's file over environment.
+pub(crate) fn given_parameters(manifest: &Manifest, config: &Config) -> BTreeMap<String, String> {
+    let mut given = BTreeMap::new();
+    for (variable, value) in &config.environment_params {
+        let named = manifest
+            .parameters
+            .keys()
+            .find(|name| plugin_manifest::environment_name(name) == *variable);
+        // One that no parameter answers to is reported like any other unknown parameter.
+        given.insert(named.unwrap_or(variable).clone(), value.clone());
+    }
+    let offered = config.offered_params.iter();
+    for (name, value) in offered {
+        // A Task gives every parameter it has, empty where nobody said anything.
+        let is_known = manifest.parameters.contains_key(name);
+        if is_known && !(value.is_empty() && given.contains_key(name)) {
+            given.insert(name.clone(), value.clone());
+        }
+    }
+    given.extend(config.params.clone());
+    given
+}
+
+/// Checks parameters against the manifest, with the script that was given as a file; `shown` names the plugin in hints.
+///
+/// # Errors
+///
+/// Every problem found.
+pub fn check_parameters(
+    manifest: &Manifest,
+    given: &BTreeMap<String, String>,
+    script: Option<&[u8]>,
+    shown: &str,
+) -> Result<BTreeMap<String, ParameterValue>, Vec<Failure>> {
+    let hint = format!("`orka-step plugin inspect {shown}` lists the parameters");
+    let wrong = |message: String| {
+        let mut failure = Failure::config(message);
+        failure.code = "params.invalid".into();
+        failure.with_hint(hint.clone())
+    };
+    let told = |problems: Vec<ParameterProblem>| -> Vec<Failure> {
+        let messages = problems.iter().map(ToString::to_string);
+        messages.map(wrong).collect()
+    };
+    let values = manifest.resolve(given).map_err(told)?;
+    let mut failures = told(manifest.check_one_of(&values, script.is_some()));
+    for (name, value) in &values {
+        let items = manifest.parameters.get(name).and_then(|it| it.items);
+        if let (Some(Items::Globs), Some(patterns)) = (items, value.as_list())
+            && let Err(error) = Selection::parse(patterns, &[""; 0])
+        {
+            failures.push(
+                wrong(format!("parameter `{name}` has a pattern that is wrong")).with_source(error),
+            );
+        }
+    }
+    if failures.is_empty() {
+        Ok(values)
+    } else {
+        Err(failures)
+    }
+}
