@@ -392,8 +392,24 @@ fn no_workspace(error: std::io::Error) -> Failure {
     Failure::internal("the test's workspace cannot be made").with_source(error)
 }
 
+/// A workspace in memory, where the machine has a place for it: on a disk, files take most of a run's time.
+const MEMORY: &str = "/dev/shm";
+
+/// Larger workspaces stay out of it: containers have 64 MiB of it and run as many scenarios at a time as processors.
+const IN_MEMORY_BYTES_MAX: usize = 1024 * 1024;
+
+fn directory_for(files: &BTreeMap<String, Vec<u8>>) -> std::io::Result<tempfile::TempDir> {
+    let size: usize = files.values().map(Vec::len).sum();
+    if size <= IN_MEMORY_BYTES_MAX
+        && let Ok(directory) = tempfile::tempdir_in(MEMORY)
+    {
+        return Ok(directory);
+    }
+    tempfile::tempdir()
+}
+
 fn workspace_with(files: &BTreeMap<String, Vec<u8>>) -> Result<tempfile::TempDir, Failure> {
-    let directory = tempfile::tempdir().map_err(no_workspace)?;
+    let directory = directory_for(files).map_err(no_workspace)?;
     let root =
         Dir::open_ambient_dir(directory.path(), ambient_authority()).map_err(no_workspace)?;
     for (path, contents) in files {
