@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result, ensure};
 use benches::medians::Runs;
 use benches::{machine, results};
 use clap::Parser;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
@@ -151,6 +151,10 @@ impl Scheme {
     fn secure(place: &Path) -> Result<Self> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Without a name of its own it would have the server's, whose certificate then looks self-signed to OpenSSL.
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "authority of the measurement");
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
         let authority = place.join("authority.pem");
         fs::write(&authority, issuer.pem())?;
