@@ -87,9 +87,10 @@ fn fate(param: &str) -> Option<Fate> {
 }
 
 /// Parameters that the Tasks have beyond the older ones; enough not to call them unknown.
-const NEW: [&str; 32] = [
+const NEW: [&str; 33] = [
     "script-file",
     "env",
+    "secret-env",
     "shell",
     "artifacts",
     "artifacts-when",
