@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use end_to_end::{Cluster, Ended, Step, bundled, target_directory};
+use end_to_end::{Cluster, Ended, Step, Stream, bundled, target_directory};
+use rustix::process::Signal;
 
 /// Builds of other languages' tools, and a first build of the SDK.
 const LONG: Duration = Duration::from_secs(280);
@@ -223,6 +224,21 @@ async fn a_scenario_file_alone_is_played_against_the_plugin_of_its_project() {
             .unwrap();
         assert_eq!(output.status.code(), Some(code), "{output:?}");
     }
+}
+
+#[tokio::test]
+async fn a_watched_scenario_is_played_again_when_it_changes() {
+    let step = Step::new(&["plugin", "test", "--watch"]);
+    let file = step.scratch_file("scenarios.yaml", SCENARIO.as_bytes());
+    let step = step.flag("--plugin", bundled("build").to_str().unwrap());
+    let mut running = step.argument(file.as_str()).start();
+    running.says(Stream::Stdout, "1 passed, 0 failed").await;
+    let wrong = format!("{SCENARIO}    expect: {{ outcome: build-failed }}\n");
+    std::fs::write(&file, wrong).unwrap();
+    running.says(Stream::Stdout, "0 passed, 1 failed").await;
+    running.signal(Signal::INT);
+    // The signal itself is what ends it.
+    assert_eq!(running.ended().await.code, None);
 }
 
 /// A session without its calls of this name, and how many they were.
