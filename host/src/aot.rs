@@ -5,7 +5,7 @@
 //! form of it, used when all of this holds:
 //!
 //! 1. Its record names the SHA-256 of this very `.wasm` and of the code, and the engine that made it: wasmtime's version
-//!    and configuration, target and processor features ([`EngineId`]).
+//!    and configuration, and the target ([`EngineId`]).
 //! 2. The record is authentic ([`native::Authority`]). Either the file lies beside the program, is owned as the program is, and
 //!    nobody else may write it: whoever could forge it could as well replace the program. Or it lies in the operator's cache and
 //!    carries a MAC under a key that the operator gave. Nothing else is ever read: not what lies beside a plugin in a
@@ -15,9 +15,9 @@
 //! Anything else means that the plugin is compiled from its `.wasm`, and the log says why.
 
 mod cache;
+mod compiler;
 mod native;
 mod place;
-mod record;
 #[cfg(test)]
 mod tests;
 
@@ -31,8 +31,10 @@ use crate::failure::Failure;
 use crate::plugin::Plugin;
 
 pub use cache::{CacheKey, CodeCache};
+pub use compiler::{Trouble, component};
 pub use native::Refusal;
-pub use record::EngineId;
+pub use place::unpacked;
+pub use plugin_engine::EngineId;
 
 /// What a file of ahead-of-time code is called: the plugin's name with this ending.
 pub const EXTENSION: &str = "cwasm";
@@ -136,7 +138,7 @@ pub fn made<T>(
     compile: impl FnOnce() -> Result<engine::Component, Failure>,
     link: impl Fn(&engine::Component) -> Result<T, Failure>,
 ) -> Result<Made<T>, Failure> {
-    let id = EngineId::of(engine);
+    let id = EngineId::own();
     let mut warnings = Vec::new();
     if source.bundled {
         let path = source.path.with_extension(EXTENSION);
@@ -204,12 +206,14 @@ fn beside_program(
     let Some((bytes, authority)) = place::beside_program(path)? else {
         return Ok(None);
     };
+    // What is rarely used may be compressed: half a megabyte takes 2 ms more to load.
+    let bytes = unpacked(bytes)?;
     native::load(engine, id, digest, &bytes, &authority).map(Some)
 }
 
 /// A component's code with a record that is good beside a program, and nowhere else.
-pub fn seal_for_program(engine: &Engine, digest: &str, code: Vec<u8>) -> Vec<u8> {
-    record::seal(code, digest, &EngineId::of(engine), None)
+pub fn seal_for_program(digest: &str, code: Vec<u8>) -> Vec<u8> {
+    plugin_engine::seal(code, digest, &EngineId::own(), None)
 }
 
 /// Keeps a component's code in the cache and gives the file's path.
@@ -217,14 +221,9 @@ pub fn seal_for_program(engine: &Engine, digest: &str, code: Vec<u8>) -> Vec<u8>
 /// # Errors
 ///
 /// A cache that cannot be written.
-pub fn keep(
-    engine: &Engine,
-    digest: &str,
-    code: &[u8],
-    cache: &CodeCache,
-) -> Result<PathBuf, Failure> {
+pub fn keep(digest: &str, code: &[u8], cache: &CodeCache) -> Result<PathBuf, Failure> {
     cache
-        .store(digest, &EngineId::of(engine), code)
+        .store(digest, &EngineId::own(), code)
         .map_err(|refusal| {
             Failure::config(format!(
                 "the code cannot be kept in `{}`",
@@ -267,7 +266,7 @@ pub(crate) fn load_sealed(
     sealed: &[u8],
     key: &CacheKey,
 ) -> Result<engine::Component, Refusal> {
-    let id = EngineId::of(engine);
+    let id = EngineId::own();
     native::load(
         engine,
         &id,
@@ -284,10 +283,10 @@ pub(crate) fn compile_sealed(
     key: &CacheKey,
 ) -> Result<Vec<u8>, Failure> {
     let code = code_of(engine, plugin)?;
-    Ok(record::seal(
+    Ok(plugin_engine::seal(
         code,
         &plugin.digest,
-        &EngineId::of(engine),
-        Some(key),
+        &EngineId::own(),
+        Some(key.bytes()),
     ))
 }

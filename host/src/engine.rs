@@ -1,12 +1,12 @@
 //! The Wasm engine: strict, with a clock that stops spinning guests, and a linker with the contract and inert WASI.
 
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
-use wasmtime::{Config, Store, UpdateDeadline};
+use wasmtime::{Store, UpdateDeadline};
 
 pub use wasmtime::Engine;
 pub use wasmtime::component::Component;
@@ -14,6 +14,7 @@ use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
+use crate::aot::{self, Trouble};
 use crate::bindings::Plugin as PluginWorld;
 use crate::failure::Failure;
 use crate::limits::{Breach, EPOCH_TICK, Limiter, Limits, Whose};
@@ -23,16 +24,12 @@ use crate::state::{BreachError, HostState, RunContext};
 /// So much of what a guest writes to its standard streams is kept for error messages; older text is dropped.
 const GUEST_OUTPUT_KEPT: usize = 16 * 1024;
 
-/// What plugins are compiled for: this program's own target.
-pub fn target() -> &'static str {
-    static TARGET: LazyLock<String> = LazyLock::new(|| target_lexicon::HOST.to_string());
-    &TARGET
-}
+/// What to do where nothing compiles.
+const WITHOUT_COMPILER: &str = "compile it once where that works, with `orka-step plugin compile`, `--plugin-cache` and \
+                                `--plugin-cache-key`, and run it with the same two flags";
 
-/// An engine with the strictest configuration that all guest toolchains work with, and the stack of the default limits.
-///
-/// It compiles for every processor of the architecture rather than for the one at hand, so that code which was compiled
-/// ahead of time on one machine runs on all: naming the target keeps wasmtime from asking what this processor can do.
+/// An engine with the configuration that all code is compiled for ([`plugin_engine::config`]), and the stack of the default
+/// limits.
 ///
 /// # Errors
 ///
@@ -47,25 +44,11 @@ pub fn engine() -> Result<Engine, Failure> {
 ///
 /// As [`engine`].
 pub fn engine_with(limits: &Limits) -> Result<Engine, Failure> {
-    let mut config = Config::new();
+    let mut config = plugin_engine::config()
+        .map_err(|error| internal("the Wasm engine does not know this machine", &error))?;
     config
-        .target(target())
-        .map_err(|error| internal("the Wasm engine does not know this machine", &error))?
-        .epoch_interruption(true)
         .max_wasm_stack(limits.stack_bytes)
-        .async_stack_size(limits.fibre_stack_bytes())
-        .concurrency_support(false)
-        // Tables that nobody here reads: a trap is told by the names of functions, which do not need them. They would make
-        // a sixth of the code's size.
-        .generate_address_map(false)
-        .native_unwind_info(false)
-        .wasm_threads(false)
-        .wasm_shared_everything_threads(false)
-        .wasm_memory64(false)
-        .wasm_relaxed_simd(false)
-        .wasm_exceptions(false)
-        .wasm_gc(false)
-        .wasm_function_references(false);
+        .async_stack_size(limits.fibre_stack_bytes());
     let engine = Engine::new(&config)
         .map_err(|error| internal("the Wasm engine cannot be set up", &error))?;
     tick(&engine)?;
@@ -95,13 +78,16 @@ fn tick(engine: &Engine) -> Result<(), Failure> {
 ///
 /// A component that is not valid.
 pub fn compile(engine: &Engine, plugin: &Plugin) -> Result<Component, Failure> {
-    Component::new(engine, &plugin.bytes).map_err(|error| {
+    aot::component(engine, &plugin.bytes).map_err(|trouble| {
         let shown = plugin.path.display();
-        Failure::plugin_rejected(
-            "plugin.invalid",
-            format!("cannot compile plugin `{shown}`: {}", root(&error)),
-        )
-        .with_hint("rebuild it; `wasm-tools validate` names the place")
+        let message = format!("cannot compile plugin `{shown}`: {trouble}");
+        match trouble {
+            Trouble::Invalid(_) => Failure::plugin_rejected("plugin.invalid", message)
+                .with_hint("rebuild it; `wasm-tools validate` names the place"),
+            Trouble::NoCompiler(_) => {
+                Failure::plugin_rejected("plugin.compiler", message).with_hint(WITHOUT_COMPILER)
+            }
+        }
     })
 }
 
@@ -244,14 +230,6 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<HostState>, Failure> {
 
 fn internal(what: &str, error: &wasmtime::Error) -> Failure {
     Failure::internal(format!("{what}: {error:#}"))
-}
-
-fn root(error: &wasmtime::Error) -> String {
-    error
-        .chain()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 /// The tail of what a guest wrote to its standard streams.

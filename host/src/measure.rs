@@ -144,7 +144,9 @@ async fn host_call(
     let trouble = |error: wasmtime::Error| {
         Failure::internal(format!("host calls cannot be measured: {error:#}"))
     };
-    let component = Component::new(engine, HOST_CALLS).map_err(trouble)?;
+    let component = aot::component(engine, HOST_CALLS).map_err(|trouble| {
+        Failure::internal("host calls cannot be measured").with_source(trouble)
+    })?;
     let linker = engine::linker(engine)?;
     let row = median_of(repetitions, async || {
         let (mut store, _output) = engine::store(engine, context(plugin)?);
@@ -276,7 +278,7 @@ fn as_text(plugin: &Plugin, figures: &Figures, repetitions: u32) -> String {
         plugin.digest,
         bytes(plugin.bytes.len() as u64),
         bytes(figures.code_bytes as u64),
-        engine::target(),
+        plugin_engine::target(),
     );
     for (what, figure, meaning) in rows {
         // Writing into a `String` cannot fail.
@@ -289,7 +291,7 @@ fn as_json(plugin: &Plugin, figures: &Figures, repetitions: u32) -> String {
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     let value = json!({
         "plugin": plugin.manifest.name, "version": plugin.manifest.version, "digest": plugin.digest,
-        "bytes": plugin.bytes.len(), "codeBytes": figures.code_bytes, "target": engine::target(),
+        "bytes": plugin.bytes.len(), "codeBytes": figures.code_bytes, "target": plugin_engine::target(),
         "repetitions": repetitions,
         "readMs": ms(figures.read), "loadCodeMs": ms(figures.load_code), "linkMs": ms(figures.link),
         "loadMs": ms(figures.load()), "firstStartMs": ms(figures.first_start), "startMs": ms(figures.start),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use plugin_manifest::{Manifest, WasmKind};
 use sha2::{Digest as _, Sha256};
 
+use crate::aot;
 use crate::failure::Failure;
 use crate::guard::GUARD_EXPORT;
 
@@ -189,7 +190,10 @@ impl Plugin {
                 format!("the plugin `{shown}` is larger than {PLUGIN_BYTES_MAX} bytes"),
             ));
         }
-        let bytes = std::fs::read(&path).map_err(cannot)?;
+        let mut bytes = std::fs::read(&path).map_err(cannot)?;
+        if bundled {
+            bytes = aot::unpacked(bytes).map_err(cannot)?;
+        }
         let mut plugin = Self::check(bytes, &shown)?;
         plugin.path = path;
         plugin.bundled = bundled;

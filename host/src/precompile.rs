@@ -36,10 +36,10 @@ pub fn compile(args: &CompileArgs, console: &Console) -> Result<String, Failure>
         let code = plugin.code(&engine)?;
         let path = match &place {
             Place::BesideProgram(directory) => {
-                let code = aot::seal_for_program(&engine, plugin.digest(), code);
+                let code = aot::seal_for_program(plugin.digest(), code);
                 write(directory, &plugin.stem(), &code)?
             }
-            Place::Cache(cache) => aot::keep(&engine, plugin.digest(), &code, cache)?,
+            Place::Cache(cache) => aot::keep(plugin.digest(), &code, cache)?,
         };
         let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
         // Writing into a `String` cannot fail.

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use plugin_engine::{EngineId, seal};
 use rand::RngCore as _;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::process::geteuid;
@@ -12,7 +13,6 @@ use secrecy::{ExposeSecret as _, SecretSlice};
 
 use super::native::{self, Authority, Refusal};
 use super::place::{Directory, OTHERS, not_writable};
-use super::record::{self, EngineId};
 use crate::engine::{Component, Engine};
 use crate::failure::Failure;
 
@@ -141,7 +141,7 @@ impl CodeCache {
         id: &EngineId,
         code: &[u8],
     ) -> Result<PathBuf, Refusal> {
-        let sealed = record::seal(code.to_vec(), component, id, Some(&self.key));
+        let sealed = seal(code.to_vec(), component, id, Some(self.key.bytes()));
         let name = file_name(component, id);
         let gone = || Refusal::Io(std::io::ErrorKind::NotFound.into());
         let directory = self.checked()?.ok_or_else(gone)?;

@@ -2,9 +2,10 @@
 
 use std::io;
 
+use plugin_engine::{EngineId, Sealed};
+
 use super::cache::CacheKey;
 use super::place::OwnedAsProgram;
-use super::record::{EngineId, Sealed};
 use crate::engine::{Component, Engine};
 
 /// Why ahead-of-time code is not used.
@@ -23,7 +24,7 @@ pub enum Refusal {
     #[error("it was made from another plugin ({0})")]
     OtherPlugin(String),
     /// Its engine was another one.
-    #[error("it was made by orka-step {host} for {target} with another engine or configuration than this one's ({own})", own = crate::engine::target())]
+    #[error("it was made by orka-step {host} for {target} with another engine or configuration than this one's ({own})", own = plugin_engine::target())]
     OtherEngine {
         /// Which version made it.
         host: String,
@@ -91,6 +92,24 @@ pub(super) enum Authority<'a> {
     Key(&'a CacheKey),
 }
 
+/// Loads code that the program beside this one has just made.
+#[cfg(not(feature = "compiler"))]
+#[expect(
+    unsafe_code,
+    reason = "the engine cannot check native code; see the SAFETY comment"
+)]
+pub(super) fn compiled(
+    engine: &Engine,
+    code: &[u8],
+    _compiler: &OwnedAsProgram,
+) -> Result<Component, Refusal> {
+    // SAFETY: `deserialize` requires bytes that the same version and configuration of wasmtime made. A program made them whose
+    // file only someone could replace who might as well replace this one, and handed them over in memory; the image's
+    // programs are built from one source, and the engine compares version and configuration.
+    unsafe { Component::deserialize(engine, code) }
+        .map_err(|error| Refusal::Declined(format!("{error:#}")))
+}
+
 /// Checks everything and loads the code.
 ///
 /// `bytes` are the whole file, read once: they are checked and loaded without being read again.
@@ -105,11 +124,11 @@ pub(super) fn load(
     bytes: &[u8],
     authority: &Authority<'_>,
 ) -> Result<Component, Refusal> {
-    let sealed = Sealed::parse(bytes)?;
+    let sealed = Sealed::parse(bytes).ok_or(Refusal::NoRecord)?;
     match authority {
         Authority::Program(OwnedAsProgram { .. }) if sealed.is_authentic(None) => {}
         Authority::Program(_) => return Err(Refusal::Damaged),
-        Authority::Key(key) if sealed.is_authentic(Some(key)) => {}
+        Authority::Key(key) if sealed.is_authentic(Some(key.bytes())) => {}
         Authority::Key(_) => return Err(Refusal::NotAuthentic),
     }
     if sealed.record.engine != *id {

@@ -6,11 +6,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use flate2::read::GzDecoder;
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open, openat};
 use rustix::io::Errno;
 
 use super::CODE_BYTES_MAX;
 use super::native::{Authority, Refusal};
+
+/// What a compressed file begins with (RFC 1952).
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// Others than the owner, and others than owner and group.
 pub(super) const GROUP_AND_OTHERS: u32 = 0o022;
@@ -161,4 +165,21 @@ pub(super) fn beside(
     program.vouches_for("it", &file.stat)?;
     let authority = Authority::Program(OwnedAsProgram(()));
     Ok(Some((file.read()?, authority)))
+}
+
+/// The bytes of a file that came with this program, where it was compressed; as they are where it was not.
+///
+/// # Errors
+///
+/// A file that is damaged.
+pub fn unpacked(bytes: Vec<u8>) -> std::io::Result<Vec<u8>> {
+    if !bytes.starts_with(&GZIP_MAGIC) {
+        return Ok(bytes);
+    }
+    let mut unpacked = Vec::new();
+    // One that is larger is read to the limit and then fails its check.
+    GzDecoder::new(&bytes[..])
+        .take(CODE_BYTES_MAX)
+        .read_to_end(&mut unpacked)?;
+    Ok(unpacked)
 }

@@ -1,16 +1,19 @@
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use plugin_engine::EngineId;
 use plugin_manifest::Manifest;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use super::cache::{CacheKey, CodeCache, check_owner};
 use super::native::{self, Authority, Refusal};
-use super::place::{Program, beside};
-use super::record::{self, EngineId};
+use super::place::{Program, beside, unpacked};
 use crate::engine::{self, Component, Engine};
 use crate::plugin::Plugin;
 
@@ -54,7 +57,7 @@ impl Stage {
     fn new() -> Self {
         let engine = engine::engine().unwrap();
         Self {
-            id: EngineId::of(&engine),
+            id: EngineId::own(),
             engine,
             plugin: plugin(1),
             directory: tempfile::tempdir().unwrap(),
@@ -63,7 +66,12 @@ impl Stage {
 
     fn sealed(&self, key: Option<&CacheKey>) -> Vec<u8> {
         let code = code(&self.engine, &self.plugin);
-        record::seal(code, &self.plugin.digest, &self.id, key)
+        plugin_engine::seal(
+            code,
+            &self.plugin.digest,
+            &self.id,
+            key.map(CacheKey::bytes),
+        )
     }
 
     fn load(&self, bytes: &[u8], authority: &Authority<'_>) -> Result<Component, Refusal> {
@@ -96,7 +104,7 @@ impl Stage {
     fn load_beside(&self, program: Program, path: &Path) -> Result<Option<Component>, Refusal> {
         match beside(program, path)? {
             None => Ok(None),
-            Some((bytes, authority)) => self.load(&bytes, &authority).map(Some),
+            Some((bytes, authority)) => self.load(&unpacked(bytes)?, &authority).map(Some),
         }
     }
 
@@ -196,6 +204,24 @@ fn one_changed_byte_anywhere_is_noticed() {
 }
 
 #[test]
+fn compressed_code_beside_the_program_loads_and_damage_to_it_is_noticed() {
+    let stage = Stage::new();
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    packed.write_all(&stage.sealed(None)).unwrap();
+    let packed = packed.finish().unwrap();
+    let path = stage.file_beside(&packed);
+    assert!(stage.load_beside(stage.program(), &path).unwrap().is_some());
+    for damaged in [
+        packed[..packed.len() / 2].to_vec(),
+        packed[..12].to_vec(),
+        [&packed[..20], &[0xff; 8][..], &packed[28..]].concat(),
+    ] {
+        let path = stage.file_beside(&damaged);
+        assert!(stage.load_beside(stage.program(), &path).is_err());
+    }
+}
+
+#[test]
 fn a_file_that_is_cut_short_or_goes_on_is_refused() {
     let stage = Stage::new();
     let key = key(7);
@@ -222,7 +248,7 @@ fn a_file_that_is_cut_short_or_goes_on_is_refused() {
 fn code_of_another_plugin_is_refused() {
     let stage = Stage::new();
     let other = plugin(2);
-    let sealed = record::seal(code(&stage.engine, &other), &other.digest, &stage.id, None);
+    let sealed = plugin_engine::seal(code(&stage.engine, &other), &other.digest, &stage.id, None);
     let path = stage.file_beside(&sealed);
     let refusal = refusal(stage.load_beside(stage.program(), &path));
     assert!(refusal.to_string().contains(&other.digest), "{refusal}");
@@ -235,33 +261,22 @@ fn code_of_another_engine_is_refused_and_its_maker_is_named() {
     let mut config = wasmtime::Config::new();
     config.epoch_interruption(false);
     let other = Engine::new(&config).unwrap();
-    assert_ne!(EngineId::of(&other), stage.id);
     let foreign = code(&other, &stage.plugin);
-    let sealed = record::seal(
+    let sealed = plugin_engine::seal(
         foreign.clone(),
         &stage.plugin.digest,
-        &EngineId::of(&other),
-        Some(&key),
+        &EngineId::of(&[("epoch-interruption", false)]),
+        Some(key.bytes()),
     );
     let told = refusal(stage.load(&sealed, &Authority::Key(&key))).to_string();
     assert!(
-        told.contains(env!("CARGO_PKG_VERSION")) && told.contains(engine::target()),
+        told.contains(env!("CARGO_PKG_VERSION")) && told.contains(plugin_engine::target()),
         "{told}"
     );
     // A record that is wrong about the engine: what the engine itself can tell, it tells.
-    let wrong = record::seal(foreign, &stage.plugin.digest, &stage.id, Some(&key));
+    let wrong = plugin_engine::seal(foreign, &stage.plugin.digest, &stage.id, Some(key.bytes()));
     let refusal = refusal(stage.load(&wrong, &Authority::Key(&key)));
     assert!(matches!(refusal, Refusal::Declined(_)), "{refusal}");
-}
-
-#[test]
-fn the_engine_is_the_same_on_every_processor() {
-    let mut native = wasmtime::Config::new();
-    native.epoch_interruption(true);
-    let id = EngineId::of(&engine::engine().unwrap());
-    assert_eq!(id, EngineId::of(&engine::engine().unwrap()));
-    // As wasmtime sets it up by itself it asks what this processor can do.
-    assert_ne!(id, EngineId::of(&Engine::new(&native).unwrap()));
 }
 
 #[test]

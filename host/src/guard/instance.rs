@@ -63,8 +63,8 @@ pub(super) struct Linked {
 impl GuardFile {
     /// Compiles the guard.
     pub(super) fn compile(&self, engine: &Engine) -> Result<Component, Failure> {
-        Component::new(engine, &self.bytes)
-            .map_err(|error| refused(&self.shown, &format!("it cannot be compiled: {error:#}")))
+        aot::component(engine, &self.bytes)
+            .map_err(|trouble| refused(&self.shown, &format!("it cannot be compiled: {trouble}")))
     }
 
     /// Links the guard's code, wherever that is from.

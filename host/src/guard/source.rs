@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use plugin_manifest::{Manifest, WasmKind};
 use sha2::{Digest as _, Sha256};
 
+use crate::aot;
 use crate::failure::Failure;
 use crate::plugin::remote::is_remote;
 use crate::plugin::{CONTRACT_PACKAGE, CONTRACT_VERSION, POLICY_EXPORT, PluginRef, same_minor};
@@ -192,7 +193,10 @@ impl GuardSource {
                 &format!("it is larger than {GUARD_BYTES_MAX} bytes"),
             ));
         }
-        let bytes = std::fs::read(&path).map_err(unreadable)?;
+        let mut bytes = std::fs::read(&path).map_err(unreadable)?;
+        if bundled {
+            bytes = aot::unpacked(bytes).map_err(unreadable)?;
+        }
         let digest = sha256(&bytes);
         if let Some(wanted) = &self.digest
             && *wanted != digest

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
 use super::archive::{self, Archive};
-use super::{AUTHORITIES, Architecture, MATERIALS, PLUGINS, PROGRAM, Place, name_server};
+use super::{AUTHORITIES, Architecture, COMPILER, MATERIALS, PLUGINS, PROGRAM, Place, name_server};
 use crate::workspace::Workspace;
 use crate::{demo, packages, process};
 
@@ -23,6 +23,84 @@ const SCRIPT: &str =
 
 /// An image that the simulated cluster has.
 const IMAGE: &str = "Sonoma.orkasi";
+
+/// What `--grants` takes for a plugin that did not come with the program.
+const GRANTS: &str = "[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\n";
+
+/// What the bundled guard is asked to allow, and something else.
+const RULES: &str = "image Sonoma.orkasi\n";
+const OTHER_RULES: &str = "image Ventura.orkasi\n";
+
+/// The exit code where a guard says no.
+const DENIED: i32 = 212;
+
+/// Which plugin a job runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Plugin {
+    /// The image's own, from its ahead-of-time code.
+    Bundled,
+    /// The same from elsewhere: it has to be compiled.
+    Foreign,
+}
+
+/// A whole job.
+struct Job {
+    name: &'static str,
+    /// What `orka-sim` is told.
+    simulated: &'static [&'static str],
+    plugin: Plugin,
+    /// The rules of the image's guard, if it is asked.
+    rules: Option<&'static str>,
+    /// How the script ends.
+    status: i32,
+    /// How the step has to end.
+    code: i32,
+    outcome: &'static str,
+}
+
+const SUCCEEDS: Job = Job {
+    name: "by name over http",
+    simulated: &["--generation", "2", "--api-version", "2.1.0"],
+    plugin: Plugin::Bundled,
+    rules: None,
+    status: 0,
+    code: 0,
+    outcome: "succeeded",
+};
+
+const JOBS: [Job; 6] = [
+    SUCCEEDS,
+    Job {
+        name: "over https with the operator's own authority",
+        simulated: &["--tls", "private-ca"],
+        ..SUCCEEDS
+    },
+    Job {
+        name: "whose script fails",
+        simulated: &["--generation", "3"],
+        status: 65,
+        code: 65,
+        outcome: "build-failed",
+        ..SUCCEEDS
+    },
+    Job {
+        name: "of a plugin that has to be compiled",
+        plugin: Plugin::Foreign,
+        ..SUCCEEDS
+    },
+    Job {
+        name: "that the image's guard allows",
+        rules: Some(RULES),
+        ..SUCCEEDS
+    },
+    Job {
+        name: "that the image's guard denies",
+        rules: Some(OTHER_RULES),
+        code: DENIED,
+        outcome: "denied",
+        ..SUCCEEDS
+    },
+];
 
 /// Where the emulator is in the container, for programs of another architecture.
 const EMULATOR: &str = "/emulator";
@@ -51,17 +129,14 @@ pub(super) fn run(
         archive,
         simulator,
     };
-    bench.job(
-        "by name over http",
-        &["--generation", "2", "--api-version", "2.1.0"],
-        0,
-    )?;
-    bench.job(
-        "over https with the operator's own authority",
-        &["--tls", "private-ca"],
-        0,
-    )?;
-    bench.job("whose script fails", &["--generation", "3"], 65)?;
+    for job in &JOBS {
+        // A compiler under emulation takes minutes, and starts no program of its own.
+        if job.plugin == Plugin::Foreign && !architecture.is_own() {
+            println!("job        {}: left out on another architecture", job.name);
+            continue;
+        }
+        bench.job(job)?;
+    }
     println!("check      passed: {} in a container", architecture.name());
     Ok(())
 }
@@ -108,7 +183,7 @@ fn contents(root: &Path) -> Result<()> {
             .strip_prefix(PLUGINS)
             .and_then(|it| it.strip_prefix('/'));
         let plugin = plugin.and_then(|it| it.rsplit_once('.'));
-        [PROGRAM, AUTHORITIES, MATERIALS].contains(&name.as_str())
+        [PROGRAM, COMPILER, AUTHORITIES, MATERIALS].contains(&name.as_str())
             || plugin.is_some_and(|(stem, kind)| {
                 !stem.contains('/') && ["wasm", "cwasm"].contains(&kind)
             })
@@ -116,7 +191,7 @@ fn contents(root: &Path) -> Result<()> {
     if let Some(stranger) = seen.iter().find(|name| !expected(name)) {
         bail!("`/{stranger}` does not belong into the image");
     }
-    for needed in [PROGRAM, AUTHORITIES, MATERIALS] {
+    for needed in [PROGRAM, COMPILER, AUTHORITIES, MATERIALS] {
         ensure!(
             seen.iter().any(|name| name == needed),
             "`/{needed}` is missing"
@@ -172,17 +247,17 @@ struct Bench {
 }
 
 impl Bench {
-    /// Runs one job against a cluster of its own and fails unless it ends with `status`, brings its artifact back and leaves
-    /// nothing behind.
-    fn job(&self, name: &str, simulated: &[&str], status: i32) -> Result<()> {
-        let cluster = Cluster::start(&self.simulator, simulated)?;
-        let job = self.directory.join("job");
-        if job.exists() {
-            fs::remove_dir_all(&job)?;
+    /// Runs one job against a cluster of its own and fails unless it ends as it should, brings its artifact back where it
+    /// deployed anything, and leaves nothing behind.
+    fn job(&self, job: &Job) -> Result<()> {
+        let cluster = Cluster::start(&self.simulator, job.simulated)?;
+        let place = self.directory.join("job");
+        if place.exists() {
+            fs::remove_dir_all(&place)?;
         }
         let user = unknown_user()?;
-        self.lay_out(&job, &cluster, user)?;
-        let script = format!("{SCRIPT}exit {status}\n");
+        self.lay_out(&place, job, &cluster, user)?;
+        let script = format!("{SCRIPT}exit {}\n", job.status);
         let mut arguments: Vec<String> = [
             "run",
             "-v",
@@ -208,58 +283,29 @@ impl Bench {
         if cluster.introduction["authority"].is_string() {
             arguments.extend(["--orka-ca".to_owned(), "/creds/authority".to_owned()]);
         }
-        let (code, log) = self.contained(&job, user, &arguments)?;
-        let verdict = self.judge(&job, &cluster, code, status, &log);
+        if job.plugin == Plugin::Foreign {
+            let flags = ["--plugin=/creds/custom.wasm", "--grants=/creds/grants.toml"];
+            arguments.extend(flags.map(str::to_owned));
+        }
+        if job.rules.is_some() {
+            arguments.push("--guard=allowed-vms=/creds/rules".to_owned());
+        }
+        let (code, log) = self.contained(&place, user, &arguments)?;
+        let name = job.name;
+        let verdict = judge(&place, job, &cluster, code, &log);
         verdict.map_err(|error| anyhow!("the job {name}: {error}; its log:\n{log}"))?;
         println!("job        {name}: as expected (user {user}, exit code {code})");
         Ok(())
     }
 
-    fn judge(
-        &self,
-        job: &Path,
-        cluster: &Cluster,
-        code: i32,
-        status: i32,
-        log: &str,
-    ) -> Result<()> {
-        ensure!(code == status, "it ended with {code}, not with {status}");
-        let outcome = fs::read_to_string(job.join("results/outcome"))?;
-        let expected = if status == 0 {
-            "succeeded"
-        } else {
-            "build-failed"
-        };
-        ensure!(outcome.trim() == expected, "its outcome is `{outcome}`");
-        let artifact = fs::read_to_string(job.join("workspace/out/artifact"))?;
-        ensure!(
-            artifact == "from the workspace",
-            "its artifact is `{artifact}`"
-        );
-        let code_used = format!("the plugin's code is from `/{PLUGINS}/build.cwasm`");
-        ensure!(
-            log.contains(&code_used) && !log.contains("is not used"),
-            "it did not use its ahead-of-time code"
-        );
-        let state = cluster.state()?;
-        for kind in ["vms", "configs"] {
-            let left = &state[kind];
-            ensure!(
-                left.as_array().is_some_and(Vec::is_empty),
-                "it left {kind}: {left}"
-            );
-        }
-        let deleted = state["deletions"].as_array().map_or(0, Vec::len);
-        ensure!(deleted > 0, "it deployed nothing");
-        Ok(())
-    }
-
     /// The volumes: a workspace and results of the user's own, credentials that it can read.
-    fn lay_out(&self, job: &Path, cluster: &Cluster, user: u32) -> Result<()> {
+    fn lay_out(&self, place: &Path, job: &Job, cluster: &Cluster, user: u32) -> Result<()> {
         let told = &cluster.introduction;
         let files = [
             ("workspace/input", "the workspace"),
             ("results/.keep", ""),
+            ("creds/grants.toml", GRANTS),
+            ("creds/rules", job.rules.unwrap_or_default()),
             (
                 "creds/orka/email",
                 told["email"].as_str().unwrap_or_default(),
@@ -290,13 +336,23 @@ impl Bench {
             ),
         ];
         for (name, text) in files {
-            let path = job.join(name);
+            let path = place.join(name);
             path.parent().map(fs::create_dir_all).transpose()?;
             fs::write(&path, text)?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
         }
+        if job.plugin == Plugin::Foreign {
+            let bundled = self
+                .directory
+                .join("rootfs")
+                .join(PLUGINS)
+                .join("build.wasm");
+            // An empty custom section changes the digest and nothing else.
+            let changed = [super::read(&bundled)?, vec![0, 2, 1, b'x']].concat();
+            fs::write(place.join("creds/custom.wasm"), changed)?;
+        }
         for mine in ["workspace", "workspace/input", "results"] {
-            chown(job.join(mine), Some(user), Some(user))
+            chown(place.join(mine), Some(user), Some(user))
                 .context("the check needs root, to give files to the container's user")?;
         }
         Ok(())
@@ -369,6 +425,45 @@ impl Bench {
             "linux": { "namespaces": [{ "type": "pid" }, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" }] },
         }))
     }
+}
+
+/// Fails unless the job ended as it should.
+fn judge(place: &Path, job: &Job, cluster: &Cluster, code: i32, log: &str) -> Result<()> {
+    ensure!(
+        code == job.code,
+        "it ended with {code}, not with {}",
+        job.code
+    );
+    let outcome = fs::read_to_string(place.join("results/outcome"))?;
+    ensure!(outcome.trim() == job.outcome, "its outcome is `{outcome}`");
+    let code_used = match job.plugin {
+        Plugin::Bundled => format!("the plugin's code is from `/{PLUGINS}/build.cwasm`"),
+        Plugin::Foreign => "the plugin was compiled in".to_owned(),
+    };
+    ensure!(
+        log.contains(&code_used) && !log.contains("is not used"),
+        "its code came from elsewhere"
+    );
+    let state = cluster.state()?;
+    for kind in ["vms", "configs"] {
+        let left = &state[kind];
+        ensure!(
+            left.as_array().is_some_and(Vec::is_empty),
+            "it left {kind}: {left}"
+        );
+    }
+    let deleted = state["deletions"].as_array().map_or(0, Vec::len);
+    if job.outcome == "denied" {
+        ensure!(deleted == 0, "it deployed what was denied");
+        return Ok(());
+    }
+    ensure!(deleted > 0, "it deployed nothing");
+    let artifact = fs::read_to_string(place.join("workspace/out/artifact"))?;
+    ensure!(
+        artifact == "from the workspace",
+        "its artifact is `{artifact}`"
+    );
+    Ok(())
 }
 
 /// A user number as OpenShift gives them out: high, another each time, and known to nobody.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::program::FOREIGN_SETTINGS;
+use super::program::{COMPILER, FOREIGN_SETTINGS, Program, STEP};
 use super::{Architecture, read};
 use crate::process;
 use crate::wasm_toolchain;
@@ -46,14 +46,18 @@ pub(super) fn of(
     moment: u64,
 ) -> Result<String> {
     let mut packages = BTreeMap::new();
-    let features = ["--no-default-features", "--features", "kubernetes"];
-    let program = tree(
-        workspace,
-        "orka-step",
-        architecture.target(),
-        &features,
-        &mut packages,
-    )?;
+    let target = architecture.target();
+    let mut linked = |program: &Program| {
+        tree(
+            workspace,
+            program.package,
+            target,
+            program.features,
+            &mut packages,
+        )
+    };
+    let program = linked(&STEP)?;
+    linked(&COMPILER)?;
     let mut plugins = Vec::new();
     for plugin in workspace.plugins() {
         if let Some(file) = components.iter().find(|path| **path == plugin.output) {
@@ -78,7 +82,7 @@ pub(super) fn of(
         architecture,
         moment,
     );
-    Ok(format!("{bill:#}\n"))
+    Ok(format!("{bill}\n"))
 }
 
 /// Adds what a package is linked from and gives its own id.

@@ -1,17 +1,38 @@
-//! The image's program, and the plugins' native code that it makes.
+//! The image's programs, and the plugins' native code.
 
-use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
-use super::{Architecture, PLUGINS, PROGRAM, Tree};
+use super::{Architecture, PLUGINS, Tree, read};
 use crate::workspace::Workspace;
 use crate::{build, packages, process, setup, wasm_toolchain};
 
-/// Cargo's profile for the image's program.
-const PROFILE: &str = "shipped";
+/// A program of the image, as cargo builds it.
+pub(super) struct Program {
+    pub(super) package: &'static str,
+    profile: &'static str,
+    /// No simulated cluster: that is for people, and a third of the program. No compiler: that is a program of its own.
+    pub(super) features: &'static [&'static str],
+}
+
+/// What the step runs.
+pub(super) const STEP: Program = Program {
+    package: "orka-step",
+    profile: "shipped",
+    features: &["--no-default-features", "--features", "kubernetes,registry"],
+};
+
+/// What it starts for a plugin that brings no code.
+pub(super) const COMPILER: Program = Program {
+    package: "plugin-compiler",
+    profile: "shipped-compiler",
+    features: &[],
+};
 
 /// Variables of the caller's that would change what is linked into the program.
 pub(super) const FOREIGN_SETTINGS: [&str; 4] = [
@@ -22,18 +43,24 @@ pub(super) const FOREIGN_SETTINGS: [&str; 4] = [
     "CARGO_RESOLVER_FEATURE_UNIFICATION",
 ];
 
-/// Builds the program.
-pub(super) fn build(workspace: &Workspace, architecture: Architecture) -> Result<PathBuf> {
+/// The plugin that runs where none is named, and its code. All others are compressed to a third, and take 2 ms longer to load.
+const AS_IT_IS: &str = "usr/local/bin/plugins/build.";
+
+/// Builds a program.
+pub(super) fn build(
+    workspace: &Workspace,
+    architecture: Architecture,
+    program: &Program,
+) -> Result<PathBuf> {
     let target = architecture.target();
     setup::target(target)?;
     let compiler = architecture.c_compiler();
     packages::require(&[compiler])?;
     let mut command = process::cargo();
     command
-        .args(["build", "--profile", PROFILE, "--target", target])
-        // No simulated cluster: that is for people, and a third of the program.
-        .args(["--package", "orka-step", "--bin", "orka-step"])
-        .args(["--no-default-features", "--features", "kubernetes,registry"])
+        .args(["build", "--profile", program.profile, "--target", target])
+        .args(["--package", program.package, "--bin", program.package])
+        .args(program.features)
         .arg("--config")
         .arg(settings(workspace, target))
         .current_dir(&workspace.root);
@@ -42,16 +69,16 @@ pub(super) fn build(workspace: &Workspace, architecture: Architecture) -> Result
         command.env_remove(variable);
     }
     let variable = |name: &str| format!("{name}_{}", target.replace('-', "_"));
-    let program = process::find_program(compiler.program)
+    let compiler = process::find_program(compiler.program)
         .ok_or_else(|| anyhow!("there is no `{}`", compiler.program))?;
-    command.env(variable("CC"), program);
+    command.env(variable("CC"), compiler);
     command.env(variable("CFLAGS"), c_flags(workspace));
     let mut built = build::build(&mut command)?
         .into_iter()
         .filter_map(|artifact| artifact.executable);
     built
         .next()
-        .ok_or_else(|| anyhow!("cargo built no program `orka-step`"))
+        .ok_or_else(|| anyhow!("cargo built no program `{}`", program.package))
 }
 
 /// Prefixes of paths on this machine, and what stands for them in the program.
@@ -92,16 +119,30 @@ fn c_flags(workspace: &Workspace) -> String {
     format!("{} -U_FORTIFY_SOURCE", maps.join(" "))
 }
 
-/// Has the image's own program compile the plugins beside it, so that both are of one version and configuration.
-pub(super) fn compile_plugins(tree: &Tree, architecture: Architecture) -> Result<()> {
-    let directory = tree.path(PLUGINS);
-    let program = tree.path(PROGRAM);
-    let mut command = started(architecture, &program)?;
-    command
-        .args(["plugin", "compile", "--into"])
-        .arg(&directory);
-    command.args(components(&directory)?);
-    process::run(&mut command)
+/// Has the image's compiler compile the plugins, so that their code is of the program's version and configuration.
+pub(super) fn compile_plugins(
+    tree: &Tree,
+    compiler: &Path,
+    architecture: Architecture,
+) -> Result<()> {
+    process::run(started(architecture, compiler)?.arg(tree.path(PLUGINS)))?;
+    for file in tree.files()? {
+        let is_plugins = file.path.starts_with(PLUGINS);
+        if is_plugins && !file.path.starts_with(AS_IT_IS) {
+            let packed = packed(&tree.path(&file.path))?;
+            tree.add(&file.path, &packed, file.mode)?;
+        }
+    }
+    Ok(())
+}
+
+/// A program as it is kept in the image: the same bytes each time, since there is no time of day in them.
+pub(super) fn packed(program: &Path) -> Result<Vec<u8>> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+    packed
+        .write_all(&read(program)?)
+        .and_then(|()| packed.finish())
+        .with_context(|| format!("cannot compress `{}`", program.display()))
 }
 
 /// A command that starts a program of this architecture, by emulation where this machine has another.
@@ -115,22 +156,4 @@ pub(super) fn started(architecture: Architecture, program: &Path) -> Result<Comm
     let mut command = Command::new(path);
     command.arg(program);
     Ok(command)
-}
-
-fn components(directory: &Path) -> Result<Vec<OsString>> {
-    let entries = directory
-        .read_dir()
-        .with_context(|| format!("cannot read `{}`", directory.display()))?;
-    let mut components = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        if path.extension().is_some_and(|it| it == "wasm") {
-            components.push(path.into_os_string());
-        }
-    }
-    if components.is_empty() {
-        bail!("there are no plugins in `{}`", directory.display());
-    }
-    components.sort();
-    Ok(components)
 }

@@ -1,0 +1,70 @@
+//! Compiles plugins, beside a program that has no compiler.
+//!
+//! `plugin-compiler` reads a component from standard input and writes its native code to standard output; what is wrong with
+//! the component goes to standard error, with exit code 1. `plugin-compiler DIR` writes beside each `.wasm` in a directory the
+//! code that a program beside that directory takes: this is how the image's plugins get theirs.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use plugin_engine::{EngineId, compile, digest, seal};
+
+/// The exit code for everything that is not the component's fault.
+const TROUBLE: u8 = 2;
+
+/// Why there is no code.
+enum Failure {
+    /// The component's fault.
+    Invalid(String),
+    /// Anything else.
+    Trouble(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Trouble(error)
+    }
+}
+
+fn main() -> ExitCode {
+    let done = match std::env::args_os().nth(1) {
+        None => one(),
+        Some(directory) => all(Path::new(&directory)),
+    };
+    let (message, code) = match done {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Invalid(message)) => (message, 1),
+        Err(Failure::Trouble(error)) => (error.to_string(), TROUBLE),
+    };
+    // Nobody is left to be told if this fails.
+    let _ = writeln!(io::stderr(), "{message}");
+    ExitCode::from(code)
+}
+
+/// From standard input to standard output.
+fn one() -> Result<(), Failure> {
+    let mut component = Vec::new();
+    io::stdin().read_to_end(&mut component)?;
+    let code = compile(&component).map_err(Failure::Invalid)?;
+    io::stdout().write_all(&code)?;
+    io::stdout().flush()?;
+    Ok(())
+}
+
+/// Every `.wasm` of a directory.
+fn all(directory: &Path) -> Result<(), Failure> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|it| it != "wasm") {
+            continue;
+        }
+        let component = fs::read(&path)?;
+        let code = compile(&component)
+            .map_err(|message| Failure::Invalid(format!("`{}`: {message}", path.display())))?;
+        let sealed = seal(code, &digest(&component), &EngineId::own(), None);
+        fs::write(path.with_extension("cwasm"), sealed)?;
+    }
+    Ok(())
+}
