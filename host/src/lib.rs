@@ -30,6 +30,8 @@ pub mod identity;
 pub mod inspect;
 pub mod interference;
 pub mod journal;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod kubernetes;
 pub mod ledger;
 pub mod limits;
 pub mod lines;

@@ -10,35 +10,24 @@
 //! Kubernetes API reference, "Pod v1 core", and API concepts, "Retrieving large results sets in chunks".
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue};
-use reqwest::redirect;
+use reqwest::Method;
 use tokio::time::sleep;
 use url::Url;
 
 use super::live::{List, Live};
 use crate::cli::ReapArgs;
 use crate::config::Environment;
-use crate::failure::{Class, Failure, Kind};
-
-/// Where Kubernetes mounts what a pod needs to talk to the API: the files `token` and `ca.crt`.
-const CREDENTIALS: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+use crate::failure::Failure;
+use crate::kubernetes::{Answer, Api, Body, failed};
 
 /// Objects a page. `kubectl` asks for as many; a page is then a few MB.
 const PAGE_OBJECTS: u32 = 500;
 
-/// A page is far smaller; what is larger is something else.
-const PAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
-
 /// 500 000 objects: more than the largest cluster that Kubernetes supports. Keeps a server that never ends from keeping
 /// us for ever.
 const PAGES_MAX: u32 = 1000;
-
-/// Connecting, and one page.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often a page is asked for, and a whole list is begun anew because its continuation has expired (410 Gone).
 const ATTEMPTS: u32 = 4;
@@ -49,11 +38,10 @@ const PAUSE_FIRST: Duration = Duration::from_millis(500);
 /// No pause is longer, whatever `Retry-After` says.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// How to reach the API.
+/// What is asked of the API.
 #[derive(Clone, Debug)]
 pub struct Kubernetes {
-    base: Url,
-    credentials: PathBuf,
+    api: Api,
     namespaces: Vec<String>,
     tekton_runs: bool,
 }
@@ -65,43 +53,13 @@ impl Kubernetes {
     ///
     /// No address to be found, or one that would send the token in the clear.
     pub(super) fn resolve(args: &ReapArgs, environment: &Environment) -> Result<Self, Failure> {
-        let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty());
-        let address = match (
-            &args.kubernetes_api,
-            variable("KUBERNETES_SERVICE_HOST"),
-            variable("KUBERNETES_SERVICE_PORT"),
-        ) {
-            (Some(url), ..) => url.clone(),
-            // An IPv6 address needs brackets, in a URL as elsewhere.
-            (None, Some(host), Some(port)) if host.contains(':') => {
-                format!("https://[{host}]:{port}")
-            }
-            (None, Some(host), Some(port)) => format!("https://{host}:{port}"),
-            _ => {
-                return Err(Failure::config(
-                    "there is no Kubernetes API: this is no pod of a cluster",
-                )
-                .with_hint(
-                    "give `--kubernetes-api URL`, or the pods themselves with `--live-pods FILE`",
-                ));
-            }
-        };
-        let wrong = |what: &str| Failure::config(format!("`--kubernetes-api {address}` {what}"));
-        let base = Url::parse(&address).map_err(|error| wrong("is no URL").with_source(error))?;
-        if base.cannot_be_a_base() || !matches!(base.scheme(), "http" | "https") {
-            return Err(wrong("is neither http nor https"));
-        }
-        // `kubectl proxy` on this machine speaks http; anybody else would see the token.
-        if base.scheme() == "http" && !is_loopback(&base) {
-            return Err(wrong("would send the token in the clear")
-                .with_hint("use https, or `kubectl proxy` on this machine"));
-        }
+        let api = Api::resolve(
+            args.kubernetes_api.as_deref(),
+            args.kubernetes_credentials.as_deref(),
+            environment,
+        );
         Ok(Self {
-            base,
-            credentials: args
-                .kubernetes_credentials
-                .clone()
-                .unwrap_or_else(|| PathBuf::from(CREDENTIALS)),
+            api: api?,
             namespaces: args.pod_namespaces.clone(),
             tekton_runs: args.tekton_runs,
         })
@@ -113,7 +71,7 @@ impl Kubernetes {
     ///
     /// Whatever keeps the answer from being certainly whole.
     pub(super) async fn live(&self) -> Result<Live, Failure> {
-        let client = self.client().await?;
+        let client = self.api.client().await.map_err(undone)?;
         let mut live = Live {
             knows_runs: true,
             is_newer_than_listing: true,
@@ -150,32 +108,6 @@ impl Kubernetes {
             }
         }
         paths
-    }
-
-    async fn client(&self) -> Result<reqwest::Client, Failure> {
-        let mut builder = reqwest::Client::builder()
-            .redirect(redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(PAGE_TIMEOUT)
-            // The service address of a cluster is inside it; a proxy is for what is outside.
-            .no_proxy()
-            .user_agent(concat!("orka-step/", env!("CARGO_PKG_VERSION")));
-        orka_client::install_crypto_provider();
-        if self.base.scheme() == "https" {
-            let path = self.credentials.join("ca.crt");
-            let pem = self.read(&path).await?;
-            let roots = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
-                .ok()
-                .filter(|roots| !roots.is_empty())
-                .ok_or_else(|| unusable(&path, "holds no certificate"))?;
-            builder = builder.tls_certs_only(roots);
-        } else {
-            builder = builder.tls_certs_only([]);
-        }
-        builder.build().map_err(|error| {
-            Failure::internal("the Kubernetes client cannot be made").with_source(error)
-        })
     }
 
     /// All pages of one list, from the first to the last.
@@ -224,10 +156,7 @@ impl Kubernetes {
     }
 
     fn url(&self, path: &[String], next: Option<&str>) -> Url {
-        let mut url = self.base.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(path);
-        }
+        let mut url = self.api.url(path.iter().map(String::as_str));
         let mut query = url.query_pairs_mut();
         query.append_pair("limit", &PAGE_OBJECTS.to_string());
         if let Some(next) = next {
@@ -248,27 +177,30 @@ impl Kubernetes {
         let mut pause = PAUSE_FIRST;
         let mut attempt = 1;
         loop {
-            let failure = match self.exchange(client, url.clone()).await? {
-                Ok((200, _, body)) => {
-                    return serde_json::from_slice(&body).map(Some).map_err(|error| {
-                        unknown(format!("the list of {} cannot be read", shown(path)))
-                            .with_source(error)
-                    });
+            let answer = self
+                .api
+                .exchange(client, Method::GET, url.clone(), Body::Nothing)
+                .await
+                .map_err(undone)?;
+            let failure = match answer {
+                Ok(answer) if answer.status == 200 => {
+                    return serde_json::from_slice(&answer.body)
+                        .map(Some)
+                        .map_err(|error| {
+                            unknown(format!("the list of {} cannot be read", shown(path)))
+                                .with_source(error)
+                        });
                 }
-                Ok((410, ..)) if is_continued => return Ok(None),
-                Ok((status, retry_after, body)) => {
-                    let failure = refused(path, status, &body);
-                    if !matches!(status, 401 | 429 | 500..) {
+                Ok(answer) if answer.status == 410 && is_continued => return Ok(None),
+                Ok(answer) => {
+                    let failure = refused(path, &answer);
+                    if !answer.is_passing() {
                         return Err(failure);
                     }
-                    pause = pause.max(retry_after.unwrap_or_default());
+                    pause = pause.max(answer.retry_after.unwrap_or_default());
                     failure
                 }
-                Err(error) => unknown(format!(
-                    "Kubernetes at {} did not answer",
-                    self.base.origin().ascii_serialization()
-                ))
-                .with_source(error.without_url()),
+                Err(error) => undone(self.api.unreachable(error)),
             };
             if attempt >= ATTEMPTS {
                 return Err(failure);
@@ -279,79 +211,15 @@ impl Kubernetes {
             attempt += 1;
         }
     }
-
-    /// Status, `Retry-After` and body of one request. The token is read anew for each: Kubernetes replaces it.
-    async fn exchange(
-        &self,
-        client: &reqwest::Client,
-        url: Url,
-    ) -> Result<reqwest::Result<(u16, Option<Duration>, Vec<u8>)>, Failure> {
-        let mut request = client.get(url).header(ACCEPT, "application/json");
-        if let Some(token) = self.token().await? {
-            request = request.header(AUTHORIZATION, token);
-        }
-        let mut response = match request.send().await {
-            Ok(response) => response,
-            Err(error) => return Ok(Err(error)),
-        };
-        let status = response.status().as_u16();
-        let retry_after = response.headers().get("retry-after");
-        let retry_after = retry_after
-            .and_then(|value| value.to_str().ok()?.parse().ok())
-            .map(Duration::from_secs);
-        let mut body = Vec::new();
-        loop {
-            match response.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() <= PAGE_BYTES_MAX => {
-                    body.extend_from_slice(&chunk);
-                }
-                Ok(Some(_)) => return Err(unknown("a page is larger than 64 MiB".to_owned())),
-                Ok(None) => return Ok(Ok((status, retry_after, body))),
-                Err(error) => return Ok(Err(error)),
-            }
-        }
-    }
-
-    /// The `Authorization` header; none for a proxy on this machine that has the credentials itself.
-    async fn token(&self) -> Result<Option<HeaderValue>, Failure> {
-        let path = self.credentials.join("token");
-        if self.base.scheme() == "http" && !path.exists() {
-            return Ok(None);
-        }
-        let token = self.read(&path).await?;
-        let mut header = HeaderValue::try_from(format!("Bearer {}", token.trim()))
-            .map_err(|_| unusable(&path, "holds no token"))?;
-        header.set_sensitive(true);
-        Ok(Some(header))
-    }
-
-    async fn read(&self, path: &Path) -> Result<String, Failure> {
-        tokio::fs::read_to_string(path)
-            .await
-            .map_err(|error| unusable(path, "cannot be read").with_source(error))
-    }
 }
 
 impl fmt::Display for Kubernetes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Kubernetes at {}",
-            self.base.origin().ascii_serialization()
-        )?;
+        self.api.fmt(f)?;
         if self.namespaces.is_empty() {
             return Ok(());
         }
         write!(f, " (namespaces {})", self.namespaces.join(", "))
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
     }
 }
 
@@ -367,34 +235,22 @@ fn shown(path: &[String]) -> String {
 
 /// Who is alive cannot be known now.
 fn unknown(message: String) -> Failure {
-    Failure::new(
-        Kind::Unavailable,
-        Class::Config,
-        "kubernetes",
-        format!("{message}; nothing was deleted"),
-    )
+    undone(failed(message))
 }
 
-fn unusable(path: &Path, what: &str) -> Failure {
-    Failure::config(format!("`{}` {what}; nothing was deleted", path.display())).with_hint(
-        "run as a pod whose service account is mounted, or give `--kubernetes-credentials DIR` with the files `token` \
-         and `ca.crt`",
-    )
+/// Says what did not follow from it.
+fn undone(mut failure: Failure) -> Failure {
+    failure.message.push_str("; nothing was deleted");
+    failure
 }
 
 /// An answer that is no list, in the API's own words.
-fn refused(path: &[String], status: u16, body: &[u8]) -> Failure {
-    #[derive(serde::Deserialize)]
-    struct Status {
-        message: String,
-    }
-    let said = serde_json::from_slice::<Status>(body).map_or_else(
-        |_| "no word why".to_owned(),
-        |status| crate::lines::printable(status.message.as_bytes()),
-    );
+fn refused(path: &[String], answer: &Answer) -> Failure {
+    let status = answer.status;
     let failure = unknown(format!(
-        "Kubernetes refused to list {} with {status}: {said}",
-        shown(path)
+        "Kubernetes refused to list {} with {status}: {}",
+        shown(path),
+        answer.message()
     ));
     match status {
         401 => failure.with_hint("the token is not accepted: look at the pod's service account"),
