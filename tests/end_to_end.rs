@@ -12,6 +12,7 @@ mod frozen;
 mod grants;
 mod guards;
 mod guests;
+mod hand_over;
 mod keeping;
 mod leaks_page;
 mod log;

@@ -166,6 +166,16 @@ pub trait Cluster: Send + Sync {
     /// Ends the login, as far as that is possible and safe.
     async fn sign_out(&self) -> Result<SignOut, Failure>;
 
+    /// The token of the login, for a Secret that other Tasks of the run read.
+    async fn token(&self) -> Result<SecretString, Failure> {
+        Err(Failure::internal("this cluster has no tokens"))
+    }
+
+    /// Ends a login of an earlier Task, as far as that is possible and safe.
+    async fn revoke(&self, _token: SecretString) -> Result<SignOut, Failure> {
+        Ok(SignOut::NotApplicable)
+    }
+
     /// Every VM and every VM config that this login can see: on 2.x the user's own, on 3.x the VMs of everybody in the
     /// namespace.
     async fn list(&self) -> Result<Vec<Listed>, Failure>;

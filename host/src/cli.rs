@@ -307,6 +307,10 @@ pub struct RunArgs {
     )]
     pub pod_uid: Option<String>,
 
+    #[cfg(feature = "kubernetes")]
+    #[command(flatten)]
+    pub older_hand_over: HandOverArgs,
+
     /// What names of VMs and VM configs begin with.
     #[arg(long, env = "ORKA_VM_PREFIX", hide_env_values = true, value_name = "PREFIX", default_value = crate::identity::DEFAULT_PREFIX, help_heading = "Run")]
     pub vm_prefix: String,
@@ -480,6 +484,110 @@ pub enum OrkaVersion {
     /// Orka 3.x.
     #[value(name = "3")]
     V3,
+}
+
+/// By what Tasks of one run find what they share.
+#[cfg(feature = "kubernetes")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum HandOverBy {
+    /// The run's UID alone.
+    #[default]
+    Run,
+    /// That, and for steps of others a Secret and a ConfigMap.
+    Kubernetes,
+}
+
+/// The hand-over of the older Tasks.
+#[cfg(feature = "kubernetes")]
+#[derive(Args, Clone, Debug, Default)]
+pub struct HandOverArgs {
+    /// By what steps that are not ours learn the token and the VM config: `run` writes nothing into the namespace; with
+    /// `kubernetes`, `init` keeps both in a Secret and a ConfigMap, and `teardown` deletes them. The pod's service account
+    /// needs a Role for it.
+    #[arg(
+        long,
+        env = "ORKA_HAND_OVER",
+        hide_env_values = true,
+        value_enum,
+        value_name = "HOW",
+        default_value = "run",
+        help_heading = "Hand-over"
+    )]
+    pub hand_over: HandOverBy,
+
+    /// The Secret for the token.
+    #[arg(
+        long,
+        env = "ORKA_TOKEN_SECRET",
+        hide_env_values = true,
+        value_name = "NAME",
+        default_value = "orka-token",
+        help_heading = "Hand-over"
+    )]
+    pub token_secret: String,
+
+    /// Its key.
+    #[arg(
+        long,
+        env = "ORKA_TOKEN_SECRET_KEY",
+        hide_env_values = true,
+        value_name = "KEY",
+        default_value = "token",
+        help_heading = "Hand-over"
+    )]
+    pub token_secret_key: String,
+
+    /// The ConfigMap for the VM config's name.
+    #[arg(
+        long,
+        env = "ORKA_VM_NAME_CONFIG",
+        hide_env_values = true,
+        value_name = "NAME",
+        default_value = "orka-vm-name",
+        help_heading = "Hand-over"
+    )]
+    pub vm_name_config: String,
+
+    /// Its key.
+    #[arg(
+        long,
+        env = "ORKA_VM_NAME_CONFIG_KEY",
+        hide_env_values = true,
+        value_name = "KEY",
+        default_value = "vm-name",
+        help_heading = "Hand-over"
+    )]
+    pub vm_name_config_key: String,
+
+    /// Name of the PipelineRun, which then owns both: Kubernetes deletes them with it.
+    #[arg(
+        long,
+        env = "ORKA_RUN_NAME",
+        hide_env_values = true,
+        value_name = "NAME",
+        help_heading = "Hand-over"
+    )]
+    pub run_name: Option<String>,
+
+    /// The Kubernetes API; in a pod, that of its cluster.
+    #[arg(
+        long,
+        env = "ORKA_KUBERNETES_API",
+        hide_env_values = true,
+        value_name = "URL",
+        help_heading = "Hand-over"
+    )]
+    pub kubernetes_api: Option<String>,
+
+    /// A directory with the files `token`, `ca.crt` and `namespace`; in a pod, where its service account is mounted.
+    #[arg(
+        long,
+        env = "ORKA_KUBERNETES_CREDENTIALS",
+        hide_env_values = true,
+        value_name = "DIR",
+        help_heading = "Hand-over"
+    )]
+    pub kubernetes_credentials: Option<PathBuf>,
 }
 
 /// `orka-step migrate`.

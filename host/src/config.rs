@@ -20,6 +20,8 @@ use crate::cli::{CodeCacheArgs, OrkaArgs, OrkaVersion, RunArgs};
 use crate::failure::Failure;
 use crate::grants::GrantsFile;
 use crate::guard::{GuardSource, OnFailure};
+#[cfg(feature = "kubernetes")]
+use crate::hand_over::HandOver;
 use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::mask::Masker;
@@ -103,6 +105,9 @@ pub struct Config {
     pub identity: Identity,
     /// Whose the run's VMs are, by names that are prefixed in metadata.
     pub owner: Vec<(String, String)>,
+    /// The hand-over of the older Tasks, where it is asked for.
+    #[cfg(feature = "kubernetes")]
+    pub hand_over: Option<HandOver>,
     /// The sandbox's limits.
     pub limits: Limits,
     /// Secrets by name.
@@ -203,6 +208,16 @@ impl Config {
         }));
         let identity = identity.map(|identity| identity.in_task(given(&args.task_uid)));
         let owner = owner(args);
+        #[cfg(feature = "kubernetes")]
+        let hand_over = identity.as_ref().and_then(|identity| {
+            let uid = given(&args.run_uid);
+            problems.take(HandOver::resolve(
+                &args.older_hand_over,
+                uid,
+                identity,
+                environment,
+            ))
+        });
         let limits = problems.take(Limits::default().with(&args.limits));
         let secrets = problems.take(
             args.secrets
@@ -251,6 +266,9 @@ impl Config {
         else {
             return Err(problems.0);
         };
+        if !problems.0.is_empty() {
+            return Err(problems.0);
+        }
         Ok(Self {
             plugin,
             params,
@@ -274,6 +292,8 @@ impl Config {
             timeout: args.timeout,
             identity,
             owner,
+            #[cfg(feature = "kubernetes")]
+            hand_over: hand_over.flatten(),
             limits,
             secrets,
             masker,

@@ -182,6 +182,8 @@ impl Stage {
             run_uid: None,
             task_uid: None,
             pod_uid: None,
+            #[cfg(feature = "kubernetes")]
+            older_hand_over: crate::cli::HandOverArgs::default(),
             vm_prefix: crate::identity::DEFAULT_PREFIX.to_owned(),
         })
     }

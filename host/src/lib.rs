@@ -25,6 +25,8 @@ pub mod failure;
 pub mod fit;
 pub mod grants;
 pub mod guard;
+#[cfg(feature = "kubernetes")]
+pub mod hand_over;
 pub mod host_folder;
 pub mod identity;
 pub mod inspect;

@@ -360,6 +360,39 @@ spec:
     }
 
     #[test]
+    fn the_old_hand_over_is_asked_for_by_both_its_ends() {
+        let yaml = "
+apiVersion: tekton.dev/v1
+kind: Pipeline
+metadata: {name: p}
+spec:
+  tasks:
+    - name: setup
+      taskRef: {name: orka-init}
+      params: [{name: base-image, value: x}, {name: hand-over, value: kubernetes}, {name: orka-token-secret, value: t}]
+    - name: mine
+      taskSpec:
+        steps:
+          - image: x
+            env: [{name: T, valueFrom: {configMapKeyRef: {name: orka-vm-name, key: vm-name}}}]
+  finally:
+    - name: cleanup
+      taskRef: {name: orka-teardown}
+      params: [HAND_OVER]
+";
+        let told = "{name: hand-over, value: kubernetes}";
+        assert_eq!(
+            codes(&yaml.replace("HAND_OVER", told)),
+            [(Weight::Check, "hand-over.role")]
+        );
+        let untold = codes(&yaml.replace("HAND_OVER", ""));
+        assert!(
+            untold.contains(&(Weight::Change, "hand-over.teardown")),
+            "{untold:?}"
+        );
+    }
+
+    #[test]
     fn runs_are_looked_at_for_their_user_their_account_and_their_time() {
         let yaml = "
 apiVersion: tekton.dev/v1

@@ -63,6 +63,10 @@ pub struct Finished {
 /// Runs the job that `config` describes against the real cluster.
 pub async fn run(config: Config, console: Console, stop: Stop) -> Finished {
     let record = config.record.clone();
+    #[cfg(feature = "kubernetes")]
+    let mut config = config;
+    #[cfg(feature = "kubernetes")]
+    let hand_over = config.hand_over.take();
     let Prepared {
         compiled,
         plugin,
@@ -94,6 +98,10 @@ pub async fn run(config: Config, console: Console, stop: Stop) -> Finished {
     let run = RunContext::new(parts);
     if let Some(recorder) = &recorder {
         run.witnessed_by(Arc::clone(recorder) as Arc<dyn Witness>);
+    }
+    #[cfg(feature = "kubernetes")]
+    if let Some(hand_over) = hand_over {
+        run.hand_over_by(hand_over);
     }
     run.console.info(&format!(
         "plugin `{}` {} ({})",
@@ -219,7 +227,7 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
 /// Names the parameters of a Task that the plugin does not have.
 fn tell_left_out(manifest: &Manifest, config: &Config, console: &Console) {
     let offered = config.offered_params.iter();
-    let left_out: Vec<String> = offered
+    let mut left_out: Vec<String> = offered
         .filter(|(name, value)| !value.is_empty() && !manifest.parameters.contains_key(*name))
         .map(|(name, _)| format!("`{name}`"))
         .collect();
@@ -244,6 +252,10 @@ pub async fn execute(compiled: &Compiled, run: Arc<RunContext>) -> Conclusion {
     run.stop_programs().await;
     run.stop_tasks().await;
     let settlement = teardown::settle(&run).await;
+    #[cfg(feature = "kubernetes")]
+    if let Some(hand_over) = run.hand_over() {
+        hand_over.release(&run.console).await;
+    }
     let conclusion = conclude(&run, ending, settlement);
     if conclusion.outcome == Outcome::Succeeded
         && let Err(failure) = artifacts::declare(&run)

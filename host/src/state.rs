@@ -22,6 +22,8 @@ use crate::console::Console;
 use crate::failure::{Class, Failure};
 use crate::grants::Grants;
 use crate::guard::Guards;
+#[cfg(feature = "kubernetes")]
+use crate::hand_over::HandOver;
 use crate::identity::Identity;
 use crate::interference::Interference;
 use crate::journal::Journal;
@@ -180,6 +182,9 @@ pub struct RunContext {
     interference: OnceLock<Arc<Interference>>,
     /// Who records the run, or plays it again.
     witness: OnceLock<Arc<dyn Witness>>,
+    /// The hand-over of the older Tasks, where it is asked for.
+    #[cfg(feature = "kubernetes")]
+    hand_over: OnceLock<HandOver>,
 }
 
 /// The parts of a [`RunContext`] that a caller decides.
@@ -275,12 +280,26 @@ impl RunContext {
             tasks: Mutex::default(),
             interference: OnceLock::new(),
             witness: OnceLock::new(),
+            #[cfg(feature = "kubernetes")]
+            hand_over: OnceLock::new(),
         })
     }
 
     /// Lets a recorder or a replay know what the plugin does. The first one stays.
     pub fn witnessed_by(&self, witness: Arc<dyn Witness>) {
         let _ = self.witness.set(witness);
+    }
+
+    /// Hands over as the older Tasks did, besides.
+    #[cfg(feature = "kubernetes")]
+    pub fn hand_over_by(&self, hand_over: HandOver) {
+        let _ = self.hand_over.set(hand_over);
+    }
+
+    /// The hand-over of the older Tasks, where it is asked for.
+    #[cfg(feature = "kubernetes")]
+    pub fn hand_over(&self) -> Option<&HandOver> {
+        self.hand_over.get()
     }
 
     /// Notes a file of the workspace that the plugin read, where somebody takes notes.

@@ -497,7 +497,7 @@ pub async fn sign_out(run: &RunContext) {
     });
     tokio::select! {
         biased;
-        outcome = run.cluster.sign_out() => match outcome {
+        outcome = give_back_token(run) => match outcome {
             Ok(outcome) => {
                 tell_sign_out(&run.console, &outcome);
                 let _first = run.signed_out.set(outcome);
@@ -508,16 +508,33 @@ pub async fn sign_out(run: &RunContext) {
     }
 }
 
-/// Says what became of the token, and never more than was done.
+/// Gives the token back, unless steps of others go by it.
+pub async fn give_back_token(run: &RunContext) -> Result<SignOut, Failure> {
+    #[cfg(feature = "kubernetes")]
+    if let Some(hand_over) = run.hand_over().filter(|it| it.is_published()) {
+        return Ok(SignOut::Kept(format!(
+            "{} holds it until `teardown`",
+            hand_over.shown()
+        )));
+    }
+    run.cluster.sign_out().await
+}
+
+/// Says what became of the token.
 pub fn tell_sign_out(console: &Console, outcome: &SignOut) {
-    console.info(&match outcome {
+    console.info(&told_sign_out(outcome));
+}
+
+/// What became of a token, and never more than was done.
+pub fn told_sign_out(outcome: &SignOut) -> String {
+    match outcome {
         SignOut::Revoked => "token revoked".to_owned(),
         SignOut::Kept(reason) => format!("token kept: {reason}"),
         SignOut::NotApplicable => {
             "token dropped from memory; Orka 3 has no revocation, it ends by its own expiry"
                 .to_owned()
         }
-    });
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! A small Kubernetes API: lists of pods and of Tekton's runs in pages, by the documented shapes of both APIs.
+//! A small Kubernetes API: lists of pods and of Tekton's runs in pages, by the documented shapes of both APIs, and Secrets and
+//! ConfigMaps one at a time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -44,6 +45,11 @@ struct State {
     always: Option<Refusal>,
     before_next: Option<Hook>,
     requests: Vec<String>,
+    /// By resource and name: `secrets/orka-token`.
+    objects: BTreeMap<String, Value>,
+    /// What no service account may do: `create secrets`.
+    forbidden: BTreeSet<String>,
+    made: u32,
 }
 
 /// The API, with credentials for it.
@@ -90,6 +96,7 @@ impl Kubernetes {
         let credentials = tempfile::tempdir().unwrap();
         std::fs::write(credentials.path().join("token"), format!("{TOKEN}\n")).unwrap();
         std::fs::write(credentials.path().join("ca.crt"), authority).unwrap();
+        std::fs::write(credentials.path().join("namespace"), "ci").unwrap();
         let state = Arc::new(Mutex::new(State::default()));
         let served = Arc::clone(&state);
         let server = tokio::spawn(async move {
@@ -160,6 +167,31 @@ impl Kubernetes {
         self.state.lock().unwrap().pipeline_runs.push(run);
     }
 
+    /// Takes a right away, such as `create secrets`.
+    pub fn forbid(&self, right: &str) {
+        let mut state = self.state.lock().unwrap();
+        state.forbidden.insert(right.to_owned());
+    }
+
+    /// Makes an object that none of our runs has made, such as `secrets/orka-token`.
+    pub fn add_object(&self, path: &str) {
+        let object = json!({"metadata": {"name": path, "uid": "foreign"}});
+        let mut state = self.state.lock().unwrap();
+        state.objects.insert(path.to_owned(), object);
+    }
+
+    /// Secrets and ConfigMaps of the namespace `ci`, by resource and name.
+    pub fn objects(&self) -> BTreeMap<String, Value> {
+        self.state.lock().unwrap().objects.clone()
+    }
+
+    /// Adds a pipeline run that has ended at this time (RFC 3339).
+    pub fn add_ended_pipeline_run(&self, uid: &str, at: &str) {
+        let run = json!({"metadata": {"name": uid, "namespace": "ci", "uid": uid},
+            "status": {"completionTime": at}});
+        self.state.lock().unwrap().pipeline_runs.push(run);
+    }
+
     /// Lets the next requests go wrong, in order; none is one that goes well.
     pub fn script(&self, refusals: impl IntoIterator<Item = Option<Refusal>>) {
         self.state.lock().unwrap().script.extend(refusals);
@@ -191,14 +223,28 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, state: &Mutex<S
         }
     }
     let head = String::from_utf8_lossy(&head).into_owned();
+    let method = head.split(' ').next().unwrap_or_default().to_owned();
     let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    let length = head
+        .to_ascii_lowercase()
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok())
+        .unwrap_or(0);
+    let mut sent = vec![0; length];
+    if stream.read_exact(&mut sent).await.is_err() {
+        return;
+    }
+    let sent = serde_json::from_slice(&sent).unwrap_or_default();
     let (status, body, whole) = {
         let hook = state.lock().unwrap().before_next.take();
         if let Some(hook) = hook {
             hook();
         }
         let mut state = state.lock().unwrap();
-        state.requests.push(target.clone());
+        state.requests.push(match method.as_str() {
+            "GET" => target.clone(),
+            _ => format!("{method} {target}"),
+        });
         let refusal = state.always.or_else(|| state.script.pop_front().flatten());
         let authorized = head
             .to_ascii_lowercase()
@@ -213,7 +259,13 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, state: &Mutex<S
                 page["metadata"] = json!({"remainingItemCount": 7});
                 (200, page, true)
             }
-            None => (200, page(&state, &target), true),
+            None => match target.strip_prefix("/api/v1/namespaces/ci/") {
+                Some(path) if path.starts_with("secrets") || path.starts_with("configmaps") => {
+                    let (code, body) = one(&mut state, &method, path, sent);
+                    (code, body, true)
+                }
+                _ => (200, page(&state, &target), true),
+            },
         }
     };
     let body = body.to_string();
@@ -244,6 +296,69 @@ fn status(code: u16) -> Value {
     };
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message,
         "reason": reason, "code": code})
+}
+
+/// One Secret or ConfigMap: Kubernetes API reference, "Secret v1 core", "ConfigMap v1 core", and RFC 7386.
+fn one(state: &mut State, method: &str, path: &str, sent: Value) -> (u16, Value) {
+    let (resource, _) = path.split_once('/').unwrap_or((path, ""));
+    let verb = match method {
+        "GET" => "get",
+        "POST" => "create",
+        "PATCH" => "patch",
+        _ => "delete",
+    };
+    if state.forbidden.contains(&format!("{verb} {resource}")) {
+        let message = format!(
+            "{resource} is forbidden: User \"system:serviceaccount:ci:default\" cannot {verb} resource \"{resource}\" in API \
+             group \"\" in the namespace \"ci\""
+        );
+        return (
+            403,
+            json!({"kind": "Status", "message": message, "code": 403}),
+        );
+    }
+    let missing = json!({"kind": "Status", "message": format!("{path} not found"), "code": 404});
+    match verb {
+        "create" => {
+            let path = format!("{resource}/{}", sent["metadata"]["name"].as_str().unwrap());
+            if state.objects.contains_key(&path) {
+                let message = format!("{path} already exists");
+                return (
+                    409,
+                    json!({"kind": "Status", "message": message, "code": 409}),
+                );
+            }
+            state.made += 1;
+            let mut made = sent;
+            made["metadata"]["uid"] = json!(format!("uid-{}", state.made));
+            state.objects.insert(path, made.clone());
+            (201, made)
+        }
+        "get" => match state.objects.get(path) {
+            Some(object) => (200, object.clone()),
+            None => (404, missing),
+        },
+        "patch" => match state.objects.get_mut(path) {
+            Some(object) => {
+                for (key, value) in sent["data"].as_object().unwrap() {
+                    object["data"][key] = value.clone();
+                }
+                (200, object.clone())
+            }
+            None => (404, missing),
+        },
+        _ => match state.objects.get(path) {
+            Some(object) if object["metadata"]["uid"] == sent["preconditions"]["uid"] => {
+                state.objects.remove(path);
+                (200, json!({"kind": "Status", "status": "Success"}))
+            }
+            Some(_) => (
+                409,
+                json!({"kind": "Status", "message": "another uid", "code": 409}),
+            ),
+            None => (404, missing),
+        },
+    }
 }
 
 /// One page of a list: Kubernetes API concepts, "Retrieving large results sets in chunks".

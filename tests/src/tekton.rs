@@ -474,6 +474,10 @@ impl Pod {
             "metadata.uid" => self.pod.clone(),
             "metadata.labels['tekton.dev/taskRunUID']" => self.task_run.clone(),
             "metadata.labels['tekton.dev/pipelineRunUID']" => self.pipeline_run.clone(),
+            "metadata.labels['tekton.dev/pipelineRun']" => match self.pipeline_run.as_str() {
+                "" => String::new(),
+                _ => "the-pipeline-run".to_owned(),
+            },
             other => panic!("no field `{other}`"),
         }
     }

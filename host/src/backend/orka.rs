@@ -9,6 +9,7 @@ use orka_client::{
     Client, ClientConfig, DeployRequest, Error, Generation as ClientGeneration,
     Removal as ClientRemoval, SignOut as ClientSignOut, VmConfig, VmConfigSpec, VmInstance,
 };
+use secrecy::SecretString;
 use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
 
@@ -273,14 +274,25 @@ impl Cluster for OrkaCluster {
     }
 
     async fn sign_out(&self) -> Result<SignOut, Failure> {
-        Ok(match self.client()?.sign_out().await.map_err(later)? {
-            ClientSignOut::Revoked => SignOut::Revoked,
-            ClientSignOut::KeptShared => SignOut::Kept(why_kept(self.client()?)),
-            ClientSignOut::NothingToRevoke => SignOut::NotApplicable,
-            ClientSignOut::NeverSignedIn => {
-                SignOut::Kept("it was given, not obtained by this run".to_owned())
-            }
-        })
+        let client = self.client()?;
+        client
+            .sign_out()
+            .await
+            .map(|outcome| sign_out(client, outcome))
+            .map_err(later)
+    }
+
+    async fn token(&self) -> Result<SecretString, Failure> {
+        self.client()?.token().await.map_err(later)
+    }
+
+    async fn revoke(&self, token: SecretString) -> Result<SignOut, Failure> {
+        let client = self.client()?;
+        client
+            .revoke(token)
+            .await
+            .map(|outcome| sign_out(client, outcome))
+            .map_err(later)
     }
 
     async fn list(&self) -> Result<Vec<Listed>, Failure> {
@@ -445,6 +457,17 @@ fn shortened(names: &[&str]) -> String {
         (true, _) => "none".to_owned(),
         (false, 0) => shown.join(", "),
         (false, more) => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+fn sign_out(client: &Client, outcome: ClientSignOut) -> SignOut {
+    match outcome {
+        ClientSignOut::Revoked => SignOut::Revoked,
+        ClientSignOut::KeptShared => SignOut::Kept(why_kept(client)),
+        ClientSignOut::NothingToRevoke => SignOut::NotApplicable,
+        ClientSignOut::NeverSignedIn => {
+            SignOut::Kept("it was given, not obtained by this run".to_owned())
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! `cluster`: sessions, VM configs and VMs. What outlives the run, or is shared with others, is in [`keep`] and [`shared`].
 
 mod keep;
+mod older;
 mod shared;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -224,7 +225,12 @@ impl HostSession for HostState {
 
     async fn purge_run(&mut self, _session: Resource<Session>) -> Result<Purged, CallError> {
         let run = &self.run;
-        let work = run.tidy(Tidying::PurgeRun, shared::purge_run(run));
+        let work = run.tidy(Tidying::PurgeRun, async {
+            let purged = shared::purge_run(run).await;
+            // VMs cost money: they go first, and what is left of the rest is deleted all the same.
+            let retracted = older::retract(run).await;
+            purged.and_then(|purged| retracted.map(|()| purged))
+        });
         run.call("cluster.purge-run", work).await
     }
 
@@ -271,7 +277,7 @@ async fn sign_out(run: &RunContext) -> Result<SignOut, Failure> {
                 .to_owned(),
         ));
     }
-    let outcome = run.cluster.sign_out().await?;
+    let outcome = teardown::give_back_token(run).await?;
     teardown::tell_sign_out(&run.console, &outcome);
     Ok(run.signed_out.get_or_init(|| outcome).clone())
 }
@@ -673,7 +679,8 @@ impl HostVmConfig for HostState {
     async fn hand_over(&mut self, config: Resource<VmConfig>) -> Result<String, CallError> {
         let template = self.table.get(&config)?.0.clone();
         let run = &self.run;
-        run.call_now("cluster.hand-over", || shared::hand_over(run, &template))
+        run.call("cluster.hand-over", shared::hand_over(run, &template))
+            .await
     }
 
     async fn purge(&mut self, config: Resource<VmConfig>) -> Result<(), CallError> {

@@ -43,7 +43,7 @@ enum Fate {
 }
 
 const IMAGE: Fate = Fate::NoEffect("", "the image comes with the Task");
-const TOKEN: &str = "no token is handed from Task to Task; each signs in by itself";
+const TOKEN: &str = "no token is handed from Task to Task, unless `hand-over` is `kubernetes`; each signs in by itself";
 
 fn fate(param: &str) -> Option<Fate> {
     Some(match param {
@@ -87,7 +87,8 @@ fn fate(param: &str) -> Option<Fate> {
 }
 
 /// Parameters that the Tasks have beyond the older ones; enough not to call them unknown.
-const NEW: [&str; 33] = [
+const NEW: [&str; 34] = [
+    "hand-over",
     "script-file",
     "env",
     "secret-env",
@@ -171,11 +172,22 @@ impl<'a> Use<'a> {
                 "install the Task into the namespace and leave `kind` out",
             ));
         }
+        let hands_over = self.hands_over();
         for (name, value) in self.params() {
-            findings.extend(of_param(name, value));
+            if !(hands_over && name.starts_with("orka-token-secret")) {
+                findings.extend(of_param(name, value));
+            }
         }
         findings.extend(self.time());
         findings
+    }
+
+    /// Whether it keeps the Secret and the ConfigMap of the older Tasks.
+    fn hands_over(&self) -> bool {
+        matches!(self.task, OldTask::Init | OldTask::Teardown)
+            && self
+                .params()
+                .any(|param| param == ("hand-over", Some("kubernetes")))
     }
 
     fn time(&self) -> Option<Finding> {
@@ -218,6 +230,17 @@ impl<'a> Use<'a> {
                     .to_owned(),
                 hint: Some("add `orka-teardown` under `finally`".to_owned()),
             });
+        }
+        let teardown = uses.iter().find(|it| it.task == OldTask::Teardown);
+        if self.task == OldTask::Init
+            && self.hands_over()
+            && teardown.is_some_and(|teardown| !teardown.hands_over())
+        {
+            findings.push(change(
+                "hand-over.teardown",
+                "`orka-teardown` is not told of the Secret, and leaves its token valid".to_owned(),
+                "give it `hand-over: kubernetes` as well, and the names if they are not the default ones",
+            ));
         }
         findings
     }
@@ -320,11 +343,25 @@ pub(super) fn of_hand_over(document: &Value) -> Option<Finding> {
             || value["secret"]["secretName"] == "orka-token"
             || value["configMap"]["name"] == "orka-vm-name"
     };
-    any(document, &reads).then(|| {
+    if !any(document, &reads) {
+        return None;
+    }
+    let hands_over = |value: &Value| value["name"] == "hand-over" && value["value"] == "kubernetes";
+    Some(if any(document, &hands_over) {
+        Finding {
+            weight: Weight::Check,
+            code: "hand-over.role",
+            message: "the service account of `orka-init` and `orka-teardown` has to keep a Secret and a ConfigMap".to_owned(),
+            hint: Some("`kubectl apply -k tekton/overlays/hand-over` gives it that right".to_owned()),
+        }
+    } else {
         change(
             "hand-over.read",
-            "something reads the Secret `orka-token` or the ConfigMap `orka-vm-name`, which are not written any more".to_owned(),
-            "sign in with the Secret `orka-creds`, and take the VM config's name from the result `vm-name` of `orka-init`",
+            "something reads the Secret `orka-token` or the ConfigMap `orka-vm-name`, which are not written by themselves any \
+             more"
+                .to_owned(),
+            "give `orka-init` and `orka-teardown` the parameter `hand-over: kubernetes`; or sign in with the Secret `orka-creds`, \
+             and take the VM config's name from the result `vm-name` of `orka-init`",
         )
     })
 }

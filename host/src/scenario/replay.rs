@@ -332,6 +332,14 @@ impl Cluster for ReplayedCluster {
         self.inner.sign_out().await
     }
 
+    async fn token(&self) -> Result<SecretString, Failure> {
+        self.inner.token().await
+    }
+
+    async fn revoke(&self, token: SecretString) -> Result<SignOut, Failure> {
+        self.inner.revoke(token).await
+    }
+
     async fn list(&self) -> Result<Vec<Listed>, Failure> {
         self.inner.list().await
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cap_std::fs::Dir;
+use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -423,6 +424,14 @@ impl Cluster for RecordedCluster {
 
     async fn sign_out(&self) -> Result<SignOut, Failure> {
         self.inner.sign_out().await
+    }
+
+    async fn token(&self) -> Result<SecretString, Failure> {
+        self.inner.token().await
+    }
+
+    async fn revoke(&self, token: SecretString) -> Result<SignOut, Failure> {
+        self.inner.revoke(token).await
     }
 
     async fn list(&self) -> Result<Vec<Listed>, Failure> {

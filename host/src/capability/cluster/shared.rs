@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use super::keep::still_there;
-use super::{Template, Vm, VmConfig, key_of, still_signed_in};
+use super::{Template, Vm, VmConfig, key_of, older, still_signed_in};
 use crate::backend::StoredConfig;
 use crate::backend::orka::NO_SUCH_CALL;
 use crate::bindings::orka::plugin::cluster::{Purged, VmSpec};
@@ -159,6 +159,7 @@ pub(super) async fn create(
     run.guards.config(run, &mut spec).await?;
     run.grants.admit_vm(&mut spec)?;
     still_signed_in(run)?;
+    older::claim(run).await?;
     // What is in the ledger already is being deleted: an earlier pod did not come to its end.
     let present = match shared(run, channel).await {
         Ok(present) => present,
@@ -285,10 +286,32 @@ fn tell_adopted(run: &RunContext, name: &str, spec: &VmSpec) {
 }
 
 /// Leaves a VM config to other Tasks.
-pub(super) fn hand_over(run: &RunContext, template: &Template) -> Result<String, Failure> {
+pub(super) async fn hand_over(run: &RunContext, template: &Template) -> Result<String, Failure> {
     run.grants.require(Capability::ClusterHandOver)?;
+    may_hand_over(template)?;
     let name = &template.name;
-    let mut deployed = template.deployed();
+    let text = Text {
+        v: VERSION,
+        name: name.clone(),
+        orka: generation(run),
+        spec: Spec::from(&template.spec),
+    };
+    let text = serde_json::to_string(&text).map_err(|error| {
+        Failure::internal("a VM config cannot be written down").with_source(error)
+    })?;
+    // As long as that fails the VM config is this run's to delete.
+    older::publish(run, name).await?;
+    run.ledger.hand_over(name)?;
+    template.deployed().handed_over = true;
+    run.console.info(&format!(
+        "handed VM config `{name}` over to later Tasks of the run"
+    ));
+    Ok(text)
+}
+
+fn may_hand_over(template: &Template) -> Result<(), Failure> {
+    let name = &template.name;
+    let deployed = template.deployed();
     if template.adopted {
         return Err(conflict(
             "run.config-adopted",
@@ -307,21 +330,7 @@ pub(super) fn hand_over(run: &RunContext, template: &Template) -> Result<String,
             format!("VMs were deployed from the VM config `{name}`"),
         ));
     }
-    let text = Text {
-        v: VERSION,
-        name: name.clone(),
-        orka: generation(run),
-        spec: Spec::from(&template.spec),
-    };
-    let text = serde_json::to_string(&text).map_err(|error| {
-        Failure::internal("a VM config cannot be written down").with_source(error)
-    })?;
-    run.ledger.hand_over(name)?;
-    deployed.handed_over = true;
-    run.console.info(&format!(
-        "handed VM config `{name}` over to later Tasks of the run"
-    ));
-    Ok(text)
+    Ok(())
 }
 
 /// Leaves a VM to whoever purges the run.

@@ -9,6 +9,8 @@ use super::task::Task;
 pub(super) enum Way {
     /// As a section of the step's file, of this kind.
     Section(String),
+    /// As two of them: for the plugin and for the program.
+    Sections(String, String),
     /// As a name in the Task's volumes: nothing of it reaches the program.
     Volume,
     /// As an environment variable (a StepAction has no file).
@@ -82,11 +84,15 @@ fn default(parameter: &Parameter) -> String {
 /// All parameters of a Task, in the order in which they are written.
 pub(super) fn of(task: &Task, manifest: &Manifest) -> Vec<TaskParameter> {
     let section = |name: &str| Way::Section(format!("param {name}"));
+    let way = |name: &str| match program_flag(task, name) {
+        Some(flag) => Way::Sections(format!("param {name}"), format!("set {flag}")),
+        None => section(name),
+    };
     let mut own: Vec<TaskParameter> = manifest
         .parameters
         .iter()
         .filter(|(name, _)| *name != "script")
-        .map(|(name, parameter)| TaskParameter::of_plugin(name, parameter, section(name)))
+        .map(|(name, parameter)| TaskParameter::of_plugin(name, parameter, way(name)))
         .collect();
     // What has to be given comes first; the rest is by name.
     own.sort_by_key(|parameter| parameter.default.is_some());
@@ -248,7 +254,9 @@ fn older(task: &Task) -> Vec<TaskParameter> {
             "/tekton/home",
         ));
     }
-    if task.is_modular {
+    if task.hands_over() {
+        all.extend(older_hand_over(task));
+    } else if task.is_modular {
         let text = "Accepted and without effect: no token is handed from Task to Task";
         all.push(TaskParameter::ignored(
             "orka-token-secret",
@@ -260,6 +268,49 @@ fn older(task: &Task) -> Vec<TaskParameter> {
             text,
             "token",
         ));
+    }
+    all
+}
+
+/// The flag of the program that a parameter of the older hand-over is for.
+fn program_flag(task: &Task, parameter: &str) -> Option<&'static str> {
+    let flag = match parameter {
+        "orka-token-secret" => "token-secret",
+        "orka-token-secret-key" => "token-secret-key",
+        "orka-vm-name-config" => "vm-name-config",
+        "orka-vm-name-config-key" => "vm-name-config-key",
+        _ => return None,
+    };
+    task.hands_over().then_some(flag)
+}
+
+/// The Secret and the ConfigMap of the older Tasks.
+fn older_hand_over(task: &Task) -> Vec<TaskParameter> {
+    let mut all = vec![TaskParameter::set(
+        "hand-over",
+        "`kubernetes` hands over as the older Tasks did, for steps of others: `orka-init` keeps the token in a Secret and the VM \
+         config's name in a ConfigMap, `orka-teardown` revokes and deletes them; give it to both. The service account needs the \
+         Role of `tekton/overlays/hand-over`. Empty writes nothing into the namespace",
+    )];
+    let mut named = |name: &str, description: &str, default: &str| {
+        let flag = program_flag(task, name).unwrap_or_default();
+        let way = Way::Section(format!("set {flag}"));
+        all.push(TaskParameter::new(name, description, default, way));
+    };
+    named(
+        "orka-token-secret",
+        "The Secret for the token, with `hand-over: kubernetes`. Runs at the same time need a name each",
+        "orka-token",
+    );
+    named("orka-token-secret-key", "Its key", "token");
+    // `orka-init` has these two from its plugin.
+    if task.name == "orka-teardown" {
+        named(
+            "orka-vm-name-config",
+            "The ConfigMap for the VM config's name, with `hand-over: kubernetes`",
+            "orka-vm-name",
+        );
+        named("orka-vm-name-config-key", "Its key", "vm-name");
     }
     all
 }

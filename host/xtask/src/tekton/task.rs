@@ -100,6 +100,14 @@ pub(super) const IDENTITY: &str = "\
       fieldPath: metadata.uid
 ";
 
+/// Which PipelineRun owns what is handed over.
+const RUN_NAME: &str = "\
+- name: ORKA_RUN_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.labels['tekton.dev/pipelineRun']
+";
+
 /// A workspace of a Task.
 pub(super) struct Workspace {
     pub(super) name: &'static str,
@@ -246,6 +254,11 @@ pub(super) fn all() -> [Task; 4] {
 }
 
 impl Task {
+    /// Whether it writes or deletes what the older Tasks handed over.
+    pub(super) fn hands_over(&self) -> bool {
+        self.is_modular && !self.uses_ssh
+    }
+
     /// Its results, the plugin's own included.
     pub(super) fn results(&self, manifest: &Manifest) -> Vec<(String, String)> {
         let own = manifest.results.iter();
@@ -356,6 +369,9 @@ impl Task {
         }
         yaml.line(3, "env:");
         yaml.lines(4, IDENTITY);
+        if self.hands_over() {
+            yaml.lines(4, RUN_NAME);
+        }
         yaml.line(3, "envFrom:");
         yaml.lines(
             4,
@@ -387,9 +403,15 @@ impl Task {
             .collect();
         let (script, others): (Vec<_>, Vec<_>) = parameters
             .iter()
-            .filter_map(|it| match &it.way {
-                Way::Section(section) => Some((section.clone(), format!("$(params.{})", it.name))),
-                Way::Volume | Way::Variable(_) => None,
+            .flat_map(|it| {
+                let sections = match &it.way {
+                    Way::Section(section) => vec![section],
+                    Way::Sections(plugin, program) => vec![plugin, program],
+                    Way::Volume | Way::Variable(_) => Vec::new(),
+                };
+                let value = format!("$(params.{})", it.name);
+                let pair = move |section: &String| (section.clone(), value.clone());
+                sections.into_iter().map(pair)
             })
             .partition(|(section, _)| section == "script");
         sections.extend(others);

@@ -1,9 +1,12 @@
 //! Signing in and out, and what the API thinks of the token in between.
 
+use secrecy::SecretString;
+
 use super::Client;
 use crate::config::Generation;
 use crate::error::Error;
 use crate::lenient::{self, Object};
+use crate::token::Lease;
 use crate::version::ApiVersion;
 use crate::vm::{SignOut, TokenState};
 use crate::{v2, v3};
@@ -90,24 +93,55 @@ impl Client {
             tokens.forget().await;
             return Ok(SignOut::NothingToRevoke);
         }
-        let own = tokens.come_from_login()
-            && self
-                .api_version()
-                .is_some_and(ApiVersion::has_token_per_login);
-        if !own {
+        if !self.has_token_of_its_own() {
             tokens.forget().await;
             return Ok(SignOut::KeptShared);
         }
+        self.revoked(&lease).await?;
+        tokens.forget().await;
+        Ok(SignOut::Revoked)
+    }
+
+    /// The token in use, for somebody who has to have it; obtains one if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Those of signing in.
+    pub async fn token(&self) -> Result<SecretString, Error> {
+        let lease = self.0.tokens.current(&self.0.transport).await?;
+        Ok(lease.token)
+    }
+
+    /// As [`Client::sign_out`], for a token that another client of the same user got and passed on. This client stays signed in.
+    ///
+    /// # Errors
+    ///
+    /// Those of `DELETE /token`.
+    pub async fn revoke(&self, token: SecretString) -> Result<SignOut, Error> {
+        if self.generation() == Generation::Orka3 {
+            return Ok(SignOut::NothingToRevoke);
+        }
+        if !self.has_token_of_its_own() {
+            return Ok(SignOut::KeptShared);
+        }
+        let lease = Lease { token, number: 0 };
+        self.revoked(&lease).await.map(|()| SignOut::Revoked)
+    }
+
+    /// Whether a login gives a token that no other login of the user has.
+    fn has_token_of_its_own(&self) -> bool {
+        let version = self.api_version();
+        self.0.tokens.come_from_login() && version.is_some_and(ApiVersion::has_token_per_login)
+    }
+
+    async fn revoked(&self, lease: &Lease) -> Result<(), Error> {
         let call = v2::revoke(&self.0.transport);
         match self
-            .with_token(&call, &lease, |reply| v2::judge(&call, reply))
+            .with_token(&call, lease, |reply| v2::judge(&call, reply))
             .await
         {
             // A token that is refused already is as good as revoked.
-            Ok(_) | Err(Error::Unauthorized(_)) => {
-                tokens.forget().await;
-                Ok(SignOut::Revoked)
-            }
+            Ok(_) | Err(Error::Unauthorized(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
