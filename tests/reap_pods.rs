@@ -572,3 +572,46 @@ async fn vms_of_other_users_and_namespaces_are_out_of_reach() {
     assert_eq!(ended.code, Some(0), "{ended}");
     assert_eq!(cluster.names().len(), 1, "{ended}");
 }
+
+/// Tekton deletes the pods of a run that is cancelled: the config that its killed step left has no age, and no pod tells of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_whose_pods_are_gone_goes_when_its_run_has_ended() {
+    let cluster = Cluster::start().await;
+    let kubernetes = Kubernetes::start().await;
+    kubernetes.add_pod("ci", &uid("another"), &uid("another run"), "Running");
+    kubernetes.add_pod("kube-system", &uid("system"), "", "Running");
+    let config = |run: &str| name("tekton", &uid(run), &uid(&format!("pod of {run}")), 1);
+    for run in ["over", "just over", "on", "unknown"] {
+        let seed = Seed::vm(config(run), 2 * HOUR).of_kind(SeedKind::ConfigOnly);
+        cluster.sim.seed([seed]);
+    }
+    let ago =
+        |minutes| (jiff::Timestamp::now() - jiff::SignedDuration::from_mins(minutes)).to_string();
+    kubernetes.add_ended_pipeline_run(&uid("over"), &ago(120));
+    kubernetes.add_ended_pipeline_run(&uid("just over"), &ago(1));
+    kubernetes.add_pipeline_run(&uid("on"));
+    let ended = reap(&cluster, &kubernetes)
+        .argument("--tekton-runs")
+        .argument("--json")
+        .ended()
+        .await;
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let summary = ended.summary();
+    for (run, expected) in [
+        ("over", "pod-gone"),
+        ("just over", "run-recent"),
+        ("on", "run-live"),
+        ("unknown", "age-unknown"),
+    ] {
+        assert_eq!(reason(&summary, &config(run)), expected, "{run}");
+    }
+    let left: Vec<String> = cluster
+        .sim
+        .state()
+        .configs
+        .into_iter()
+        .map(|it| it.name)
+        .collect();
+    assert_eq!(left.len(), 3, "{left:?}");
+    assert!(!left.contains(&config("over")));
+}

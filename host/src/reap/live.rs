@@ -32,7 +32,7 @@ pub struct Live {
     pub pods: BTreeSet<String>,
     /// Runs that have a live pod, or have not ended.
     pub runs: BTreeSet<String>,
-    /// When the last known pod of a run ended.
+    /// When the last known pod of a run, or the run itself, ended.
     pub ended: BTreeMap<String, Timestamp>,
     /// Pods that were told of at all, ended ones included.
     pub told: usize,
@@ -167,8 +167,13 @@ impl Live {
 
     fn add_run(&mut self, run: &Item) -> Result<(), Failure> {
         let uid = run.uid()?;
-        if run.status.completion_time.is_none() {
-            self.runs.insert(hash_of(uid));
+        match &run.status.completion_time {
+            None => {
+                self.runs.insert(hash_of(uid));
+            }
+            // Tekton deletes the pods of a run that is cancelled or out of time: then nothing else tells that it has ended. One
+            // whose time cannot be read has ended all the same, nobody knows when.
+            Some(time) => self.has_ended(uid, time.parse().unwrap_or(Timestamp::MIN)),
         }
         let results = run.status.results.iter();
         let by = run.runs().chain([uid]).map(hash_of).collect();
@@ -201,6 +206,12 @@ impl Live {
         }
     }
 
+    /// Something of a run ended at this time, or nobody knows when.
+    fn has_ended(&mut self, run: &str, at: Timestamp) {
+        let known = self.ended.entry(hash_of(run)).or_insert(Timestamp::MIN);
+        *known = at.max(*known);
+    }
+
     fn add_pod(&mut self, pod: &Item) -> Result<(), Failure> {
         let uid = pod.uid()?;
         self.told += 1;
@@ -217,8 +228,7 @@ impl Live {
         if pod.has_ended() {
             let last = pod.status.last_end();
             for run in runs {
-                let known = self.ended.entry(hash_of(run)).or_insert(Timestamp::MIN);
-                *known = last.unwrap_or(Timestamp::MIN).max(*known);
+                self.has_ended(run, last.unwrap_or(Timestamp::MIN));
             }
         } else {
             self.pods.insert(hash_of(uid));

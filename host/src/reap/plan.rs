@@ -267,8 +267,8 @@ fn of_finished_run(
             return Reason::RunRecent(ago);
         }
     }
-    // A VM config alone has no age. The end of its run's last pod stands for it, where that is known and was read after the
-    // config was listed: whoever could still use it would have been seen, or is a pod that may follow for the grace alone.
+    // A VM config alone has no age. The end of its run or of the run's last pod stands for it, where that is known and was read
+    // after the config was listed: whoever could still use it would have been seen, or is a pod that may follow for the grace alone.
     let has_ended = live
         .ended
         .get(&item.run_hash)
