@@ -462,17 +462,10 @@ async fn teardown_needs_nothing_of_an_init_that_never_ran() {
 async fn the_step_action_builds_between_other_steps() {
     for config in generations() {
         let cluster = Cluster::with(config).await;
-        let namespace = Namespace::of(&cluster);
         let sources = tempfile::tempdir().unwrap();
         std::fs::create_dir(sources.path().join("ci")).unwrap();
         std::fs::write(sources.path().join("ci/build.sh"), AWKWARD).unwrap();
-        let ended = namespace
-            .run(&Definition::step_action("orka-step"))
-            .param("workspace-path", sources.path().to_str().unwrap())
-            .param("orka-credentials", "orka-creds")
-            .param("ssh-credentials", "orka-ssh-creds")
-            .param("base-image", "Sonoma.orkasi")
-            .env_from("orka-tekton-config")
+        let ended = step_action(&cluster, sources.path())
             .param("script-file", "ci/build.sh")
             .ended()
             .await;
@@ -481,4 +474,100 @@ async fn the_step_action_builds_between_other_steps() {
         assert_eq!(String::from_utf8(came).unwrap(), AWKWARD);
         cluster.assert_purged();
     }
+}
+
+/// A `fieldRef` is not expanded, so the annotation comes as it was written.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_byte_of_a_script_reaches_the_vm_by_the_step_actions_annotation() {
+    let cluster = Cluster::start().await;
+    let sources = tempfile::tempdir().unwrap();
+    let ended = step_action(&cluster, sources.path())
+        .annotated_script(AWKWARD)
+        .ended()
+        .await;
+    assert_outcome(&ended, 0, "succeeded");
+    let came = std::fs::read(sources.path().join("script-as-it-came")).unwrap();
+    assert_eq!(String::from_utf8(came).unwrap(), AWKWARD);
+    cluster.assert_purged();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_of_the_step_action_that_kubernetes_may_have_altered_is_refused() {
+    let cluster = Cluster::start().await;
+    let sources = tempfile::tempdir().unwrap();
+    for value in ["build/$$/x", "build/$(NOTHING)/x", "build/$x"] {
+        let ended = step_action(&cluster, sources.path())
+            .annotated_script("true")
+            .param("artifacts", value)
+            .ended()
+            .await;
+        assert_eq!(ended.code, Some(211), "{ended}");
+        ended.assert_says(&[
+            "the StepAction's parameter `artifacts` holds a `$`",
+            "`orka-step/script`",
+        ]);
+    }
+    cluster.assert_untouched();
+}
+
+/// The StepAction gives the parameters of `build`; another plugin has others.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_step_action_runs_a_plugin_that_lacks_most_of_its_parameters() {
+    let cluster = Cluster::start().await;
+    let sources = tempfile::tempdir().unwrap();
+    let ended = step_action(&cluster, sources.path())
+        .param("plugin", "teardown")
+        .param("cpu-count", "4")
+        .ended()
+        .await;
+    assert_outcome(&ended, 0, "succeeded");
+    ended.assert_says(&[
+        "left out what plugin `teardown` has no parameter for",
+        "ORKA_PARAM_CPU_COUNT",
+    ]);
+    cluster.assert_nothing_left();
+}
+
+fn step_action(cluster: &Cluster, sources: &std::path::Path) -> Pod {
+    Namespace::of(cluster)
+        .run(&Definition::step_action("orka-step"))
+        .param("workspace-path", sources.to_str().unwrap())
+        .param("orka-credentials", "orka-creds")
+        .param("ssh-credentials", "orka-ssh-creds")
+        .param("base-image", "Sonoma.orkasi")
+        .env_from("orka-tekton-config")
+}
+
+/// Parameters of a bundled plugin that the Task does not have come by `plugin-params`.
+#[tokio::test(flavor = "multi_thread")]
+async fn orka_full_runs_the_other_bundled_plugins_with_parameters_of_their_own() {
+    let cluster = Cluster::start().await;
+    let ended = full(&Namespace::of(&cluster))
+        .param("plugin", "matrix")
+        .param("script", "echo \"$ORKA_MATRIX_CELL\" >cell\n")
+        .param(
+            "plugin-params",
+            r#"{"cells": "a=Sonoma.orkasi\nb=Sonoma.orkasi,cpu-count=4"}"#,
+        )
+        .ended()
+        .await;
+    assert_outcome(&ended, 0, "succeeded");
+    assert_eq!(ended.result("matrix"), r#"{"a":0,"b":0}"#, "{ended}");
+    cluster.assert_purged();
+
+    let cluster = Cluster::start().await;
+    let ended = full(&Namespace::of(&cluster))
+        .param("plugin", "retry-elsewhere")
+        .param("script", "echo built")
+        .param("node", "no-such-node")
+        .param("plugin-params", "alternatives=node=")
+        .ended()
+        .await;
+    assert_outcome(&ended, 0, "succeeded");
+    assert_eq!(
+        ended.result("built-on"),
+        "Sonoma.orkasi, 3 cores",
+        "{ended}"
+    );
+    cluster.assert_purged();
 }

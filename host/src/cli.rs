@@ -307,6 +307,11 @@ pub struct RunArgs {
     )]
     pub pod_uid: Option<String>,
 
+    /// The environment is that of the StepAction: parameters that the plugin does not have are left out, and a value in which
+    /// Kubernetes may have replaced `$$` or `$(NAME)` is refused.
+    #[arg(long, help_heading = "Run")]
+    pub step_action: bool,
+
     #[cfg(feature = "kubernetes")]
     #[command(flatten)]
     pub older_hand_over: HandOverArgs,

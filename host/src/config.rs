@@ -75,6 +75,8 @@ pub struct Config {
     pub params: BTreeMap<String, String>,
     /// Parameters from the environment, by variable name.
     pub environment_params: BTreeMap<String, String>,
+    /// Whether those are the StepAction's, some of which the plugin may not have.
+    pub step_action: bool,
     /// Parameters of a Task, some of which the plugin may not have.
     pub offered_params: BTreeMap<String, String>,
     /// The script given as a file, without a first line that names this program.
@@ -225,6 +227,9 @@ impl Config {
                 .map_or_else(|| Ok(BTreeMap::new()), read_secrets),
         );
         let params = problems.take(params(args.params.iter().chain(&task.params)));
+        if args.step_action {
+            problems.0.extend(altered(environment));
+        }
         if let Some(secrets) = &secrets {
             secrets
                 .values()
@@ -273,9 +278,12 @@ impl Config {
             plugin,
             params,
             offered_params: task.offered,
+            step_action: args.step_action,
             environment_params: environment
                 .iter()
                 .filter(|(name, _)| name.starts_with(PARAM_PREFIX))
+                // The StepAction gives every parameter it has, empty where nobody said anything.
+                .filter(|(_, value)| !(args.step_action && value.is_empty()))
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
             script,
@@ -365,6 +373,27 @@ fn uids_are_expanded(args: &RunArgs) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Parameters of a StepAction that Kubernetes may have altered on their way: it halves `$$` and replaces `$(NAME)`, and nobody can
+/// tell afterwards what they were. The script comes by an annotation, which it leaves alone.
+fn altered(environment: &Environment) -> Vec<Failure> {
+    environment
+        .iter()
+        .filter_map(|(variable, value)| Some((variable.strip_prefix(PARAM_PREFIX)?, value)))
+        .filter(|(name, value)| *name != "SCRIPT" && value.contains('$'))
+        .map(|(name, _)| {
+            let name = name.to_lowercase().replace('_', "-");
+            let mut failure = Failure::config(format!(
+                "the StepAction's parameter `{name}` holds a `$`: Kubernetes may have replaced a `$$` or `$(NAME)` in it"
+            ));
+            failure.code = "params.altered".into();
+            failure.with_hint(
+                "put what needs a `$` into the script, as a file (`script-file`) or in the TaskRun's annotation \
+                 `orka-step/script`, or use the Task `orka-full`",
+            )
+        })
+        .collect()
 }
 
 /// Whose the run's VMs are, as they are told where the API carries such.

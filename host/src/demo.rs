@@ -182,6 +182,7 @@ impl Stage {
             run_uid: None,
             task_uid: None,
             pod_uid: None,
+            step_action: false,
             #[cfg(feature = "kubernetes")]
             older_hand_over: crate::cli::HandOverArgs::default(),
             vm_prefix: crate::identity::DEFAULT_PREFIX.to_owned(),

@@ -12,12 +12,12 @@ use crate::failure::Failure;
 pub(crate) fn given_parameters(manifest: &Manifest, config: &Config) -> BTreeMap<String, String> {
     let mut given = BTreeMap::new();
     for (variable, value) in &config.environment_params {
-        let named = manifest
-            .parameters
-            .keys()
-            .find(|name| plugin_manifest::environment_name(name) == *variable);
-        // One that no parameter answers to is reported like any other unknown parameter.
-        given.insert(named.unwrap_or(variable).clone(), value.clone());
+        match named(manifest, variable) {
+            Some(name) => given.insert(name.clone(), value.clone()),
+            None if config.step_action => None,
+            // Reported like any other unknown parameter.
+            None => given.insert(variable.clone(), value.clone()),
+        };
     }
     let offered = config.offered_params.iter();
     for (name, value) in offered {
@@ -29,6 +29,12 @@ pub(crate) fn given_parameters(manifest: &Manifest, config: &Config) -> BTreeMap
     }
     given.extend(config.params.clone());
     given
+}
+
+/// The parameter that a variable is for.
+pub(crate) fn named<'a>(manifest: &'a Manifest, variable: &str) -> Option<&'a String> {
+    let mut names = manifest.parameters.keys();
+    names.find(|name| plugin_manifest::environment_name(name) == *variable)
 }
 
 /// Checks parameters against the manifest, with the script that was given as a file; `shown` names the plugin in hints.

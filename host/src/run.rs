@@ -22,7 +22,7 @@ use crate::guard::{Guards, Wanted};
 use crate::host_folder;
 use crate::ledger::Ledger;
 use crate::outcome::{self, EXIT_LEFTOVERS, Outcome, StopSignal};
-use crate::parameters::{check_parameters, given_parameters};
+use crate::parameters::{check_parameters, given_parameters, named};
 use crate::plugin::Plugin;
 use crate::predecessors;
 use crate::report;
@@ -231,6 +231,11 @@ fn tell_left_out(manifest: &Manifest, config: &Config, console: &Console) {
         .filter(|(name, value)| !value.is_empty() && !manifest.parameters.contains_key(*name))
         .map(|(name, _)| format!("`{name}`"))
         .collect();
+    if config.step_action {
+        let given = config.environment_params.keys();
+        let unknown = given.filter(|variable| named(manifest, variable).is_none());
+        left_out.extend(unknown.map(|variable| format!("`{variable}`")));
+    }
     if !left_out.is_empty() {
         console.info(&format!(
             "left out what plugin `{}` has no parameter for: {}",

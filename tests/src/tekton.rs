@@ -166,6 +166,7 @@ impl Namespace {
             workspaces: BTreeMap::new(),
             pipeline_run: String::new(),
             task_run: uid(&format!("task run {}", rand_word())),
+            annotation: String::new(),
             pod: uid(&format!("pod {}", rand_word())),
             env_from: Vec::new(),
             patience: PATIENCE,
@@ -187,6 +188,7 @@ pub struct Pod {
     workspaces: BTreeMap<String, PathBuf>,
     pipeline_run: String,
     task_run: String,
+    annotation: String,
     pod: String,
     env_from: Vec<String>,
     patience: Duration,
@@ -209,6 +211,13 @@ impl Pod {
             "the Task has no parameter `{name}`"
         );
         self.params.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Gives the TaskRun the annotation `orka-step/script`, which Tekton copies to the pod.
+    #[must_use]
+    pub fn annotated_script(mut self, script: &str) -> Self {
+        script.clone_into(&mut self.annotation);
         self
     }
 
@@ -478,6 +487,7 @@ impl Pod {
                 "" => String::new(),
                 _ => "the-pipeline-run".to_owned(),
             },
+            "metadata.annotations['orka-step/script']" => self.annotation.clone(),
             other => panic!("no field `{other}`"),
         }
     }

@@ -1,7 +1,8 @@
 //! The StepAction: the program between a team's own steps.
 //!
 //! A StepAction may not put parameters into a `script`, so values go through the environment, where Kubernetes alters `$$`
-//! and `$(NAME)`. Therefore only what has no business with either is a parameter, and free text comes from a file.
+//! and `$(NAME)`. Therefore only what has no business with either is a parameter, and the program refuses one with a `$` in it
+//! (`--step-action`). Free text comes from a file, or from an annotation: what a `fieldRef` gives is not expanded.
 
 use plugin_manifest::{Manifest, environment_name};
 
@@ -13,6 +14,14 @@ use super::yaml::Yaml;
 
 /// The StepAction's version.
 pub(super) const VERSION: &str = "0.1";
+
+/// The one free text that Kubernetes leaves alone.
+const SCRIPT: &str = "\
+- name: ORKA_PARAM_SCRIPT
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.annotations['orka-step/script']
+";
 
 /// The plugin's parameters that are names, numbers and globs.
 const OF_PLUGIN: [&str; 13] = [
@@ -148,8 +157,9 @@ pub(super) fn yaml(parameters: &[TaskParameter]) -> String {
         1,
         "description",
         "Runs a build script on a macOS VM of a MacStadium Orka cluster, as one step among others\n\nThe script is a file of the \
-         workspace (`script-file`). Kubernetes alters `$$` and `$(NAME)` in a StepAction's parameters; what needs them belongs \
-         into that file, or into the Task `orka-full`.",
+         workspace (`script-file`). Kubernetes alters `$$` and `$(NAME)` in a StepAction's parameters, so a `$` in one of them is \
+         refused; what needs it belongs into that file, into the annotation `orka-step/script` of the TaskRun, or into the Task \
+         `orka-full`.",
     );
     params(&mut yaml, parameters);
     let own = OWN_RESULTS.map(|(name, text)| (name.to_owned(), text.to_owned()));
@@ -157,11 +167,13 @@ pub(super) fn yaml(parameters: &[TaskParameter]) -> String {
     yaml.text(1, "image", IMAGE);
     yaml.line(1, &format!("command: [{PROGRAM}, run]"));
     yaml.line(1, "args:");
+    yaml.line(2, "- --step-action");
     yaml.line(2, "- --results=$(step.results.outcome.path)");
     yaml.line(2, "- --orka-credentials=/etc/orka-step/orka");
     yaml.line(2, "- --ssh-credentials=/etc/orka-step/ssh");
     yaml.line(1, "env:");
     yaml.lines(2, IDENTITY);
+    yaml.lines(2, SCRIPT);
     for parameter in parameters {
         if let Way::Variable(variable) = &parameter.way {
             yaml.text(2, "- name", variable);
