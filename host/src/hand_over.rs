@@ -21,6 +21,7 @@ use tokio::time::sleep;
 
 use crate::cli::{HandOverArgs, HandOverBy};
 use crate::config::Environment;
+use crate::console::Console;
 use crate::failure::{Class, Failure, Kind};
 use crate::identity::Identity;
 use crate::kubernetes::{Answer, Api, Body, failed};
@@ -36,9 +37,6 @@ const PAUSE_FIRST: Duration = Duration::from_millis(250);
 
 /// No pause is longer, whatever `Retry-After` says.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-
-/// How long it may take to give back what was claimed in vain, after the VMs are gone.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// One of the two objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +145,11 @@ impl HandOver {
     /// Whether others go by the token.
     pub(crate) fn is_published(&self) -> bool {
         self.progress() == Progress::Published
+    }
+
+    /// Whether the names are taken and nobody goes by them.
+    pub(crate) fn is_only_claimed(&self) -> bool {
+        self.progress() == Progress::Claimed
     }
 
     /// What holds the token, for the log.
@@ -278,26 +281,13 @@ impl HandOver {
         }
     }
 
-    /// Gives back what was claimed and never filled: a run that failed must not keep the names.
-    pub(crate) async fn release(&self, console: &crate::console::Console) {
-        if self.progress() != Progress::Claimed {
-            return;
-        }
-        let retracted = tokio::time::timeout(RELEASE_TIMEOUT, self.retract()).await;
-        let problem = match retracted {
-            Ok(Ok(deleted)) => {
-                for name in deleted {
-                    console.info(&format!("deleted the {name}, which was not filled"));
-                }
-                return;
-            }
-            Ok(Err(failure)) => failure.to_string(),
-            Err(_) => "Kubernetes did not answer in time".to_owned(),
-        };
+    /// Says that what was claimed may stay behind.
+    pub(crate) fn tell_left(&self, console: &Console, problem: &str) {
+        let (secret, config) = (&self.token.name, &self.config.name);
         console.warn(&format!(
-            "the Secret `{}` and the ConfigMap `{}` may be left, empty: {problem}\nhint: delete them with `kubectl --namespace {} \
-             delete secret/{} configmap/{}`; a later run with these names is refused while they are there",
-            self.token.name, self.config.name, self.namespace, self.token.name, self.config.name
+            "the Secret `{secret}` and the ConfigMap `{config}` may be left: {problem}\nhint: delete them with `kubectl \
+             --namespace {} delete secret/{secret} configmap/{config}`; a later run with these names is refused while they are there",
+            self.namespace
         ));
     }
 

@@ -12,6 +12,7 @@ use crate::backend::orka::OrkaCluster;
 use crate::backend::ssh::SshGuests;
 use crate::bindings::exports::orka::plugin::policy::Verdict;
 use crate::bindings::orka::plugin::types::{Error as GuestError, Exit};
+use crate::capability::cluster::give_back_names;
 use crate::cli;
 use crate::config::Config;
 use crate::console::{Console, Level, seconds};
@@ -256,11 +257,8 @@ pub async fn execute(compiled: &Compiled, run: Arc<RunContext>) -> Conclusion {
     run.console.stop_waiting();
     run.stop_programs().await;
     run.stop_tasks().await;
-    let settlement = teardown::settle(&run).await;
-    #[cfg(feature = "kubernetes")]
-    if let Some(hand_over) = run.hand_over() {
-        hand_over.release(&run.console).await;
-    }
+    // Beside each other: neither may cost the other its time.
+    let (settlement, ()) = tokio::join!(teardown::settle(&run), give_back_names(&run));
     let conclusion = conclude(&run, ending, settlement);
     if conclusion.outcome == Outcome::Succeeded
         && let Err(failure) = artifacts::declare(&run)

@@ -27,6 +27,8 @@ use crate::session::Tidying;
 use crate::state::{CallError, HostState, RunContext};
 use crate::teardown;
 
+pub(crate) use older::release as give_back_names;
+
 /// Pause between attempts while no node has room; about what a short build takes to free a slot.
 const CAPACITY_PAUSE_FIRST: Duration = Duration::from_secs(5);
 /// The longest such pause.
