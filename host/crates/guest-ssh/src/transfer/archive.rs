@@ -32,7 +32,7 @@ const SIZE_MAX: u64 = 1 << 60;
 /// limit they could go on for ever without an entry to count.
 const RECORDS_MAX: u32 = 16;
 
-/// What may follow the end mark: GNU tar fills its last record of 10 KiB.
+/// What may follow the end mark: `tar` fills its last record, of 32 KiB as we start it.
 const TRAILER_MAX: u64 = 1024 * 1024;
 
 /// Why a stream is not read on: the entry at fault and the reason.

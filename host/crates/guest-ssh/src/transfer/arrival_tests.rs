@@ -212,6 +212,19 @@ fn every_kind_of_volume_gets_the_same_tree_and_says_what_it_gave_up() {
     }
 }
 
+/// A directory's access list may give every file the same mode.
+#[test]
+fn no_file_can_be_read_by_more_than_it_was_sent_for() {
+    for lacks in [&[][..], &[Lack::ModeWhenMade]] {
+        let root = tempfile::tempdir().unwrap();
+        let (key, contents) = file("key", "secret");
+        let key = Member { mode: 0o600, ..key };
+        arrive(Faulty::lacking(lacks), root.path(), ".", &[(key, contents)]).unwrap();
+        let found = fs::metadata(root.path().join("key")).unwrap();
+        assert_eq!(found.mode() & 0o777, 0o600, "{lacks:?}");
+    }
+}
+
 #[test]
 fn a_new_target_appears_also_where_nothing_can_be_renamed() {
     for lacks in [&[][..], &[Lack::Rename]] {

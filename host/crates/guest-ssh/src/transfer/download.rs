@@ -37,9 +37,11 @@ use crate::{Error, RemotePath};
 ///
 /// pax is the format in which both tell fractions of seconds and holes. bsdtar complains of names it cannot put into
 /// UTF-8 and then sends them as they are. Attributes, access times and the like would be sent for nothing. Messages are in
-/// English, for [`Complaints`] to know them, which `LC_ALL` would overrule; the charset stays the VM's. Both write 10 KiB
-/// at a time if nothing is said. A `gzip` that died counts more than what `tar` says: a name that was cut off looks to it
-/// like a file that went away.
+/// English, for [`Complaints`] to know them, which `LC_ALL` would overrule; the charset stays the VM's. 32 KiB
+/// at a time are enough to keep `sshd` busy, and no more than that is added to fill up the last of them.
+///
+/// What is around `tar` has to say that it ended well: a shell that cannot fork, or is killed, says nothing, and to `tar`
+/// the names just end. A name that was cut off looks to it like a file that went away, so this counts more than its status.
 const PACK: &str = r#"printf 'orka-step: begin\n'
 command -v tar >/dev/null || exit 92
 cd "$1" || exit
@@ -47,19 +49,19 @@ LC_CTYPE=${LC_ALL:-${LC_CTYPE:-${LANG-}}}; unset LC_ALL LANGUAGE
 COPYFILE_DISABLE=1; LC_MESSAGES=C; export COPYFILE_DISABLE LC_CTYPE LC_MESSAGES
 gzip=$3 names=$4
 case $2 in
-bsd) set -- -b256 --no-xattrs --no-acls --no-fflags --format pax ;;
-*) set -- -b256 -S --format=posix --pax-option=delete=atime,delete=ctime ;;
+bsd) set -- -b64 --no-xattrs --no-acls --no-fflags --format pax ;;
+*) set -- -b64 -S --format=posix --pax-option=delete=atime,delete=ctime ;;
 esac
 [ "$gzip$names" = plainplain ] && exec tar -cf - "$@" --no-recursion --null -T -
-names() { if [ "$names" = gzip ]; then gzip -dc; else cat; fi || echo lost >&3; }
+names() { if [ "$names" = gzip ]; then gzip -dc; else cat; fi && echo names >&3; }
 pack() { tar -cf - "$@" --no-recursion --null -T - 3>&- 4>&-; echo "$?" >&3; }
 exec 4>&1
-if [ "$gzip" = gzip ]; then said=$({ names | pack "$@" | gzip -1c >&4 || echo lost >&3; } 3>&1)
-else said=$({ names | pack "$@" >&4; } 3>&1)
+if [ "$gzip" = gzip ]; then said=$({ names | pack "$@" | { gzip -1c >&4 && echo gzip >&3; }; } 3>&1)
+else said=$({ names | pack "$@" >&4; } 3>&1; echo gzip)
 fi
-packed=94 lost=0
-for word in $said; do case $word in lost) lost=94 ;; *) packed=$word ;; esac; done
-[ "$lost" = 0 ] || exit "$lost"
+packed=94 whole=
+for word in $said; do case $word in names | gzip) whole=x$whole ;; *) packed=$word ;; esac; done
+[ "$whole" = xx ] || exit 94
 exit "$packed""#;
 
 /// Bytes of names above which they are compressed. OpenSSH's `sshd` keeps what `tar` has not asked for yet in a buffer
@@ -75,6 +77,9 @@ done' sh"#;
 
 /// Bytes of an archive that are held back before they are passed on.
 const HELD_MAX: usize = 128 * 1024;
+
+/// A VM may send them byte by byte.
+const HELD_PIECES_MAX: usize = 16;
 
 impl Connection {
     /// One attempt to fetch a tree by `tar`.
@@ -133,14 +138,7 @@ impl Connection {
             _ => b"gnu",
         };
         let how: &[u8] = if plan.gzip { b"gzip" } else { b"plain" };
-        let packs_names = plan.facts.gzip && chosen.names.len() > NAMES_PLAIN_MAX;
-        let short = packs_names
-            .then(|| compress::at_once(&chosen.names))
-            .flatten();
-        let (names, packed): (_, &[u8]) = match short {
-            Some(short) => (short, b"gzip"),
-            None => (chosen.names, b"plain"),
-        };
+        let (names, packed) = pack_names(chosen.names, plan.facts.gzip).await?;
         let arguments = [path.as_slice(), kind, how, packed];
         let start = Start::script(PACK, arguments, Stdin::Bytes(names.into()));
         let command = command::start(self.lease().await?, self.address(), start).await?;
@@ -311,6 +309,21 @@ impl Connection {
     }
 }
 
+/// The names as they are sent, and how that is called.
+async fn pack_names(names: Vec<u8>, gzip: bool) -> Result<(Vec<u8>, &'static [u8]), Error> {
+    if !gzip || names.len() <= NAMES_PLAIN_MAX {
+        return Ok((names, b"plain"));
+    }
+    // There may be megabytes of them.
+    let packing = tokio::task::spawn_blocking(move || {
+        Ok(match compress::at_once(&names) {
+            Some(short) => (short, &b"gzip"[..]),
+            None => (names, &b"plain"[..]),
+        })
+    });
+    joined(packing.await)
+}
+
 /// Pieces that are passed on some at a time: each that comes alone wakes the thread that unpacks, which costs more than
 /// unpacking it.
 struct Held {
@@ -333,7 +346,7 @@ impl Held {
         if !piece.is_empty() {
             self.held.push(piece);
         }
-        if self.bytes >= HELD_MAX {
+        if self.bytes >= HELD_MAX || self.held.len() >= HELD_PIECES_MAX {
             self.pass_on().await?;
         }
         Ok(())

@@ -17,6 +17,8 @@ pub(super) enum Lack {
     HardLink,
     Symlink,
     Mode,
+    /// What a new file is given is decided by the directory, and is everything.
+    ModeWhenMade,
     Time,
     Sync,
 }
@@ -93,8 +95,15 @@ impl Volume for Faulty {
 
     fn make_file(&self, dir: &Dir, path: &Path, mode: u32) -> io::Result<File> {
         self.fold(dir, path)?;
-        let keeps_modes = !self.lacks.contains(&Lack::Mode);
-        Disk.make_file(dir, path, if keeps_modes { mode } else { PRIVATE })
+        let made = if self.lacks.contains(&Lack::Mode) {
+            Disk.make_file(dir, path, PRIVATE)
+        } else {
+            Disk.make_file(dir, path, mode)
+        }?;
+        if self.lacks.contains(&Lack::ModeWhenMade) {
+            Disk.set_mode(&made, 0o777)?;
+        }
+        Ok(made)
     }
 
     fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()> {

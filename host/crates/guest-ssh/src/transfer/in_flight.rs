@@ -58,8 +58,14 @@ impl InFlight {
             .limit
             .is_some_and(|limit| self.sent - self.taken > limit)
         {
-            if !matches!(timeout(PATIENCE, self.window.changed()).await, Ok(Ok(()))) {
-                tracing::debug!("the server does not say what it has read of an upload");
+            let told = timeout(PATIENCE, self.window.changed()).await;
+            // A task that was kept from running sees both at once.
+            let is_told = match told {
+                Ok(told) => told.is_ok(),
+                Err(_) => self.window.has_changed().unwrap_or(false),
+            };
+            if !is_told {
+                tracing::debug!("the VM reads nothing of an upload, or its server does not say so");
                 self.limit = None;
                 return;
             }
