@@ -1,9 +1,12 @@
 //! `--hand-over kubernetes`: the Secret and the ConfigMap of the older Tasks, for steps that are not ours.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use end_to_end::{Cluster, Ended, Kubernetes, Refusal, Step, hash};
+use end_to_end::{Cluster, Ended, Kubernetes, Refusal, Step, documents, hash, repository};
 use orka_sim::{FaultAction, FaultRule};
+use serde_json::Value;
 
 const SECRET: &str = "secrets/orka-token";
 const CONFIG_MAP: &str = "configmaps/orka-vm-name";
@@ -303,4 +306,41 @@ async fn a_run_that_nobody_could_recognise_is_refused() {
     assert_untouched(&cluster, &ended);
     ended.assert_says(&["`orka-token-secret` is `../secrets/x`, which is no name of a Secret"]);
     assert_eq!(kubernetes.requests(), Vec::<String>::new());
+}
+
+/// The Role is all that it needs, and all of it is needed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_role_of_the_overlay_has_what_is_asked_for_and_nothing_besides() {
+    let cluster = Cluster::start().await;
+    let kubernetes = Kubernetes::start().await;
+    for step in [
+        init(&cluster, &kubernetes, "run-a"),
+        init(&cluster, &kubernetes, "run-a").flag("--pod-uid", "retry"),
+        teardown(&cluster, &kubernetes, "run-a"),
+    ] {
+        step.ended().await.assert(0, "succeeded");
+    }
+    let path = repository().join("tekton/overlays/hand-over/role.yaml");
+    let role = documents(&std::fs::read_to_string(path).unwrap()).remove(0);
+    let texts = |value: &Value| -> Vec<String> {
+        let items = value.as_array().into_iter().flatten();
+        items.map(|it| it.as_str().unwrap().to_owned()).collect()
+    };
+    let mut granted = BTreeSet::new();
+    for rule in role["rules"].as_array().unwrap() {
+        for resource in texts(&rule["resources"]) {
+            let names = texts(&rule["resourceNames"]);
+            let things = match names.as_slice() {
+                [] => vec![resource],
+                names => names
+                    .iter()
+                    .map(|name| format!("{resource}/{name}"))
+                    .collect(),
+            };
+            for verb in texts(&rule["verbs"]) {
+                granted.extend(things.iter().map(|thing| format!("{verb} {thing}")));
+            }
+        }
+    }
+    assert_eq!(kubernetes.rights(), granted);
 }

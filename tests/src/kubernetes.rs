@@ -50,6 +50,7 @@ struct State {
     /// What no service account may do: `create secrets`.
     forbidden: BTreeSet<String>,
     made: u32,
+    rights: BTreeSet<String>,
 }
 
 /// The API, with credentials for it.
@@ -192,6 +193,11 @@ impl Kubernetes {
         self.state.lock().unwrap().pipeline_runs.push(run);
     }
 
+    /// What was asked for of Secrets and ConfigMaps, as a Role grants it: `create secrets`, `get secrets/orka-token`.
+    pub fn rights(&self) -> BTreeSet<String> {
+        self.state.lock().unwrap().rights.clone()
+    }
+
     /// Lets the next requests go wrong, in order; none is one that goes well.
     pub fn script(&self, refusals: impl IntoIterator<Item = Option<Refusal>>) {
         self.state.lock().unwrap().script.extend(refusals);
@@ -307,6 +313,7 @@ fn one(state: &mut State, method: &str, path: &str, sent: Value) -> (u16, Value)
         "PATCH" => "patch",
         _ => "delete",
     };
+    state.rights.insert(format!("{verb} {path}"));
     if state.forbidden.contains(&format!("{verb} {resource}")) {
         let message = format!(
             "{resource} is forbidden: User \"system:serviceaccount:ci:default\" cannot {verb} resource \"{resource}\" in API \
