@@ -12,13 +12,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use plugin_manifest::{ANY_SECRET, Capability, Items, Manifest, ParameterValue};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::backend::Copied;
 use crate::bindings::orka::plugin::cluster::VmSpec;
 use crate::cli::GrantArgs;
 use crate::console::Console;
 use crate::failure::{Class, Failure, Kind};
+use crate::mask;
+use crate::plugin::is_bundled_name;
 
 pub use ceilings::Ceilings;
 pub use file::GrantsFile;
@@ -93,6 +95,21 @@ pub(crate) fn no_secret(name: &str) -> Failure {
     ))
 }
 
+/// What keeps a secret from being a variable of a script, whose output is everybody's.
+fn unfit_for_scripts(name: &str, value: &SecretString) -> Option<Failure> {
+    let value = value.expose_secret();
+    let why = if value.contains('\0') {
+        "it holds a NUL byte, which no environment variable can"
+    } else if !value.is_empty() && !mask::is_masked(value) {
+        "it is too short to be kept out of the log: it needs four characters"
+    } else {
+        return None;
+    };
+    let message = format!("secret `{name}` cannot be given to a script: {why}");
+    let hint = format!("change the file `{name}` in the directory given with `--secrets`");
+    Some(Failure::config(message).with_hint(hint))
+}
+
 impl Grants {
     /// What `manifest` asks for and the operator grants.
     ///
@@ -109,7 +126,7 @@ impl Grants {
         bundled: bool,
     ) -> Result<Self, Failure> {
         let found = file.and_then(|file| {
-            let (position, grant) = file.find(manifest, digest)?;
+            let (position, grant) = file.find(manifest, digest, bundled)?;
             Some((grant, file.place(position)))
         });
         let mut granted = match &found {
@@ -136,9 +153,14 @@ impl Grants {
         Err(Failure::denied(
             "run.not-granted",
             format!(
-                "plugin `{}` asks for what it was not granted: {}",
+                "plugin `{}` asks for what it was not granted: {}{}",
                 manifest.name,
-                missing.join(", ")
+                missing.join(", "),
+                if !bundled && is_bundled_name(&manifest.name) {
+                    "; it is not the one of that name that came with this program, so an entry for it has its digest"
+                } else {
+                    ""
+                }
             ),
         )
         .with_hint(how_to_grant(
@@ -171,7 +193,8 @@ impl Grants {
             let asked = manifest.secrets.union(&manifest.optional_secrets);
             secrets.extend(asked.cloned());
         }
-        let takes_any = manifest.optional_secrets.contains(ANY_SECRET);
+        // What is said of all plugins was not said with scripts in mind that may have whatever they name.
+        let takes_any = manifest.optional_secrets.contains(ANY_SECRET) && grant.plugin != "*";
         let is_asked_for = |name: &String| {
             let is_named =
                 manifest.secrets.contains(name) || manifest.optional_secrets.contains(name);
@@ -296,8 +319,11 @@ impl Grants {
                             "`{name}` names the secret `{secret}`, which this run was not granted"
                         );
                         failures.push(self.lacks_secret(secret, message));
-                    } else if !at_hand.contains_key(secret) {
-                        failures.push(no_secret(secret));
+                        continue;
+                    }
+                    match at_hand.get(secret) {
+                        None => failures.push(no_secret(secret)),
+                        Some(value) => failures.extend(unfit_for_scripts(secret, value)),
                     }
                 }
             }

@@ -78,12 +78,17 @@ impl Needles {
     }
 }
 
+/// Whether a secret is long enough to be hidden: less would hide half of every log.
+pub(crate) fn is_masked(secret: &str) -> bool {
+    secret.trim().len() >= MASKED_LENGTH_MIN
+}
+
 impl Masker {
     /// Hides `secret` from now on: as it is, line by line, as base64 of both alphabets, also within a longer text and
     /// over several lines, percent-encoded, escaped for JSON and quoted for a shell.
     pub fn add(&self, secret: &str) {
         let trimmed = secret.trim();
-        if trimmed.len() < MASKED_LENGTH_MIN {
+        if !is_masked(secret) {
             return;
         }
         let mut forms = vec![secret.to_owned(), trimmed.to_owned()];

@@ -144,6 +144,22 @@ impl PluginRef {
     }
 }
 
+/// The plugins and guards that come with this program.
+const BUNDLED: [&str; 7] = [
+    "allowed-vms",
+    "build",
+    "deploy",
+    "init",
+    "matrix",
+    "retry-elsewhere",
+    "teardown",
+];
+
+/// Whether a plugin that came with this program is called so.
+pub(crate) fn is_bundled_name(name: &str) -> bool {
+    BUNDLED.contains(&name)
+}
+
 /// Where plugins that came with this program live: beside it in an image, one directory up in a build tree.
 fn homes() -> Vec<PathBuf> {
     let mut homes = Vec::new();

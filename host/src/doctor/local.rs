@@ -1,6 +1,7 @@
 //! What can be checked before anything is sent to the cluster.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -263,7 +264,10 @@ fn plugin(args: &DoctorArgs, config: &Config, checks: &mut Checks) -> BTreeMap<S
     let shown = config.plugin.to_string();
     let params = match check_parameters(&plugin.manifest, &given, script, &shown) {
         Ok(values) => {
-            if let Some(failure) = missing_script_file(args, &values) {
+            // What another plugin's parameter of that name means is its own business.
+            if plugin.bundled
+                && let Some(failure) = missing_script_file(args, &values)
+            {
                 let stage = Stage::Parameters;
                 checks.add(Check::failed(Subject::Parameters, stage, vec![failure]));
             }
@@ -377,7 +381,12 @@ fn missing_script_file(
     };
     // A workspace that cannot be opened is another check's.
     let workspace = Dir::open_ambient_dir(workspace, ambient_authority()).ok()?;
-    let error = workspace.open(path).err()?;
+    // Opening what is no file may wait for ever.
+    let error = match workspace.metadata(path) {
+        Ok(found) if !found.is_file() => io::Error::other("it is no file"),
+        Ok(_) => workspace.open(path).err()?,
+        Err(error) => error,
+    };
     let message = format!("parameter `script-file`: `{path}` of the workspace cannot be read");
     let failure = Failure::config(message).with_source(error);
     Some(failure.with_hint("give the path of a file there, from the top of the workspace"))

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::entry::{Form, YAML_INDENT};
 use super::expand;
 use crate::failure::Failure;
+use crate::plugin::is_bundled_name;
 
 /// The files of a directory that is given as grants, in this order.
 const FILE_NAMES: [&str; 3] = ["grants.toml", "grants.yaml", "grants.yml"];
@@ -266,9 +267,19 @@ impl GrantsFile {
     }
 
     /// The entry that decides about a plugin, and its position.
-    pub(super) fn find(&self, manifest: &Manifest, digest: &str) -> Option<(usize, &Grant)> {
+    ///
+    /// Anybody can call a plugin `build`: an entry with the name of a bundled one is for that one, unless it has a digest.
+    pub(super) fn find(
+        &self,
+        manifest: &Manifest,
+        digest: &str,
+        bundled: bool,
+    ) -> Option<(usize, &Grant)> {
+        let is_namesake = !bundled && is_bundled_name(&manifest.name);
         self.grants.iter().enumerate().find(|(_, grant)| {
-            (grant.plugin == "*" || grant.plugin == manifest.name)
+            let is_named =
+                grant.plugin == manifest.name && (grant.digest.is_some() || !is_namesake);
+            (grant.plugin == "*" || is_named)
                 && grant
                     .digest
                     .as_deref()

@@ -147,7 +147,9 @@ fn a_plugin_that_takes_any_secret_is_granted_those_that_are_named() {
     let denied = |grants: &Grants, given: [(&str, &str); 2], at_hand: &[&str]| {
         let given = given.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let values = manifest.resolve(&given.into()).unwrap();
-        let at_hand = at_hand.iter().map(|name| ((*name).to_owned(), "x".into()));
+        let at_hand = at_hand
+            .iter()
+            .map(|name| ((*name).to_owned(), "a value".into()));
         grants.admit_parameters(&manifest, &values, &at_hand.collect())
     };
     let harmless = [("secret-env", ""), ("keep", "false")];
@@ -166,6 +168,61 @@ fn a_plugin_that_takes_any_secret_is_granted_those_that_are_named() {
     assert!(denied(&mended, given, &["SIGNING"]).is_ok());
     let failures = denied(&mended, given, &[]).unwrap_err();
     assert_eq!(failures[0].code, "secrets.not-found");
+}
+
+/// What is said of all plugins was not said of scripts, which may have whatever they name.
+#[test]
+fn an_entry_for_all_plugins_gives_scripts_no_secrets() {
+    let manifest = Manifest::parse_toml(
+        "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
+         secrets = [\"OWN\"]\noptional-secrets = [\"*\", \"MAYBE\"]\n",
+    )
+    .unwrap();
+    let text = "[[grant]]\nplugin = \"*\"\nsecrets = [\"OWN\", \"MAYBE\", \"SIGNING\"]\n";
+    let granted = Grants::intersect(Some(&file(text)), &manifest, &digest("a"), true).unwrap();
+    let names: Vec<_> = granted.secrets().iter().cloned().collect();
+    assert_eq!(names, ["MAYBE", "OWN"]);
+}
+
+/// Anybody can call a plugin `build`.
+#[test]
+fn a_namesake_of_a_bundled_plugin_needs_its_digest_in_the_entry() {
+    let manifest = Manifest::parse_toml(
+        "[plugin]\nname = \"build\"\nversion = \"9.9.9\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
+         secrets = [\"OWN\"]\n",
+    )
+    .unwrap();
+    let granted = |entry: &str, bundled| {
+        let text = format!("[[grant]]\nplugin = {entry}\nsecrets = [\"OWN\"]\n");
+        Grants::intersect(Some(&file(&text)), &manifest, &digest("a"), bundled)
+    };
+    assert!(granted("\"build\"", true).is_ok());
+    let denied = granted("\"build\"", false).unwrap_err();
+    assert!(
+        denied.message.contains("it is not the one of that name"),
+        "{denied:?}"
+    );
+    let named = format!("\"build\"\ndigest = \"{}\"", digest("a"));
+    assert_eq!(
+        example_of(&denied).trim_end(),
+        format!("[[grant]]\nplugin = {named}\nsecrets = [\"OWN\"]")
+    );
+    assert!(granted(&named, false).is_ok());
+    assert!(granted("\"*\"", false).is_ok());
+}
+
+#[test]
+fn a_secret_that_a_script_cannot_have_is_refused() {
+    for (value, why) in [
+        ("123", Some("too short")),
+        ("a\0b c", Some("NUL")),
+        ("", None),
+        ("1234", None),
+    ] {
+        let refused = unfit_for_scripts("PIN", &value.into());
+        assert_eq!(refused.is_some(), why.is_some(), "{value:?}");
+        assert!(refused.is_none_or(|refused| refused.message.contains(why.unwrap())));
+    }
 }
 
 #[test]
