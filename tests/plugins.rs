@@ -148,7 +148,7 @@ async fn accepts_a_later_patch_of_the_contract_it_provides() {
     let cluster = Cluster::start().await;
     let step = cluster.build("#!/bin/sh\ntrue\n");
     let file = step.scratch_file("plugin.wasm", &of_contract("0.1.9"));
-    let all = "[[grant]]\nplugin = \"build\"\ncapabilities = [\"*\"]\n";
+    let all = "[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\n";
     let ended = step.flag("--plugin", file).granted(all).ended().await;
     ended.assert(0, "succeeded");
     cluster.assert_purged();

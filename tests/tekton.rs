@@ -263,7 +263,7 @@ async fn a_plugin_of_ones_own_comes_from_a_registry_with_the_login_of_a_workspac
             .param("plugin", pushed.stdout.trim())
             .param(
                 "grants",
-                "[[grant]]\nplugin = \"build\"\ncapabilities = [\"*\"]\n",
+                "[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\n",
             )
             .param("script", "true")
     };

@@ -179,7 +179,7 @@ impl Build {
         let grants = scratch.path().join("grants.toml");
         std::fs::write(
             &grants,
-            "[[grant]]\nplugin = \"build\"\ncapabilities = [\"*\"]\n",
+            "[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\n",
         )
         .unwrap();
         let build = self
