@@ -442,6 +442,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_names_of_bundled_plugins_are_those_in_the_source() {
+        let plugins = concat!(env!("CARGO_MANIFEST_DIR"), "/../plugins");
+        let mut names: Vec<String> = std::fs::read_dir(plugins)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .filter(|entry| entry.path().join("plugin.toml").is_file())
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, BUNDLED);
+    }
+
+    #[test]
     fn a_reference_is_a_name_or_a_path() {
         let parse = |text: &str| PluginRef::parse(text, None).unwrap();
         assert_eq!(
