@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use plugin_manifest::{Manifest, Parameter, ParameterType};
+use plugin_manifest::{Manifest, Parameter, ParameterType, on_one_line};
 use serde::Serialize;
 
 use crate::cli::CheckArgs;
@@ -217,12 +217,18 @@ impl Found {
     fn describe(&self) -> String {
         let list = |items: &[String]| match items {
             [] => "nothing".to_owned(),
-            items => items.join(", "),
+            // Names of imports are as the file has them.
+            items => on_one_line(&items.join(", ")),
         };
         let mut text = String::new();
         let version = self.version.as_deref().unwrap_or("without a version");
         // Writing into a `String` cannot fail.
-        let _ = writeln!(text, "{} `{}` {version}", self.kind, self.name);
+        let _ = writeln!(
+            text,
+            "{} `{}` {version}",
+            self.kind,
+            on_one_line(&self.name)
+        );
         let _ = writeln!(text, "  digest    {}", self.digest);
         let _ = writeln!(text, "  size      {} bytes", self.bytes);
         let _ = writeln!(text, "  imports   {}", list(&self.imports));
@@ -233,9 +239,10 @@ impl Found {
         }
         for (position, (name, takes)) in self.parameters.iter().enumerate() {
             let label = if position == 0 { "takes" } else { "" };
-            let _ = writeln!(text, "  {label:<9} {name} ({takes})");
+            let _ = writeln!(text, "  {label:<9} {name} ({})", on_one_line(takes));
         }
         for difference in &self.differences {
+            let difference = on_one_line(&difference.to_string());
             let _ = writeln!(text, "  differs   {difference}");
         }
         let fits = if self.fits { "yes" } else { "no" };
@@ -250,6 +257,57 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn nothing_found() -> Found {
+        Found {
+            kind: "plugin",
+            name: "mine".to_owned(),
+            version: None,
+            digest: String::new(),
+            bytes: 0,
+            imports: Vec::new(),
+            capabilities: Vec::new(),
+            optional_capabilities: Vec::new(),
+            secrets: Vec::new(),
+            parameters: BTreeMap::new(),
+            grants_checked: false,
+            granted: None,
+            differences: Vec::new(),
+            fits: false,
+            warnings: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn no_value_forges_a_line() {
+        let forged = "a)\n  fits      yes\u{1b}[2J\u{202e}".to_owned();
+        let honest = Found {
+            imports: vec!["a".to_owned()],
+            parameters: BTreeMap::from([("it".to_owned(), "a".to_owned())]),
+            differences: vec![Difference {
+                item: "a".to_owned(),
+                wants: String::new(),
+                has: String::new(),
+            }],
+            ..nothing_found()
+        };
+        let hostile = Found {
+            name: forged.clone(),
+            imports: vec![forged.clone()],
+            parameters: BTreeMap::from([("it".to_owned(), forged.clone())]),
+            differences: vec![Difference {
+                item: forged.clone(),
+                wants: forged.clone(),
+                has: forged,
+            }],
+            ..nothing_found()
+        };
+        let text = hostile.describe();
+        assert_eq!(text.lines().count(), honest.describe().lines().count());
+        let is_hidden = |it: char| it == '\u{202e}' || (it.is_control() && it != '\n');
+        assert!(!text.contains(is_hidden), "{text:?}");
+    }
 
     #[test]
     fn a_pattern_that_fits_in_the_middle_of_a_value_is_warned_of() {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use plugin_manifest::{ANY_SECRET, Manifest};
+use plugin_manifest::{ANY_SECRET, Manifest, on_one_line};
 use serde_json::{Value, json};
 
 use crate::cli::InspectArgs;
@@ -68,7 +68,8 @@ pub fn inspect(args: &InspectArgs) -> Result<String, Failure> {
     }
     parameters(&mut text, &plugin.manifest);
     for (name, result) in &plugin.manifest.results {
-        let _ = writeln!(text, "\nresult {name}\n    {}", result.description);
+        let description = on_one_line(&result.description);
+        let _ = writeln!(text, "\nresult {name}\n    {description}");
     }
     Ok(text)
 }
@@ -135,7 +136,9 @@ fn describe(
     let _ = writeln!(
         text,
         "{} {}: {}",
-        manifest.name, manifest.version, manifest.description
+        manifest.name,
+        manifest.version,
+        on_one_line(&manifest.description)
     );
     let _ = writeln!(
         text,
@@ -213,6 +216,7 @@ fn describe(
             }
         }
     }
+    let imports: Vec<String> = imports.iter().map(|it| on_one_line(it)).collect();
     let _ = writeln!(text, "  imports   {}", imports.join("\n            "));
     text
 }
@@ -222,7 +226,7 @@ fn parameters(text: &mut String, manifest: &Manifest) {
         let _ = writeln!(
             text,
             "\n-p {name}=…  ({parameter})\n    {}",
-            parameter.description
+            on_one_line(&parameter.description)
         );
     }
 }

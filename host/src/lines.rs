@@ -1,5 +1,7 @@
 //! From bytes that a VM sends to lines that are safe to show: whole lines, secrets masked, terminal control harmless.
 
+use plugin_manifest::is_disguise;
+
 use crate::mask::{LineSoFar, Masker, StreamMasker};
 
 /// A line longer than this is shown in pieces, so that memory stays bounded whatever a VM sends. With very long secrets,
@@ -137,30 +139,6 @@ pub fn printable(bytes: &[u8]) -> String {
         rest = &rest[first.len_utf8()..];
     }
     shown
-}
-
-/// Characters that reorder or hide their neighbours: bidirectional control (Unicode Standard Annex 9; "Trojan Source",
-/// CVE-2021-42574), invisible operators, separators that some viewers take for a line's end, tags, and fillers without width.
-/// Joiners stay: scripts and emoji need them.
-fn is_disguise(character: char) -> bool {
-    matches!(
-        character,
-        '\u{ad}'
-            | '\u{61c}'
-            | '\u{115f}'..='\u{1160}'
-            | '\u{17b4}'..='\u{17b5}'
-            | '\u{180e}'
-            | '\u{200b}'
-            | '\u{200e}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{3164}'
-            | '\u{feff}'
-            | '\u{ffa0}'
-            | '\u{fff9}'..='\u{fffb}'
-            | '\u{1d173}'..='\u{1d17a}'
-            | '\u{e0000}'..='\u{e007f}'
-    )
 }
 
 /// A leading "select graphic rendition" sequence (ECMA-48, 8.3.117), the only kind that changes nothing but looks.

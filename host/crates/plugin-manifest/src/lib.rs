@@ -21,6 +21,7 @@ mod manifest;
 mod parameter;
 mod resolve;
 mod suggest;
+mod text;
 mod wasm;
 
 #[cfg(test)]
@@ -36,4 +37,5 @@ pub use manifest::{ANY_SECRET, ContractVersion, Manifest, NAME_BYTES_MAX, Result
 pub use parameter::{Items, Parameter, ParameterType, ParameterValue, Pattern};
 pub use resolve::{ParameterProblem, environment_name};
 pub use suggest::nearest;
+pub use text::{is_disguise, on_one_line};
 pub use wasm::{MANIFEST_BYTES_MAX, MANIFEST_SECTION, WasmKind, exports, imports, kind};

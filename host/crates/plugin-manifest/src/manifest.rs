@@ -9,6 +9,7 @@ use semver::Version;
 use crate::document::{Document, ParameterTable, PluginTable, TypeName};
 use crate::parameter::Pattern;
 use crate::resolve::check_value;
+use crate::text::{is_deceptive, on_one_line};
 use crate::{Capability, Error, Parameter, ParameterProblem, ParameterType, ParameterValue, wasm};
 
 /// The longest name of a plugin, parameter or result, in bytes: that of a DNS label, so that names fit into the names
@@ -172,6 +173,7 @@ impl Check {
             one_of,
         } = document.plugin;
         self.name("plugin", &name);
+        self.text("the description", &description);
         let version = self.version("version", &version);
         let contract = self.parsed("contract", contract.parse::<ContractVersion>());
         let minimum_host = minimum_host.map(|text| self.version("minimum-host", &text));
@@ -206,10 +208,13 @@ impl Check {
                 ));
             }
         }
-        document
-            .results
-            .keys()
-            .for_each(|name| self.name("result", name));
+        for (name, result) in &document.results {
+            self.name("result", name);
+            self.text(
+                &format!("the description of result `{name}`"),
+                &result.description,
+            );
+        }
         let results = document.results.into_iter();
         Some(Manifest {
             name,
@@ -262,6 +267,31 @@ impl Check {
         }
     }
 
+    /// Refuses what could forge or hide lines where the text is shown.
+    fn text(&mut self, what: &str, text: &str) {
+        if let Some(found) = text.chars().find(|it| is_deceptive(*it)) {
+            self.problem(format!(
+                "{what} has the character U+{:04X}, which can end a line or hide what stands beside it; leave it out",
+                u32::from(found)
+            ));
+        }
+    }
+
+    /// As [`Check::text`] for a value, which can be a whole script: it may have lines.
+    fn value(&mut self, name: &str, value: &ParameterValue) {
+        let what = format!("the default of parameter `{name}`");
+        let without_lines = |text: &str| text.replace("\r\n", "").replace(['\n', '\t'], "");
+        match value {
+            ParameterValue::Text(text) => self.text(&what, &without_lines(text)),
+            ParameterValue::List(items) => {
+                for item in items {
+                    self.text(&what, &without_lines(item));
+                }
+            }
+            ParameterValue::Boolean(_) | ParameterValue::Integer(_) => {}
+        }
+    }
+
     fn version(&mut self, member: &str, text: &str) -> Option<Version> {
         let parsed = Version::parse(text);
         self.parsed(
@@ -278,6 +308,13 @@ impl Check {
 
     fn parameter(&mut self, name: &str, table: ParameterTable) -> Option<Parameter> {
         self.only_members_of_its_type(name, &table);
+        self.text(
+            &format!("the description of parameter `{name}`"),
+            &table.description,
+        );
+        if let Some(default) = &table.default {
+            self.value(name, default);
+        }
         if table.required && table.default.is_some() {
             self.problem(format!(
                 "parameter `{name}` is required and has a default; only one of them can be"
@@ -330,6 +367,7 @@ impl Check {
         let Some(source) = source else {
             return Some(None);
         };
+        self.text(&format!("the pattern of parameter `{name}`"), source);
         let parsed = Pattern::parse(source);
         parsed
             .map_err(|error| self.problem(format!("the pattern of parameter `{name}` {error}")))
@@ -347,6 +385,9 @@ impl Check {
         }
         if choices.iter().collect::<BTreeSet<_>>().len() < choices.len() {
             self.problem(format!("parameter `{name}` has a choice twice"));
+        }
+        for choice in choices {
+            self.text(&format!("a choice of parameter `{name}`"), choice);
         }
         Some(choices.to_vec())
     }
@@ -395,7 +436,8 @@ impl Check {
     }
 
     fn problem(&mut self, problem: String) {
-        self.problems.push(problem);
+        // Names and versions in it are as they were written, which can be anything.
+        self.problems.push(on_one_line(&problem));
     }
 }
 

@@ -394,3 +394,94 @@ fn what_parameters_need_of_each_other_and_of_the_host_is_read_and_written_again(
         assert!(refusal.contains(problem), "{refusal}");
     }
 }
+
+#[test]
+fn no_text_can_forge_or_hide_lines_where_it_is_shown() {
+    for hidden in ["\\n", "\\u001b", "\\u009b", "\\u202e", "\\u2066", "\\u200f"] {
+        let text = format!("\"a){hidden}  fits\"");
+        let parameter = |members: &str| with(&format!("[parameters.p]\n{members}\n"));
+        let described = "description = \"x\"";
+        let refused = [
+            ("the description has", replaced("\"Turns\"", &text)),
+            (
+                "the description of result `r` has",
+                with(&format!("[results.r]\ndescription = {text}\n")),
+            ),
+            (
+                "the description of parameter `p` has",
+                parameter(&format!("type = \"list\"\ndescription = {text}")),
+            ),
+            (
+                "a choice of parameter `p` has",
+                parameter(&format!(
+                    "type = \"choice\"\nchoices = [\"b\", {text}]\n{described}"
+                )),
+            ),
+            (
+                "the pattern of parameter `p` has",
+                parameter(&format!(
+                    "type = \"string\"\npattern = {}\n{described}",
+                    text.replace(')', "")
+                )),
+            ),
+        ];
+        for (what, result) in refused {
+            let message = refusal(result);
+            assert!(message.starts_with(what), "{message}");
+        }
+        // A default can be a script.
+        for (kind, default) in [("string", text.clone()), ("list", format!("[{text}]"))] {
+            let read = parameter(&format!(
+                "type = \"{kind}\"\ndefault = {default}\n{described}"
+            ));
+            if hidden == "\\n" {
+                let shown = read.unwrap().parameters["p"].to_string();
+                assert!(shown.contains("a)\\n  fits"), "{shown:?}");
+            } else {
+                let message = refusal(read);
+                assert!(
+                    message.starts_with("the default of parameter `p` has"),
+                    "{message}"
+                );
+            }
+        }
+        for unknown in [
+            with(&format!("[results.{text}]\ndescription = \"x\"\n")),
+            with(&format!("{text} = 1\n")),
+            replaced("\"1.2.3\"", &text),
+        ] {
+            let message = refusal(unknown);
+            assert!(!message.contains(crate::text::is_deceptive), "{message:?}");
+        }
+    }
+}
+
+#[test]
+fn a_parameter_is_described_on_one_line_whatever_is_in_it() {
+    let forged = || "a)\n  fits      yes\u{1b}[2J\u{202e}".to_owned();
+    let kinds = [
+        ParameterType::Choice {
+            choices: vec![forged()],
+        },
+        ParameterType::Text {
+            pattern: Some(Pattern::parse(&forged().replace([')', '['], "")).unwrap()),
+        },
+    ];
+    for kind in kinds {
+        for default in [
+            ParameterValue::Text(forged()),
+            ParameterValue::List(vec![forged()]),
+        ] {
+            let parameter = crate::Parameter {
+                description: String::new(),
+                kind: kind.clone(),
+                default: Some(default),
+                required: false,
+                items: None,
+                capability: None,
+            };
+            let shown = parameter.to_string();
+            assert!(!shown.contains(crate::text::is_deceptive), "{shown:?}");
+        }
+    }
+}

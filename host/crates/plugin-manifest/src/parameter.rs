@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::Capability;
+use crate::text::on_one_line;
 
 /// A parameter that a plugin declares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,8 +71,10 @@ impl fmt::Display for Parameter {
         match &self.default {
             _ if self.required => f.write_str("required"),
             None => f.write_str("optional"),
-            Some(ParameterValue::Text(value)) => write!(f, "default \"{value}\""),
-            Some(ParameterValue::List(items)) => write!(f, "default [{}]", items.join(", ")),
+            Some(ParameterValue::Text(value)) => write!(f, "default \"{}\"", on_one_line(value)),
+            Some(ParameterValue::List(items)) => {
+                write!(f, "default [{}]", on_one_line(&items.join(", ")))
+            }
             Some(value) => write!(f, "default {value}"),
         }
     }
@@ -121,14 +124,14 @@ impl fmt::Display for ParameterType {
         match self {
             Self::Text {
                 pattern: Some(pattern),
-            } => write!(f, "string matching `{}`", pattern.as_str()),
+            } => write!(f, "string matching `{}`", on_one_line(pattern.as_str())),
             Self::Integer { minimum, maximum } => match (minimum, maximum) {
                 (Some(least), Some(most)) => write!(f, "integer from {least} to {most}"),
                 (Some(least), None) => write!(f, "integer of at least {least}"),
                 (None, Some(most)) => write!(f, "integer of at most {most}"),
                 (None, None) => f.write_str("integer"),
             },
-            Self::Choice { choices } => write!(f, "one of {}", choices.join(", ")),
+            Self::Choice { choices } => write!(f, "one of {}", on_one_line(&choices.join(", "))),
             Self::Text { pattern: None } | Self::Boolean | Self::List => f.write_str(self.name()),
         }
     }

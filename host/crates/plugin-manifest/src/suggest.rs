@@ -1,5 +1,7 @@
 //! The nearest name to a mistyped one.
 
+use crate::text::on_one_line;
+
 /// Finds the candidate that `given` most likely meant, if any is near enough to be worth suggesting.
 ///
 /// Near means at most one edit (insertion, deletion, substitution or swap of neighbours) for every three characters
@@ -30,14 +32,16 @@ pub(crate) fn did_you_mean(nearest: Option<&str>) -> String {
 /// Adds the nearest name to an "unknown field" or "unknown variant" message of serde.
 ///
 /// Serde names the unknown word first and then every known one, each in backticks. A message of another shape is
-/// returned unchanged.
+/// returned without a suggestion.
 pub(crate) fn teach(message: &str) -> String {
+    // An unknown name is repeated as it was written, which can be anything.
+    let message = on_one_line(message);
     if !message.starts_with("unknown field ") && !message.starts_with("unknown variant ") {
-        return message.to_owned();
+        return message;
     }
     let mut words = message.split('`').skip(1).step_by(2);
     let Some(given) = words.next() else {
-        return message.to_owned();
+        return message;
     };
     let suggestion = did_you_mean(nearest(given, words));
     format!("{message}{suggestion}")
