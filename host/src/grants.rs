@@ -481,7 +481,7 @@ impl Grants {
 ///
 /// As [`narrowest`], or a file that cannot be written.
 pub fn grant(args: &GrantArgs, console: &Console) -> Result<String, Failure> {
-    let form = args.output.as_deref().map_or(Form::Toml, Form::of);
+    let form = args.output.as_deref().map_or(Form::TOML, Form::of);
     let narrowest = narrowest(&args.from_run, form)?;
     if let Some(doubt) = &narrowest.doubt {
         console.warn(doubt);
@@ -519,7 +519,7 @@ impl Asker {
                 secrets: granted.secrets.clone(),
                 ceilings: granted.ceilings.written().clone(),
             },
-            form: file.map_or(Form::Toml, |file| file.form),
+            form: file.map_or(Form::TOML, |file| file.form),
             decided_by: found.map(|(grant, place)| Decider {
                 place: place.clone(),
                 is_for_all: grant.plugin == "*",
@@ -540,11 +540,12 @@ impl Asker {
             entry.text(self.form)
         };
         match &self.decided_by {
-            None => format!("{INTO_THE_FILE}:\n{}", whole()),
+            None => format!("{}:\n{}", self.form.into_the_file(), whole()),
             // What an entry for all says of the others stays as it is.
             Some(decider) if decider.is_for_all => {
                 let at = decider.place.entry().unwrap_or_default();
-                format!("put this before the entry at {at}:\n{}", whole())
+                let set_off = self.form.set_off();
+                format!("put this before the entry at {at}{set_off}:\n{}", whole())
             }
             Some(decider) => {
                 let (member, mut items, item) = match more {
@@ -558,9 +559,10 @@ impl Asker {
                 items.push(item);
                 let line = self.form.member(member, &items.into());
                 let place = &decider.place;
+                let set_off = self.form.set_off();
                 let what = match (place.member(member), place.entry()) {
                     (Some(at), _) => format!("change `{member}` at {at} to"),
-                    (None, Some(at)) => format!("add this to the entry at {at}"),
+                    (None, Some(at)) => format!("add this to the entry at {at}{set_off}"),
                     (None, None) => "add this to its entry in the grants file".to_owned(),
                 };
                 format!("{what}:\n{line}")
@@ -568,9 +570,6 @@ impl Asker {
         }
     }
 }
-
-/// Where an entry goes that takes no other's place.
-const INTO_THE_FILE: &str = "put this into the file given with `--grants`";
 
 /// The entry that would allow all that a plugin asks for, and what it has to take the place of.
 fn how_to_grant(
@@ -594,7 +593,7 @@ fn how_to_grant(
     if withheld && wanted.is_subset(&with_ceiling) && manifest.secrets.is_subset(&granted.secrets) {
         return granted.ceilings.how_to_raise("workspace");
     }
-    let form = file.map_or(Form::Toml, |file| file.form);
+    let form = file.map_or(Form::TOML, |file| file.form);
     let at = |place: &Place| match place.entry() {
         Some(entry) => format!(" at {entry}"),
         None => String::new(),
@@ -615,9 +614,9 @@ fn how_to_grant(
             at(place),
             // What an entry for all says of the others stays as it is.
             if grant.plugin == "*" {
-                "put this before it"
+                format!("put this before it{}", form.set_off())
             } else {
-                "replace that entry by"
+                "replace that entry by".to_owned()
             }
         ),
         // Not a whole entry: what the operator limits in it is to stay.
@@ -631,7 +630,7 @@ fn how_to_grant(
                 form.member("digest", &digest.into())
             );
         }
-        (None, None) => format!("if you trust it, {INTO_THE_FILE}"),
+        (None, None) => format!("if you trust it, {}", form.into_the_file()),
     };
     let mut entry = Entry {
         plugin: manifest.name.clone(),

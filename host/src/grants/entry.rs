@@ -9,40 +9,86 @@ use serde_json::{Map, Value};
 use super::file::CeilingsEntry;
 
 /// How a grants file is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Form {
-    /// In TOML.
-    #[default]
-    Toml,
-    /// In YAML, with so many spaces before the `-` of an entry.
-    Yaml {
-        /// How many.
-        indent: usize,
-        /// Whether the file has no entry yet, so that the first one brings the key above them with it.
-        begins: bool,
-    },
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Form {
+    /// In YAML, or else in TOML.
+    pub(super) is_yaml: bool,
+    /// What its list of entries is called.
+    pub(super) key: &'static str,
+    pub(super) layout: Layout,
+}
+
+/// Where an entry goes, and with what around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// Below the others; in YAML with so many spaces before its `-`.
+    Below(usize),
+    /// Into a file that has no list yet.
+    First,
+    /// In the place of a list that is written out as empty.
+    Instead,
+    /// Somewhere in the list, which is in brackets or otherwise such that nothing can be put at the file's end.
+    Within,
+}
+
+impl Default for Form {
+    fn default() -> Self {
+        Self::TOML
+    }
 }
 
 /// What people write, and our examples have.
 pub(super) const YAML_INDENT: usize = 2;
 
 impl Form {
+    pub(super) const TOML: Self = Self {
+        is_yaml: false,
+        key: "grant",
+        layout: Layout::First,
+    };
+
     /// By the ending of a file's name.
     pub(super) fn of(path: &Path) -> Self {
         match path.extension() {
-            Some(ending) if ending == "yaml" || ending == "yml" => Self::Yaml {
-                indent: YAML_INDENT,
-                begins: true,
+            Some(ending) if ending == "yaml" || ending == "yml" => Self {
+                is_yaml: true,
+                key: "grants",
+                layout: Layout::First,
             },
-            _ => Self::Toml,
+            _ => Self::TOML,
         }
     }
 
     /// What the table of ceilings is called there.
-    pub(super) fn ceilings(self) -> &'static str {
-        match self {
-            Self::Toml => "[grant.ceilings]",
-            Self::Yaml { .. } => "ceilings",
+    pub(super) fn ceilings(self) -> String {
+        if self.is_yaml || self.layout == Layout::Within {
+            "ceilings".to_owned()
+        } else {
+            format!("[{}.ceilings]", self.key)
+        }
+    }
+
+    /// Where an entry goes that takes no other's place.
+    pub(super) fn into_the_file(self) -> String {
+        let file = "the file given with `--grants`";
+        let key = self.key;
+        match self.layout {
+            Layout::Below(_) | Layout::First => format!("put this into {file}"),
+            Layout::Instead => format!("put this in the place of the empty `{key}` in {file}"),
+            Layout::Within if self.is_yaml => format!(
+                "add this to the list `{key}` in {file}, set off as its other entries are, by a comma or a `-`"
+            ),
+            Layout::Within => format!(
+                "add this to the list `{key}` in {file}, with a comma between it and the others"
+            ),
+        }
+    }
+
+    /// What an entry or a member has to be set off with from what follows or precedes it, where it is not by its line.
+    pub(super) fn set_off(self) -> &'static str {
+        match self.layout {
+            Layout::Within => ", set off by a comma",
+            _ => "",
         }
     }
 
@@ -55,9 +101,10 @@ impl Form {
             }
             other => other.to_string(),
         };
-        match self {
-            Self::Toml => format!("{name} = {value}"),
-            Self::Yaml { .. } => format!("{name}: {value}"),
+        if self.is_yaml {
+            format!("{name}: {value}")
+        } else {
+            format!("{name} = {value}")
         }
     }
 }
@@ -86,31 +133,40 @@ impl Entry {
             _ => Map::new(),
         };
         let inner = ceilings.iter().map(|(name, value)| member((name, value)));
+        if form.layout == Layout::Within {
+            if !ceilings.is_empty() {
+                let inner: Vec<String> = inner.collect();
+                let sign = if form.is_yaml { ":" } else { " =" };
+                lines.push(format!("ceilings{sign} {{ {} }}", inner.join(", ")));
+            }
+            return format!("{{ {} }}\n", lines.join(", "));
+        }
         let mut text = String::new();
         // Writing into a `String` cannot fail.
-        match form {
-            Form::Toml => {
-                lines.insert(0, "[[grant]]".to_owned());
-                if !ceilings.is_empty() {
-                    lines.push(form.ceilings().to_owned());
+        if form.is_yaml {
+            let indent = match form.layout {
+                Layout::Below(indent) => indent,
+                _ => {
+                    let _ = writeln!(text, "{}:", form.key);
+                    YAML_INDENT
                 }
-                lines.extend(inner);
-                for line in lines {
-                    let _ = writeln!(text, "{line}");
-                }
+            };
+            if !ceilings.is_empty() {
+                lines.push(format!("{}:", form.ceilings()));
             }
-            Form::Yaml { indent, begins } => {
-                if begins {
-                    text.push_str("grants:\n");
-                }
-                if !ceilings.is_empty() {
-                    lines.push(format!("{}:", form.ceilings()));
-                }
-                lines.extend(inner.map(|line| format!("  {line}")));
-                for (position, line) in lines.iter().enumerate() {
-                    let start = if position == 0 { "- " } else { "  " };
-                    let _ = writeln!(text, "{:indent$}{start}{line}", "");
-                }
+            lines.extend(inner.map(|line| format!("  {line}")));
+            for (position, line) in lines.iter().enumerate() {
+                let start = if position == 0 { "- " } else { "  " };
+                let _ = writeln!(text, "{:indent$}{start}{line}", "");
+            }
+        } else {
+            lines.insert(0, format!("[[{}]]", form.key));
+            if !ceilings.is_empty() {
+                lines.push(form.ceilings());
+            }
+            lines.extend(inner);
+            for line in lines {
+                let _ = writeln!(text, "{line}");
             }
         }
         text

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use plugin_manifest::Manifest;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::entry::{Form, YAML_INDENT};
+use super::entry::{Entry, Form, Layout, YAML_INDENT};
 use super::expand;
 use crate::failure::Failure;
 use crate::plugin::is_bundled_name;
@@ -25,13 +25,24 @@ const FILE_NAMES: [&str; 3] = ["grants.toml", "grants.yaml", "grants.yml"];
 #[cfg_attr(test, schemars(title = "Grants of orka-step", transform = both_names))]
 pub struct GrantsFile {
     /// The entries. `grants` means the same.
-    #[serde(default, rename = "grant", alias = "grants")]
+    #[serde(
+        default,
+        rename = "grant",
+        alias = "grants",
+        deserialize_with = "entries"
+    )]
+    #[cfg_attr(test, schemars(with = "Vec<Grant>"))]
     pub(super) grants: Vec<Grant>,
     #[serde(skip)]
     pub(super) lines: Lines,
     /// How it is written, and what is to be added to it as well.
     #[serde(skip)]
     pub(super) form: Form,
+}
+
+/// A list without a word after its name is an empty one in YAML, as people see it.
+fn entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Grant>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Schemas know no aliases: `grants` is written into it beside `grant`. A file has one of the two.
@@ -180,7 +191,7 @@ impl GrantsFile {
         let text = std::fs::read_to_string(path).map_err(|error| {
             Failure::config(format!("cannot read the grants file `{shown}`")).with_source(error)
         })?;
-        let is_yaml = Form::of(path) != Form::Toml;
+        let is_yaml = Form::of(path).is_yaml;
         Self::parse(&text, &shown, is_yaml)
     }
 
@@ -204,7 +215,7 @@ impl GrantsFile {
 
     fn read(text: &str, source: &str, shown: &str, is_yaml: bool) -> Result<Self, Failure> {
         let wrong = || Failure::config(format!("{shown} is wrong"));
-        let (mut file, entries): (Self, _) = if is_yaml {
+        let (mut file, mut entries): (Self, _) = if is_yaml {
             let file = serde_saphyr::from_str(text)
                 .map_err(|error| wrong().with_source(Told(error.to_string())))?;
             (file, yaml_lines(text))
@@ -212,12 +223,11 @@ impl GrantsFile {
             let file = toml::from_str(text).map_err(|error| wrong().with_source(error))?;
             (file, toml_lines(text))
         };
-        if is_yaml {
-            let indent = entries.first().and_then(|it| indent_of(text, it.entry));
-            file.form = Form::Yaml {
-                indent: indent.unwrap_or(YAML_INDENT),
-                begins: entries.is_empty(),
-            };
+        file.form = form_of(text, is_yaml, &file.grants);
+        if let (true, Layout::Below(indent)) = (is_yaml, file.form.layout) {
+            for lines in &mut entries {
+                lines.entry = dash_of(text, lines.entry, indent);
+            }
         }
         file.lines = Lines {
             file: source.to_owned(),
@@ -309,11 +319,74 @@ fn is_digest(text: &str) -> bool {
     })
 }
 
-/// How far the `-` of an entry at this line of a YAML text is indented; none where the entry has no such line.
-fn indent_of(text: &str, line: usize) -> Option<usize> {
-    let line = text.lines().nth(line.checked_sub(1)?)?;
-    let body = line.trim_start_matches(' ');
-    body.starts_with('-').then(|| line.len() - body.len())
+/// How entries are written in a file that reads well: an entry is put there in each way, and the first that gives a file with
+/// that entry as its last is the one.
+fn form_of(text: &str, is_yaml: bool, grants: &[Grant]) -> Form {
+    const PROBE: &str = "probe";
+    let key =
+        if has_member(text, is_yaml, "grant") || !is_yaml && !has_member(text, is_yaml, "grants") {
+            "grant"
+        } else {
+            "grants"
+        };
+    let form = |layout| Form {
+        is_yaml,
+        key,
+        layout,
+    };
+    if grants.is_empty() && !has_member(text, is_yaml, key) {
+        return form(Layout::First);
+    }
+    let fits = |layout: &Layout| {
+        let entry = Entry {
+            plugin: PROBE.to_owned(),
+            ..Entry::default()
+        };
+        let with_entry = format!("{text}\n{}", entry.text(form(*layout)));
+        let file: Option<GrantsFile> = if is_yaml {
+            serde_saphyr::from_str(&with_entry).ok()
+        } else {
+            toml::from_str(&with_entry).ok()
+        };
+        file.is_some_and(|file| {
+            let last = file.grants.last();
+            file.grants.len() == grants.len() + 1 && last.is_some_and(|it| it.plugin == PROBE)
+        })
+    };
+    // TOML has no indentation, so that the first decides.
+    let indents = std::iter::once(YAML_INDENT).chain(0..=INDENT_MAX);
+    let below = indents.map(Layout::Below).find(fits);
+    form(match below {
+        Some(layout) => layout,
+        None if grants.is_empty() => Layout::Instead,
+        None => Layout::Within,
+    })
+}
+
+/// Entries that are indented further are told of in words.
+const INDENT_MAX: usize = 8;
+
+fn has_member(text: &str, is_yaml: bool, name: &str) -> bool {
+    type Members = BTreeMap<String, serde::de::IgnoredAny>;
+    let members: Option<Members> = if is_yaml {
+        serde_saphyr::from_str(text).ok()
+    } else {
+        toml::from_str(text).ok()
+    };
+    members.is_some_and(|members| members.contains_key(name))
+}
+
+/// The line with the `-` of an entry whose first member is at `line`: the nearest above that begins an entry.
+fn dash_of(text: &str, line: usize, indent: usize) -> usize {
+    let begins = |line: &str| {
+        let body = line.trim_start_matches(' ');
+        line.len() - body.len() == indent && body.starts_with('-')
+    };
+    let lines: Vec<&str> = text.lines().take(line).collect();
+    lines
+        .iter()
+        .rposition(|line| begins(line))
+        .map_or(line, |position| position + 1)
 }
 
 /// An error in the words of the library that found it.

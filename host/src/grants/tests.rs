@@ -75,6 +75,114 @@ fn the_hint_for_a_file_in_yaml_is_yaml_and_fits_under_its_entries() {
     assert_eq!(example_of(&failure), format!("digest: \"{}\"", digest("a")));
 }
 
+/// The file as it is once the hint is followed.
+fn followed(text: &str, failure: &Failure) -> String {
+    let (sentence, example) = failure.hint.as_deref().unwrap().split_once('\n').unwrap();
+    if sentence.contains("put this into") {
+        format!("{text}\n{example}")
+    } else if sentence.contains("in the place of the empty") {
+        example.to_owned()
+    } else {
+        assert!(sentence.contains("add this to the list"), "{sentence}");
+        let (before, after) = text.rsplit_once(']').unwrap();
+        format!("{before}, {}]{after}", example.trim_end())
+    }
+}
+
+#[test]
+fn the_hint_fits_into_a_file_in_whatever_way_it_is_written() {
+    let files = [
+        (false, ""),
+        (false, "# none yet\n"),
+        (
+            false,
+            "[[grant]]\nplugin = \"other\"\n[grant.ceilings]\ncpu-cores = 8\n",
+        ),
+        (false, "[[grants]]\nplugin = \"other\"\n"),
+        (false, "grant = [{ plugin = \"other\" }]\n"),
+        (
+            false,
+            "grants = [\n  { plugin = \"other\" },\n  { plugin = \"another\" }\n]\n",
+        ),
+        (false, "grants = []\n"),
+        (true, ""),
+        (true, "# none yet\n"),
+        (true, "grants: []\n"),
+        (true, "grant: []\n"),
+        (true, "grants:\n"),
+        (true, "grants: [{plugin: other}]\n"),
+        (true, "{\"grants\": [{\"plugin\": \"other\"}]}\n"),
+        (true, "grants:\n-\n  plugin: other\n"),
+        (true, "grants:\n  - plugin: other"),
+        (true, "grant:\n    - plugin: other\n      # last\n"),
+        (
+            true,
+            "grants:\n- capabilities:\n    - ssh.exec\n  plugin: other\n",
+        ),
+    ];
+    for (is_yaml, text) in files {
+        let read = |text: &str| {
+            GrantsFile::parse(text, "grants", is_yaml).unwrap_or_else(|it| panic!("{it}\n{text}"))
+        };
+        let before = read(text);
+        let grant =
+            |file: &GrantsFile| Grants::intersect(Some(file), &manifest(), &digest("a"), false);
+        let after = read(&followed(text, &grant(&before).unwrap_err()));
+        assert_eq!(after.grants.len(), before.grants.len() + 1, "{text}");
+        grant(&after).unwrap();
+    }
+}
+
+#[test]
+fn an_entry_in_brackets_is_replaced_by_one_and_a_dash_alone_begins_its_entry() {
+    for (is_yaml, text, old) in [
+        (
+            false,
+            "grants = [{ plugin = \"mine\", ceilings = { cpu-cores = 8 } }]\n",
+            "{ plugin = \"mine\", ceilings = { cpu-cores = 8 } }",
+        ),
+        (
+            true,
+            "grants: [{plugin: mine, ceilings: {cpu-cores: 8}}]\n",
+            "{plugin: mine, ceilings: {cpu-cores: 8}}",
+        ),
+        (
+            true,
+            "grants:\n-\n  plugin: mine\n  ceilings: {cpu-cores: 8}\n",
+            "-\n  plugin: mine\n  ceilings: {cpu-cores: 8}\n",
+        ),
+    ] {
+        let read = |text: &str| GrantsFile::parse(text, "grants", is_yaml).unwrap();
+        let failure =
+            Grants::intersect(Some(&read(text)), &manifest(), &digest("a"), false).unwrap_err();
+        let hint = failure.hint.as_deref().unwrap();
+        let line = 1 + text[..text.find(old).unwrap()].matches('\n').count();
+        assert!(
+            hint.starts_with(&format!("the entry at grants:{line} grants less")),
+            "{hint}"
+        );
+        let mended = read(&text.replace(old, example_of(&failure)));
+        let granted = Grants::intersect(Some(&mended), &manifest(), &digest("a"), false).unwrap();
+        assert_eq!(granted.ceilings.cpu_cores, Some(8));
+    }
+}
+
+#[test]
+fn the_ceilings_of_a_file_are_called_as_it_calls_its_entries() {
+    for key in ["grant", "grants"] {
+        let text = format!(
+            "[[{key}]]\nplugin = \"mine\"\ncapabilities = [\"*\"]\nsecrets = [\"*\"]\n[{key}.ceilings]\ncpu-cores = 1\n"
+        );
+        let grants =
+            Grants::intersect(Some(&file(&text)), &manifest(), &digest("a"), false).unwrap();
+        let hint = grants.ceilings.how_to_raise("cpu-cores");
+        assert!(
+            hint.contains(&format!("under `[{key}.ceilings]`")),
+            "{hint}"
+        );
+    }
+}
+
 #[test]
 fn what_an_optional_capability_lacks_is_told_with_the_line_that_grants_it() {
     let manifest = Manifest::parse_toml(
