@@ -636,7 +636,8 @@ fn how_to_grant(
         plugin: manifest.name.clone(),
         digest: Some(digest.to_owned()),
         capabilities: wanted.iter().map(ToString::to_string).collect(),
-        secrets: manifest.secrets.clone(),
+        // What it can do without was granted all the same, and stays so.
+        secrets: manifest.secrets.union(&granted.secrets).cloned().collect(),
         ..Entry::default()
     };
     if let Some((grant, _)) = found {

@@ -184,6 +184,25 @@ fn the_ceilings_of_a_file_are_called_as_it_calls_its_entries() {
 }
 
 #[test]
+fn an_entry_that_replaces_another_keeps_the_secrets_that_were_granted() {
+    let manifest = Manifest::parse_toml(
+        "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
+         capabilities = [\"ssh.exec\"]\nsecrets = [\"KEY\"]\noptional-secrets = [\"*\"]\n",
+    )
+    .unwrap();
+    let narrow = file("[[grant]]\nplugin = \"mine\"\nsecrets = [\"TOKEN\"]\n");
+    let failure = Grants::intersect(Some(&narrow), &manifest, &digest("a"), false).unwrap_err();
+    let granted = Grants::intersect(
+        Some(&file(example_of(&failure))),
+        &manifest,
+        &digest("a"),
+        false,
+    );
+    let secrets = ["KEY", "TOKEN"].map(str::to_owned);
+    assert_eq!(*granted.unwrap().secrets(), BTreeSet::from(secrets));
+}
+
+#[test]
 fn what_an_optional_capability_lacks_is_told_with_the_line_that_grants_it() {
     let manifest = Manifest::parse_toml(
         "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
