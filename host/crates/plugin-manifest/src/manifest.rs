@@ -7,7 +7,7 @@ use std::str::FromStr;
 use semver::Version;
 
 use crate::document::{Document, ParameterTable, PluginTable, TypeName};
-use crate::parameter::Pattern;
+use crate::parameter::{Pattern, SECRET_NAME_BYTES_MAX, is_secret_name};
 use crate::resolve::check_value;
 use crate::text::{is_deceptive, on_one_line};
 use crate::{Capability, Error, Parameter, ParameterProblem, ParameterType, ParameterValue, wasm};
@@ -15,9 +15,6 @@ use crate::{Capability, Error, Parameter, ParameterProblem, ParameterType, Param
 /// The longest name of a plugin, parameter or result, in bytes: that of a DNS label, so that names fit into the names
 /// of Kubernetes objects.
 pub const NAME_BYTES_MAX: usize = 63;
-
-/// The longest name of a secret, in bytes: that of a key of a Kubernetes Secret.
-const SECRET_NAME_BYTES_MAX: usize = 253;
 
 /// Stands for any secret that a plugin is granted by name.
 pub const ANY_SECRET: &str = "*";
@@ -255,11 +252,7 @@ impl Check {
     }
 
     fn secret_name(&mut self, name: &str) {
-        let good = name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-        // `.` and `..` would be directories where secrets are files.
-        if name.trim_matches('.').is_empty() || !good || name.len() > SECRET_NAME_BYTES_MAX {
+        if !is_secret_name(name) {
             self.problem(format!(
                 "`{name}` is no secret name: it has to consist of letters, digits, `-`, `_` and `.`, and have at most \
                  {SECRET_NAME_BYTES_MAX} characters"

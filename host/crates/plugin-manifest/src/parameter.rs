@@ -45,7 +45,8 @@ impl Items {
             Self::Environment => item.split_once('=')?,
             Self::SecretEnvironment => item.split_once('=').unwrap_or((item, item)),
         };
-        is_variable(name).then_some((name, value))
+        let is_value = self != Self::SecretEnvironment || is_secret_name(value);
+        (is_variable(name) && is_value).then_some((name, value))
     }
 }
 
@@ -56,6 +57,18 @@ fn is_variable(name: &str) -> bool {
         && name
             .bytes()
             .all(|letter| letter.is_ascii_alphanumeric() || letter == b'_')
+}
+
+/// The longest name of a secret, in bytes: that of a key of a Kubernetes Secret.
+pub(crate) const SECRET_NAME_BYTES_MAX: usize = 253;
+
+/// Whether a secret can be called so: as a key of a Kubernetes Secret.
+pub fn is_secret_name(name: &str) -> bool {
+    let good = name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    // `.` and `..` would be directories where secrets are files.
+    good && !name.trim_matches('.').is_empty() && name.len() <= SECRET_NAME_BYTES_MAX
 }
 
 /// What values it takes and what holds without one, in words such as `integer from 1 to 24, default 3`.

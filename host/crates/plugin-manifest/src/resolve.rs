@@ -290,7 +290,7 @@ fn check_items(
         Items::Globs => return Ok(()),
         Items::Environment => "NAME=VALUE, with a name of letters, digits and `_`",
         Items::SecretEnvironment => {
-            "NAME=SECRET, or NAME where the secret is called the same, with a name of letters, digits and `_`"
+            "NAME=SECRET, or NAME where the secret is called the same, with a name of letters, digits and `_`, and a secret of letters, digits, `-`, `_` and `.`"
         }
     };
     let wrong = lines.iter().position(|line| items.variable(line).is_none());

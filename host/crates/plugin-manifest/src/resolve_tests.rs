@@ -274,3 +274,19 @@ fn lists_of_variables_have_the_form_of_such_and_what_is_wrong_is_not_shown() {
         );
     }
 }
+
+#[test]
+fn a_secret_of_the_environment_has_the_name_of_one() {
+    let items = crate::Items::SecretEnvironment;
+    for good in ["KEY=key.p12", "KEY=a-b_c", "KEY"] {
+        assert!(items.variable(good).is_some(), "{good}");
+    }
+    let long = format!("KEY={}", "a".repeat(254));
+    for bad in [
+        "KEY=*", "KEY=", "KEY=.", "KEY=..", "KEY=a/b", "KEY=a b", "KEY=a=b", &long,
+    ] {
+        assert_eq!(items.variable(bad), None, "{bad}");
+    }
+    // A value can be anything.
+    assert_eq!(crate::Items::Environment.variable("A=*"), Some(("A", "*")));
+}
