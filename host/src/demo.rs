@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use orka_sim::{GuestKind, Sim, SimConfig};
-use plugin_manifest::Manifest;
+use plugin_manifest::{Manifest, is_secret_name};
 
 use crate::cli::{DemoArgs, OrkaArgs, OrkaVersion, RegistryArgs, RunArgs, SshArgs};
 use crate::config::{Config, Environment};
@@ -117,6 +117,13 @@ fn sample_project() -> std::io::Result<PathBuf> {
     Ok(project)
 }
 
+/// The files of a directory that can be secrets. Others have names that no plugin can ask for.
+fn secret_names(place: &Path) -> Vec<String> {
+    let entries = place.read_dir().into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| is_secret_name(name)).collect()
+}
+
 fn credentials(config: &SimConfig, scratch: &Path) -> std::io::Result<()> {
     let user = config.users.first();
     let files = [
@@ -218,9 +225,7 @@ impl Stage {
     fn grant_all(&self, plugin: &Plugin, secrets: Option<&Path>) -> Result<PathBuf, Failure> {
         let path = self.scratch.path().join("grants.toml");
         // Each by its name as well, for plugins that take any.
-        let names = secrets.into_iter().flat_map(|place| place.read_dir());
-        let names = names.flatten().flatten();
-        let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let names = secrets.map(secret_names).unwrap_or_default();
         let names: serde_json::Value = std::iter::once("*".to_owned()).chain(names).collect();
         let text = format!(
             "[[grant]]\nplugin = \"{}\"\ndigest = \"{}\"\ncapabilities = [\"*\"]\nsecrets = {names}\n",
@@ -261,5 +266,21 @@ impl Stage {
         } else {
             code
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_whose_names_are_no_secret_names_are_left_out() {
+        let place = tempfile::tempdir().unwrap();
+        for name in ["KEY", "key.p12", "a\u{7f}", "a b", "*"] {
+            std::fs::write(place.path().join(name), "x").unwrap();
+        }
+        let mut names = secret_names(place.path());
+        names.sort();
+        assert_eq!(names, ["KEY", "key.p12"]);
     }
 }
