@@ -398,33 +398,51 @@ const MEMORY: &str = "/dev/shm";
 /// Larger workspaces stay out of it: containers have 64 MiB of it and run as many scenarios at a time as processors.
 const IN_MEMORY_BYTES_MAX: usize = 1024 * 1024;
 
-fn directory_for(files: &BTreeMap<String, Vec<u8>>) -> std::io::Result<tempfile::TempDir> {
+fn workspace_with(files: &BTreeMap<String, Vec<u8>>) -> Result<tempfile::TempDir, Failure> {
+    workspace_of(files, write)
+}
+
+/// As [`workspace_with`], writing each file with `write`. What turns out not to fit into memory goes to the disk.
+fn workspace_of(
+    files: &BTreeMap<String, Vec<u8>>,
+    write: impl Fn(&Dir, &str, &[u8]) -> std::io::Result<()>,
+) -> Result<tempfile::TempDir, Failure> {
+    let fill = |directory: &tempfile::TempDir| {
+        let root = Dir::open_ambient_dir(directory.path(), ambient_authority());
+        let root = root.map_err(|error| (None, error))?;
+        for (path, contents) in files {
+            write(&root, path, contents).map_err(|error| (Some(path), error))?;
+        }
+        Ok(())
+    };
+    let told = |(path, error): (Option<&String>, std::io::Error)| match path {
+        None => no_workspace(error),
+        Some(path) => Failure::config(format!("the test's file `{path}` cannot be made"))
+            .with_source(error)
+            .with_hint("paths are relative to the workspace and cannot leave it"),
+    };
     let size: usize = files.values().map(Vec::len).sum();
     if size <= IN_MEMORY_BYTES_MAX
         && let Ok(directory) = tempfile::tempdir_in(MEMORY)
     {
-        return Ok(directory);
+        match fill(&directory) {
+            Ok(()) => return Ok(directory),
+            Err((_, error)) if error.kind() == std::io::ErrorKind::StorageFull => {}
+            Err(wrong) => return Err(told(wrong)),
+        }
     }
-    tempfile::tempdir()
+    let directory = tempfile::tempdir().map_err(no_workspace)?;
+    fill(&directory).map_err(told)?;
+    Ok(directory)
 }
 
-fn workspace_with(files: &BTreeMap<String, Vec<u8>>) -> Result<tempfile::TempDir, Failure> {
-    let directory = directory_for(files).map_err(no_workspace)?;
-    let root =
-        Dir::open_ambient_dir(directory.path(), ambient_authority()).map_err(no_workspace)?;
-    for (path, contents) in files {
-        Path::new(path)
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .map_or(Ok(()), |parent| root.create_dir_all(parent))
-            .and_then(|()| root.write(path, contents))
-            .map_err(|error| {
-                Failure::config(format!("the test's file `{path}` cannot be made"))
-                    .with_source(error)
-                    .with_hint("paths are relative to the workspace and cannot leave it")
-            })?;
+fn write(root: &Dir, path: &str, contents: &[u8]) -> std::io::Result<()> {
+    if let Some(parent) = Path::new(path).parent()
+        && !parent.as_os_str().is_empty()
+    {
+        root.create_dir_all(parent)?;
     }
-    Ok(directory)
+    root.write(path, contents)
 }
 
 /// What is below `root`, without the host's own folder.
@@ -499,4 +517,42 @@ fn shown_in_files(scenario: &Scenario, files: &BTreeMap<String, Vec<u8>>) -> Vec
 /// Shorter ones are not masked: they would turn ordinary text into asterisks.
 fn is_worth_hiding(secret: &str) -> bool {
     secret.trim().len() >= 4
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_workspace_that_does_not_fit_into_memory_goes_to_the_disk_once() {
+        let files = BTreeMap::from(["a/b", "c"].map(|path| (path.to_owned(), b"x".to_vec())));
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let written = Cell::new(0);
+        let once = |root: &Dir, path: &str, contents: &[u8]| {
+            written.set(written.get() + 1);
+            // The second write finds no room, as where other scenarios have taken it.
+            if written.get() == 2 {
+                return Err(full());
+            }
+            write(root, path, contents)
+        };
+        let directory = workspace_of(&files, once);
+        if Path::new(MEMORY).is_dir() {
+            let directory = directory.unwrap();
+            assert!(!directory.path().starts_with(MEMORY));
+            assert_eq!(written.get(), 4);
+            assert_eq!(std::fs::read(directory.path().join("a/b")).unwrap(), b"x");
+        } else {
+            assert!(
+                directory
+                    .unwrap_err()
+                    .message
+                    .contains("`c` cannot be made")
+            );
+        }
+        let never = workspace_of(&files, |_, _, _| Err(full())).unwrap_err();
+        assert!(never.message.contains("`a/b` cannot be made"), "{never}");
+    }
 }
