@@ -216,6 +216,10 @@ impl Tape {
                 }
             }
         };
+        if found.unended {
+            // What cut it off does so again.
+            return std::future::pending().await;
+        }
         sleep(Duration::from_millis(found.took_ms)).await;
         match &found.failure {
             Some(failure) => Err(failure.failure()),
@@ -482,4 +486,36 @@ impl Guest for ReplayedGuest {
     }
 
     async fn close(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_a_stop_cut_off_does_not_end_when_it_is_played_again() {
+        let call = |unended| {
+            Some(Exchange {
+                call: "purge-run".to_owned(),
+                took_ms: 1,
+                unended,
+                ..Exchange::default()
+            })
+        };
+        let tape = Tape {
+            state: Mutex::new(TapeState {
+                left: vec![call(false), call(true)],
+                ..TapeState::default()
+            }),
+            files: BTreeMap::new(),
+            has_tidying: true,
+        };
+        tape.tidies(Tidying::PurgeRun).await.unwrap();
+        let cut_off = tape.tidies(Tidying::PurgeRun);
+        let ended = tokio::time::timeout(Duration::from_secs(3600), cut_off).await;
+        assert!(ended.is_err());
+        // It was made all the same.
+        assert!(tape.state().left.iter().all(Option::is_none));
+        assert_eq!(tape.state().extras, 0);
+    }
 }

@@ -159,6 +159,9 @@ pub struct Exchange {
     pub asked: Value,
     /// How long it took, in milliseconds.
     pub took_ms: u64,
+    /// Whether it had not ended when the run did, so that nothing came back: a stop had cut it off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unended: bool,
     /// What came back.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub answer: Value,

@@ -203,6 +203,7 @@ impl Recorder {
         state.calls.push(Exchange {
             call: call.to_owned(),
             asked,
+            unended: true,
             ..Exchange::default()
         });
         (state.calls.len() - 1, Instant::now())
@@ -219,6 +220,7 @@ impl Recorder {
             return;
         };
         call.took_ms = millis(began.elapsed());
+        call.unended = false;
         match result {
             Ok(value) => call.answer = answer(value),
             Err(failure) => call.failure = Some(FailureRecord::of(failure)),
@@ -572,5 +574,24 @@ impl Guest for RecordedGuest {
 
     async fn close(&self) {
         self.inner.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_never_ended_is_told_from_one_that_did() {
+        let recorder = Recorder::new(Masker::default(), BTreeMap::new(), None);
+        let ended = recorder.tidies(Tidying::Delete("one")).await.unwrap();
+        recorder.tidies(Tidying::Delete("two")).await.unwrap();
+        recorder.tidied(ended, Instant::now(), None);
+        let unended: Vec<bool> = recorder
+            .session_calls()
+            .iter()
+            .map(|call| call.unended)
+            .collect();
+        assert_eq!(unended, [false, true]);
     }
 }
