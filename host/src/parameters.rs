@@ -37,6 +37,21 @@ pub(crate) fn named<'a>(manifest: &'a Manifest, variable: &str) -> Option<&'a St
     names.find(|name| plugin_manifest::environment_name(name) == *variable)
 }
 
+/// What is wrong with a value that is to be a list of patterns. Of what use they are to the plugin is not known here, so
+/// that the parameter's name alone says which they are.
+fn wrong_pattern(name: &str, items: Option<Items>, value: &ParameterValue) -> Option<String> {
+    let (Some(Items::Globs), Some(patterns)) = (items, value.as_list()) else {
+        return None;
+    };
+    let reason = match Selection::parse(patterns, &[""; 0]).err()? {
+        guest_ssh::Error::Invalid { reason, .. } => reason,
+        error => error.to_string(),
+    };
+    Some(format!(
+        "parameter `{name}` has a pattern that is not valid: {reason}"
+    ))
+}
+
 /// Checks parameters against the manifest, with the script that was given as a file; `shown` names the plugin in hints.
 ///
 /// # Errors
@@ -62,17 +77,38 @@ pub fn check_parameters(
     let mut failures = told(manifest.check_one_of(&values, script.is_some()));
     for (name, value) in &values {
         let items = manifest.parameters.get(name).and_then(|it| it.items);
-        if let (Some(Items::Globs), Some(patterns)) = (items, value.as_list())
-            && let Err(error) = Selection::parse(patterns, &[""; 0])
-        {
-            failures.push(
-                wrong(format!("parameter `{name}` has a pattern that is wrong")).with_source(error),
-            );
-        }
+        failures.extend(wrong_pattern(name, items, value).map(wrong));
     }
     if failures.is_empty() {
         Ok(values)
     } else {
         Err(failures)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(default: &str) -> Manifest {
+        Manifest::parse_toml(&format!(
+            "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
+             [parameters.exclude]\ntype = \"list\"\nitems = \"globs\"\ndefault = [{default}]\ndescription = \"x\"\n"
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_wrong_pattern_is_told_by_the_parameter_that_has_it() {
+        let given = BTreeMap::from([("exclude".to_owned(), "../a".to_owned())]);
+        let failures = check_parameters(&manifest(""), &given, None, "mine").unwrap_err();
+        let [failure] = &failures[..] else {
+            panic!("{failures:?}")
+        };
+        assert_eq!(
+            failure.message,
+            "parameter `exclude` has a pattern that is not valid: `../a`: `..` would leave the tree"
+        );
+        assert!(failure.causes().is_empty());
     }
 }
