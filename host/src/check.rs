@@ -14,6 +14,7 @@ use crate::fit::{self, Difference};
 use crate::grants::{Grants, GrantsFile};
 use crate::guard::GuardSource;
 use crate::outcome;
+use crate::parameters::wrong_defaults;
 use crate::plugin::Plugin;
 use crate::plugin::remote::is_remote;
 use crate::report;
@@ -87,6 +88,7 @@ fn examine(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
     pinned(args, &plugin.digest, &mut failures);
     let compiled = engine::engine().and_then(|engine| Compiled::new(&engine, &plugin));
     failures.extend(compiled.err());
+    failures.extend(wrong_defaults(&plugin.manifest));
     let granted = granted(grants.as_ref(), &plugin, &mut failures);
     let manifest = &plugin.manifest;
     let parameters = manifest.parameters.iter();

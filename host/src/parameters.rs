@@ -52,6 +52,22 @@ fn wrong_pattern(name: &str, items: Option<Items>, value: &ParameterValue) -> Op
     ))
 }
 
+/// What is wrong with the defaults of a manifest that only this host can tell: patterns of files.
+pub(crate) fn wrong_defaults(manifest: &Manifest) -> Vec<Failure> {
+    let parameters = manifest.parameters.iter();
+    let found = parameters.filter_map(|(name, parameter)| {
+        wrong_pattern(name, parameter.items, parameter.default.as_ref()?)
+    });
+    found
+        .map(|problem| {
+            Failure::plugin_rejected(
+                "plugin.manifest",
+                format!("the default does not fit: {problem}"),
+            )
+        })
+        .collect()
+}
+
 /// Checks parameters against the manifest, with the script that was given as a file; `shown` names the plugin in hints.
 ///
 /// # Errors
@@ -110,5 +126,15 @@ mod tests {
             "parameter `exclude` has a pattern that is not valid: `../a`: `..` would leave the tree"
         );
         assert!(failure.causes().is_empty());
+    }
+
+    #[test]
+    fn a_default_that_is_no_pattern_is_found_without_a_run() {
+        assert!(wrong_defaults(&manifest("\"*.log\"")).is_empty());
+        let failures = wrong_defaults(&manifest("\"../a\""));
+        assert!(
+            failures.len() == 1 && failures[0].message.contains("default does not fit"),
+            "{failures:?}"
+        );
     }
 }

@@ -253,7 +253,7 @@ fn what_an_optional_capability_lacks_is_told_with_the_line_that_grants_it() {
 fn a_plugin_that_takes_any_secret_is_granted_those_that_are_named() {
     let manifest = Manifest::parse_toml(
         "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
-         secrets = [\"OWN\"]\noptional-secrets = [\"*\", \"MAYBE\"]\n\
+         optional-capabilities = [\"cluster.keep\"]\nsecrets = [\"OWN\"]\noptional-secrets = [\"*\", \"MAYBE\"]\n\
          [parameters.secret-env]\ntype = \"list\"\nitems = \"secret-environment\"\ndescription = \"x\"\n\
          [parameters.keep]\ntype = \"boolean\"\ndefault = false\ncapability = \"cluster.keep\"\ndescription = \"x\"\n",
     )

@@ -8,7 +8,7 @@ use semver::Version;
 
 use crate::document::{Document, ParameterTable, PluginTable, TypeName};
 use crate::parameter::{Pattern, SECRET_NAME_BYTES_MAX, is_secret_name};
-use crate::resolve::check_value;
+use crate::resolve::{check_items, check_value};
 use crate::text::{is_deceptive, on_one_line};
 use crate::{Capability, Error, Parameter, ParameterProblem, ParameterType, ParameterValue, wasm};
 
@@ -197,11 +197,16 @@ impl Check {
             Some((name.clone(), self.parameter(&name, table)?))
         });
         let parameters: BTreeMap<String, Parameter> = parameters.collect();
-        for name in one_of.iter().flatten() {
-            let is_text = |it: &Parameter| matches!(it.kind, ParameterType::Text { .. });
-            if !parameters.get(name).is_some_and(is_text) {
+        one_of
+            .iter()
+            .for_each(|group| self.group(group, &parameters));
+        for (name, parameter) in &parameters {
+            if let Some(needed) = parameter.capability
+                && !capabilities.contains(&needed)
+                && !optional_capabilities.contains(&needed)
+            {
                 self.problem(format!(
-                    "`one-of` names `{name}`, which is no parameter of type `string`"
+                    "parameter `{name}` needs `{needed}`, which is neither in `capabilities` nor in `optional-capabilities`, so that no value but the default could be given"
                 ));
             }
         }
@@ -316,6 +321,7 @@ impl Check {
         let kind = self.parameter_type(name, &table)?;
         if let Some(default) = &table.default
             && let Err(problem) = check_value(name, &kind, default)
+                .and_then(|()| check_items(name, table.items, default))
         {
             self.problem(format!("the default does not fit: {problem}"));
         }
@@ -329,6 +335,41 @@ impl Check {
             items: table.items,
             capability: capability.flatten(),
         })
+    }
+
+    /// Refuses a group of which no run could give exactly one, or only ever the same one.
+    fn group(&mut self, group: &[String], parameters: &BTreeMap<String, Parameter>) {
+        if group.is_empty() {
+            self.problem(
+                "`one-of` has a group without parameters, of which no run could give one"
+                    .to_owned(),
+            );
+        }
+        for (position, name) in group.iter().enumerate() {
+            if group[..position].contains(name) {
+                self.problem(format!(
+                    "`one-of` names `{name}` twice in a group, so that it would be given more than once"
+                ));
+                continue;
+            }
+            match parameters.get(name) {
+                Some(Parameter {
+                    kind: ParameterType::Text { .. },
+                    default,
+                    ..
+                }) => {
+                    let text = default.as_ref().and_then(ParameterValue::as_text);
+                    if text.is_some_and(|text| !text.is_empty()) {
+                        self.problem(format!(
+                            "`one-of` names `{name}`, which has a default and so is always given; leave the default out or empty"
+                        ));
+                    }
+                }
+                _ => self.problem(format!(
+                    "`one-of` names `{name}`, which is no parameter of type `string`"
+                )),
+            }
+        }
     }
 
     fn parameter_type(&mut self, name: &str, table: &ParameterTable) -> Option<ParameterType> {

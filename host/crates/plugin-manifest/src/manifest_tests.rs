@@ -356,7 +356,7 @@ fn a_parameter_is_described_with_all_that_its_type_demands() {
 #[test]
 fn what_parameters_need_of_each_other_and_of_the_host_is_read_and_written_again() {
     let manifest = with(
-        "optional-secrets = [\"*\", \"KEY\"]\none-of = [[\"script\", \"file\"]]\n\
+        "optional-capabilities = [\"cluster.keep\"]\noptional-secrets = [\"*\", \"KEY\"]\none-of = [[\"script\", \"file\"]]\n\
          [parameters.script]\ntype = \"string\"\ndescription = \"x\"\n\
          [parameters.file]\ntype = \"string\"\ndescription = \"x\"\n\
          [parameters.keep]\ntype = \"boolean\"\ndefault = false\ncapability = \"cluster.keep\"\ndescription = \"x\"\n\
@@ -483,5 +483,49 @@ fn a_parameter_is_described_on_one_line_whatever_is_in_it() {
             let shown = parameter.to_string();
             assert!(!shown.contains(crate::text::is_deceptive), "{shown:?}");
         }
+    }
+}
+
+#[test]
+fn what_no_run_could_be_given_is_refused() {
+    let text = |members: &str| {
+        format!("[parameters.a]\ntype = \"string\"\ndescription = \"x\"\n{members}\n")
+    };
+    let list = |items: &str, default: &str| {
+        format!(
+            "[parameters.a]\ntype = \"list\"\nitems = \"{items}\"\ndefault = [\"{default}\"]\ndescription = \"x\"\n"
+        )
+    };
+    let needy = text("capability = \"cluster.keep\"");
+    for (more, problem) in [
+        ("one-of = [[]]\n".to_owned(), "a group without parameters"),
+        (
+            format!("one-of = [[\"a\", \"a\"]]\n{}", text("")),
+            "names `a` twice",
+        ),
+        (
+            format!("one-of = [[\"a\"]]\n{}", text("default = \"b\"")),
+            "has a default and so is always given",
+        ),
+        (
+            list("environment", "1A=b"),
+            "the default does not fit: parameter `a` needs lines of the form NAME=VALUE",
+        ),
+        (
+            list("secret-environment", "A=*"),
+            "the default does not fit: parameter `a` needs lines of the form NAME=SECRET",
+        ),
+        (needy.clone(), "needs `cluster.keep`, which is neither in"),
+    ] {
+        let refusal = refusal(with(&more));
+        assert!(refusal.contains(problem), "{refusal}");
+    }
+    for more in [
+        format!("one-of = [[\"a\"]]\n{}", text("default = \"\"")),
+        list("secret-environment", "A=b"),
+        format!("capabilities = [\"cluster.keep\"]\n{needy}"),
+        format!("optional-capabilities = [\"cluster.keep\"]\n{needy}"),
+    ] {
+        with(&more).unwrap();
     }
 }

@@ -278,7 +278,7 @@ pub(crate) fn check_value(
 }
 
 /// Checks the variables of a list of such. What a glob may be is known to who uses it.
-fn check_items(
+pub(crate) fn check_items(
     name: &str,
     items: Option<Items>,
     value: &ParameterValue,
