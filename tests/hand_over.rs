@@ -12,15 +12,20 @@ const SECRET: &str = "secrets/orka-token";
 const CONFIG_MAP: &str = "configmaps/orka-vm-name";
 
 fn task(cluster: &Cluster, kubernetes: &Kubernetes, plugin: &str, run: &str) -> Step {
-    let credentials = kubernetes.credentials();
-    cluster
+    let step = cluster
         .run()
         .without("--workspace")
         .without("--ssh-credentials")
-        .flag("--plugin", plugin)
-        .flag("--run-uid", run)
+        .flag("--plugin", plugin);
+    of_run(step, kubernetes, run, plugin)
+}
+
+fn of_run(step: Step, kubernetes: &Kubernetes, run: &str, task: &str) -> Step {
+    let credentials = kubernetes.credentials();
+    step.flag("--run-uid", run)
         .flag("--run-name", format!("name-of-{run}"))
-        .flag("--pod-uid", format!("{run}-{plugin}"))
+        .flag("--task-uid", format!("task-{run}-{task}"))
+        .flag("--pod-uid", format!("{run}-{task}"))
         .flag("--hand-over", "kubernetes")
         .flag("--kubernetes-api", kubernetes.url())
         .flag("--kubernetes-credentials", credentials.to_str().unwrap())
@@ -343,4 +348,30 @@ async fn the_role_of_the_overlay_has_what_is_asked_for_and_nothing_besides() {
         }
     }
     assert_eq!(kubernetes.rights(), granted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_may_not_purge_the_run_reaches_neither_token_nor_objects() {
+    let mut config = Cluster::orka2();
+    config.api_version = "2.1.0".to_owned();
+    let cluster = Cluster::with(config).await;
+    let kubernetes = Kubernetes::start().await;
+    init(&cluster, &kubernetes, "run-a")
+        .ended()
+        .await
+        .assert(0, "succeeded");
+    let before = kubernetes.objects();
+    let ended = of_run(cluster.guest("powers"), &kubernetes, "run-a", "powers")
+        .granted("[[grant]]\nplugin = \"powers\"\ncapabilities = [\"cluster.read\"]\n")
+        .ended()
+        .await;
+    ended.assert(0, "succeeded");
+    ended.assert_says(&["cluster.purge-run: run.not-granted"]);
+    assert_eq!(kubernetes.objects(), before, "{ended}");
+    let token = token(&kubernetes);
+    let tokens = cluster.sim.state().tokens;
+    assert!(
+        tokens.iter().any(|it| it.token == token && !it.revoked),
+        "{ended}"
+    );
 }

@@ -228,6 +228,7 @@ impl HostSession for HostState {
     async fn purge_run(&mut self, _session: Resource<Session>) -> Result<Purged, CallError> {
         let run = &self.run;
         let work = run.tidy(Tidying::PurgeRun, async {
+            shared::may_purge_run(run)?;
             let purged = shared::purge_run(run).await;
             // VMs cost money: they go first, and what is left of the rest is deleted all the same.
             let retracted = older::retract(run).await;

@@ -405,11 +405,15 @@ pub(super) async fn adopt(run: &RunContext, text: &str) -> Result<VmConfig, Fail
     Ok(template(name, spec, true))
 }
 
+/// Whether this run may purge: asked before anything of the pipeline run is touched, on Orka or elsewhere.
+pub(super) fn may_purge_run(run: &RunContext) -> Result<(), Failure> {
+    run.grants.require(Capability::ClusterPurgeRun)?;
+    still_signed_in(run)
+}
+
 /// Deletes everything of the pipeline run, and looks again for what was still being deployed when its step was killed.
 pub(super) async fn purge_run(run: &RunContext) -> Result<Purged, Failure> {
-    run.grants.require(Capability::ClusterPurgeRun)?;
     warn_of_a_run_that_nobody_knows(run);
-    still_signed_in(run)?;
     let started = Instant::now();
     let deadline = run.deadline_within(PURGE_RUN_TIMEOUT);
     let mut removed = BTreeSet::new();
