@@ -171,7 +171,17 @@ pub trait Cluster: Send + Sync {
         Err(Failure::internal("this cluster has no tokens"))
     }
 
-    /// Ends a login of an earlier Task, as far as that is possible and safe.
+    /// Whether the token comes from a login of this run, and was not given to it.
+    fn token_is_from_login(&self) -> bool {
+        false
+    }
+
+    /// The token in use; none before the sign-in, and nobody is asked for one.
+    async fn held_token(&self) -> Option<SecretString> {
+        None
+    }
+
+    /// Ends a login of an earlier Task that got a token for itself, as far as that is possible and safe.
     async fn revoke(&self, _token: SecretString) -> Result<SignOut, Failure> {
         Ok(SignOut::NotApplicable)
     }

@@ -286,6 +286,14 @@ impl Cluster for OrkaCluster {
         self.client()?.token().await.map_err(later)
     }
 
+    fn token_is_from_login(&self) -> bool {
+        self.client().is_ok_and(Client::token_is_from_login)
+    }
+
+    async fn held_token(&self) -> Option<SecretString> {
+        self.client().ok()?.held_token().await
+    }
+
     async fn revoke(&self, token: SecretString) -> Result<SignOut, Failure> {
         let client = self.client()?;
         client

@@ -432,6 +432,14 @@ impl Cluster for RecordedCluster {
         self.inner.token().await
     }
 
+    fn token_is_from_login(&self) -> bool {
+        self.inner.token_is_from_login()
+    }
+
+    async fn held_token(&self) -> Option<SecretString> {
+        self.inner.held_token().await
+    }
+
     async fn revoke(&self, token: SecretString) -> Result<SignOut, Failure> {
         self.inner.revoke(token).await
     }

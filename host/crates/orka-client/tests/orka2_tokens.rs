@@ -108,6 +108,35 @@ async fn revokes_the_token_only_where_it_is_its_own() {
     }
 }
 
+/// Where this client's own is from says nothing of that one.
+#[tokio::test]
+async fn a_token_that_another_login_got_is_revoked_where_logins_have_one_each() {
+    for (version, outcome) in [("2.1.0", SignOut::Revoked), ("2.1.1", SignOut::KeptShared)] {
+        let fake = Fake::orka2(version, |request| match request.path.as_str() {
+            "/token" if request.is("DELETE", "/token") => {
+                reply(200, envelope(json!({ "tokensRevoked": "1" })))
+            }
+            _ => reply(
+                200,
+                envelope(json!({ "authenticated": true, "is_token_revoked": false })),
+            ),
+        })
+        .await;
+        let client = Client::connect(config(&fake.url, support::token()))
+            .await
+            .unwrap();
+        client.sign_in().await.unwrap();
+        assert!(!client.token_is_from_login());
+        let passed_on = secrecy::SecretString::from("of another login");
+        assert_eq!(
+            client.revoke(passed_on).await.unwrap(),
+            outcome,
+            "{version}"
+        );
+        assert!(client.held_token().await.is_some(), "{version}");
+    }
+}
+
 #[tokio::test]
 async fn a_given_token_is_checked_and_never_revoked() {
     let fake = Fake::orka2("2.0.0", |_| {

@@ -112,7 +112,18 @@ impl Client {
         Ok(lease.token)
     }
 
-    /// As [`Client::sign_out`], for a token that another client of the same user got and passed on. This client stays signed in.
+    /// The token in use, if there is one.
+    pub async fn held_token(&self) -> Option<SecretString> {
+        Some(self.0.tokens.held().await?.token)
+    }
+
+    /// Whether tokens come from logins of this client, and none was given.
+    pub fn token_is_from_login(&self) -> bool {
+        self.0.tokens.come_from_login()
+    }
+
+    /// As [`Client::sign_out`], for a token that another client got by a login and passed on. Where this client has its own
+    /// from does not matter, and it stays signed in.
     ///
     /// # Errors
     ///
@@ -121,17 +132,22 @@ impl Client {
         if self.generation() == Generation::Orka3 {
             return Ok(SignOut::NothingToRevoke);
         }
-        if !self.has_token_of_its_own() {
+        if !self.gives_each_login_a_token() {
             return Ok(SignOut::KeptShared);
         }
         let lease = Lease { token, number: 0 };
         self.revoked(&lease).await.map(|()| SignOut::Revoked)
     }
 
-    /// Whether a login gives a token that no other login of the user has.
+    /// Whether the token in use is no other login's.
     fn has_token_of_its_own(&self) -> bool {
-        let version = self.api_version();
-        self.0.tokens.come_from_login() && version.is_some_and(ApiVersion::has_token_per_login)
+        self.token_is_from_login() && self.gives_each_login_a_token()
+    }
+
+    /// Whether a login gives a token that no other login of the user has.
+    fn gives_each_login_a_token(&self) -> bool {
+        self.api_version()
+            .is_some_and(ApiVersion::has_token_per_login)
     }
 
     async fn revoked(&self, lease: &Lease) -> Result<(), Error> {
