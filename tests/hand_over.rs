@@ -1,6 +1,7 @@
 //! `--hand-over kubernetes`: the Secret and the ConfigMap of the older Tasks, for steps that are not ours.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -37,6 +38,11 @@ fn init(cluster: &Cluster, kubernetes: &Kubernetes, run: &str) -> Step {
 
 fn teardown(cluster: &Cluster, kubernetes: &Kubernetes, run: &str) -> Step {
     task(cluster, kubernetes, "teardown", run)
+}
+
+async fn hands_over(cluster: &Cluster, kubernetes: &Kubernetes, run: &str) {
+    let ended = init(cluster, kubernetes, run).ended().await;
+    ended.assert(0, "succeeded");
 }
 
 fn token(kubernetes: &Kubernetes) -> String {
@@ -111,10 +117,7 @@ async fn the_token_is_revoked_where_that_is_safe() {
         config.api_version = version.to_owned();
         let cluster = Cluster::with(config).await;
         let kubernetes = Kubernetes::start().await;
-        init(&cluster, &kubernetes, "run-a")
-            .ended()
-            .await
-            .assert(0, "succeeded");
+        hands_over(&cluster, &kubernetes, "run-a").await;
         assert_eq!(cluster.sim.state().live_tokens(), 1, "{version}");
         let ended = teardown(&cluster, &kubernetes, "run-a").ended().await;
         ended.assert(0, "succeeded");
@@ -129,23 +132,30 @@ async fn the_token_is_revoked_where_that_is_safe() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_right_is_named_before_anything_is_deployed() {
-    for right in ["create secrets", "create configmaps"] {
-        let cluster = Cluster::start().await;
-        let kubernetes = Kubernetes::start().await;
-        kubernetes.forbid(right);
-        let ended = init(&cluster, &kubernetes, "run-a").ended().await;
-        assert_untouched(&cluster, &ended);
-        let (verb, resource) = right.split_once(' ').unwrap();
-        ended.assert_says(&[
-            &format!("cannot {verb} resource \"{resource}\""),
-            &format!("with the verb `{verb}` on `{resource}`"),
-            "tekton/overlays/hand-over",
-        ]);
-        assert!(
-            kubernetes.objects().is_empty(),
-            "{:?}",
-            kubernetes.objects()
-        );
+    let rights = ["create", "get", "patch", "delete"];
+    for right in rights.map(|verb| ["secrets", "configmaps"].map(|it| format!("{verb} {it}"))) {
+        for right in right {
+            let cluster = Cluster::start().await;
+            let kubernetes = Kubernetes::start().await;
+            kubernetes.forbid(&right);
+            let ended = init(&cluster, &kubernetes, "run-a").ended().await;
+            assert_untouched(&cluster, &ended);
+            let (verb, resource) = right.split_once(' ').unwrap();
+            ended.assert_says(&[
+                &format!("cannot {verb} resource \"{resource}\""),
+                &format!("with the verb `{verb}` on `{resource}`"),
+                "tekton/overlays/hand-over",
+            ]);
+            let objects = kubernetes.objects();
+            let left: Vec<_> = objects.keys().collect();
+            if verb == "delete" {
+                assert_eq!(left.len(), 1, "{left:?}");
+                let name = format!("{}/", resource.trim_end_matches('s'));
+                assert!(ended.result("leftovers").starts_with(&name), "{ended}");
+            } else {
+                assert!(left.is_empty(), "{right}: {left:?}");
+            }
+        }
     }
 }
 
@@ -153,10 +163,8 @@ async fn a_missing_right_is_named_before_anything_is_deployed() {
 async fn a_second_run_with_the_same_names_is_refused_and_the_first_is_left_alone() {
     let cluster = Cluster::start().await;
     let kubernetes = Kubernetes::start().await;
-    init(&cluster, &kubernetes, "run-a")
-        .ended()
-        .await
-        .assert(0, "succeeded");
+    hands_over(&cluster, &kubernetes, "run-a").await;
+    kubernetes.add_pipeline_run("run-a");
     let before = kubernetes.objects();
     let ended = init(&cluster, &kubernetes, "run-b").ended().await;
     assert_eq!(ended.code, Some(211), "{ended}");
@@ -232,10 +240,7 @@ async fn an_init_that_fails_gives_the_names_back() {
 async fn an_earlier_pods_objects_are_taken_up() {
     let cluster = Cluster::start().await;
     let kubernetes = Kubernetes::start().await;
-    init(&cluster, &kubernetes, "run-a")
-        .ended()
-        .await
-        .assert(0, "succeeded");
+    hands_over(&cluster, &kubernetes, "run-a").await;
     let again = init(&cluster, &kubernetes, "run-a").flag("--pod-uid", "retry");
     again.ended().await.assert(0, "succeeded");
     assert_eq!(kubernetes.objects().len(), 2);
@@ -255,10 +260,7 @@ async fn a_request_that_fails_in_passing_is_made_again() {
         None,
         Some(Refusal::Status(429)),
     ]);
-    init(&cluster, &kubernetes, "run-a")
-        .ended()
-        .await
-        .assert(0, "succeeded");
+    hands_over(&cluster, &kubernetes, "run-a").await;
     assert_eq!(kubernetes.objects().len(), 2);
 }
 
@@ -267,10 +269,7 @@ async fn a_request_that_fails_in_passing_is_made_again() {
 async fn teardown_purges_also_where_it_may_not_delete_the_secret() {
     let cluster = Cluster::start().await;
     let kubernetes = Kubernetes::start().await;
-    init(&cluster, &kubernetes, "run-a")
-        .ended()
-        .await
-        .assert(0, "succeeded");
+    hands_over(&cluster, &kubernetes, "run-a").await;
     kubernetes.forbid("delete secrets");
     let ended = teardown(&cluster, &kubernetes, "run-a").ended().await;
     assert_eq!(ended.code, Some(211), "{ended}");
@@ -300,16 +299,29 @@ async fn without_the_flag_kubernetes_is_not_asked() {
 async fn a_run_that_nobody_could_recognise_is_refused() {
     let cluster = Cluster::start().await;
     let kubernetes = Kubernetes::start().await;
-    let ended = init(&cluster, &kubernetes, "run-a")
-        .without("--run-uid")
-        .ended()
-        .await;
-    assert_untouched(&cluster, &ended);
-    ended.assert_says(&["`--hand-over kubernetes` needs the run's UID"]);
-    let bad = init(&cluster, &kubernetes, "run-a").flag("--token-secret", "../secrets/x");
-    let ended = bad.ended().await;
-    assert_untouched(&cluster, &ended);
-    ended.assert_says(&["`orka-token-secret` is `../secrets/x`, which is no name of a Secret"]);
+    for flag in ["--run-uid", "--run-name"] {
+        let lone = init(&cluster, &kubernetes, "run-a").without(flag);
+        let ended = lone.ended().await;
+        assert_untouched(&cluster, &ended);
+        ended.assert_says(&["`--hand-over kubernetes` needs a PipelineRun"]);
+    }
+    for (flag, value, said) in [
+        (
+            "--token-secret",
+            "../secrets/x",
+            "`orka-token-secret` is `../secrets/x`, which is no name of a Secret",
+        ),
+        (
+            "--vm-name-config-key",
+            "a/b",
+            "`orka-vm-name-config-key` is `a/b`, which is no key of a ConfigMap",
+        ),
+    ] {
+        let bad = init(&cluster, &kubernetes, "run-a").flag(flag, value);
+        let ended = bad.ended().await;
+        assert_untouched(&cluster, &ended);
+        ended.assert_says(&[said]);
+    }
     assert_eq!(kubernetes.requests(), Vec::<String>::new());
 }
 
@@ -321,7 +333,9 @@ async fn the_role_of_the_overlay_has_what_is_asked_for_and_nothing_besides() {
     for step in [
         init(&cluster, &kubernetes, "run-a"),
         init(&cluster, &kubernetes, "run-a").flag("--pod-uid", "retry"),
-        teardown(&cluster, &kubernetes, "run-a"),
+        // Whose PipelineRun is gone.
+        init(&cluster, &kubernetes, "run-b"),
+        teardown(&cluster, &kubernetes, "run-b"),
     ] {
         step.ended().await.assert(0, "succeeded");
     }
@@ -352,14 +366,9 @@ async fn the_role_of_the_overlay_has_what_is_asked_for_and_nothing_besides() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_may_not_purge_the_run_reaches_neither_token_nor_objects() {
-    let mut config = Cluster::orka2();
-    config.api_version = "2.1.0".to_owned();
-    let cluster = Cluster::with(config).await;
+    let cluster = Cluster::with(orka_2_1_0()).await;
     let kubernetes = Kubernetes::start().await;
-    init(&cluster, &kubernetes, "run-a")
-        .ended()
-        .await
-        .assert(0, "succeeded");
+    hands_over(&cluster, &kubernetes, "run-a").await;
     let before = kubernetes.objects();
     let ended = of_run(cluster.guest("powers"), &kubernetes, "run-a", "powers")
         .granted("[[grant]]\nplugin = \"powers\"\ncapabilities = [\"cluster.read\"]\n")
@@ -374,4 +383,195 @@ async fn a_plugin_that_may_not_purge_the_run_reaches_neither_token_nor_objects()
         tokens.iter().any(|it| it.token == token && !it.revoked),
         "{ended}"
     );
+}
+
+fn orka_2_1_0() -> orka_sim::SimConfig {
+    let mut config = Cluster::orka2();
+    config.api_version = "2.1.0".to_owned();
+    config
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_init_of_the_same_run_takes_nothing_away() {
+    let cluster = Cluster::start().await;
+    let kubernetes = Kubernetes::start().await;
+    hands_over(&cluster, &kubernetes, "run-a").await;
+    let before = kubernetes.objects();
+    let second = |image: &str| {
+        task(&cluster, &kubernetes, "init", "run-a")
+            .param("base-image", image)
+            .flag("--task-uid", "task-second")
+            .flag("--pod-uid", "second")
+    };
+    // The same names, another image: refused before the VM config is looked at.
+    let ended = second("Ventura.orkasi").ended().await;
+    assert_eq!(ended.code, Some(211), "{ended}");
+    ended.assert_says(&[
+        "there is a Secret `orka-token` already, of another Task of this run",
+        "give each `orka-init` of a Pipeline an `orka-token-secret` of its own",
+    ]);
+    assert_eq!(kubernetes.objects(), before, "{ended}");
+    // A Secret of its own, but the first one's ConfigMap: its own is given back, and no more.
+    let ended = second("Sonoma.orkasi")
+        .flag("--token-secret", "second")
+        .ended()
+        .await;
+    assert_eq!(ended.code, Some(211), "{ended}");
+    assert_eq!(kubernetes.objects(), before, "{ended}");
+    // The purge is of the whole run.
+    teardown(&cluster, &kubernetes, "run-a")
+        .ended()
+        .await
+        .assert(0, "succeeded");
+    assert!(kubernetes.objects().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_taken_the_place_of_a_claimed_object_is_not_filled() {
+    let cluster = Cluster::start().await;
+    let kubernetes = Arc::new(Kubernetes::start().await);
+    let other = Arc::clone(&kubernetes);
+    kubernetes.before(
+        "PATCH /api/v1/namespaces/ci/secrets/orka-token",
+        move || other.replace_object(SECRET, "another"),
+    );
+    let ended = init(&cluster, &kubernetes, "run-a").ended().await;
+    assert_eq!(ended.code, Some(211), "{ended}");
+    ended.assert_says(&["somebody has put another of this name in its place"]);
+    let objects = kubernetes.objects();
+    assert_eq!(objects.keys().collect::<Vec<_>>(), [SECRET]);
+    assert_eq!(objects[SECRET]["data"], Value::Null);
+    assert!(cluster.sim.state().configs.is_empty(), "{ended}");
+    // The refusal repeats what was sent.
+    for token in &cluster.sim.state().tokens {
+        assert!(
+            !ended.stderr.contains(&STANDARD.encode(&token.token)),
+            "{ended}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_the_token_may_be_revoked_is_told_by_where_it_is_from() {
+    let given_to = |cluster: &Cluster, step: Step, token: &str| {
+        let path = cluster.orka_credentials().with_file_name("given");
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(path.join("token"), token).unwrap();
+        step.without("--orka-credentials")
+            .flag("--orka-credentials", path.to_str().unwrap())
+    };
+    let is_live = |cluster: &Cluster, token: &str| {
+        let tokens = cluster.sim.state().tokens;
+        tokens.iter().any(|it| it.token == token && !it.revoked)
+    };
+    // `init` is given a token that others have, too; `teardown` logs in.
+    let cluster = Cluster::with(orka_2_1_0()).await;
+    let kubernetes = Kubernetes::start().await;
+    let named = |step: Step| {
+        step.flag("--token-secret", "others")
+            .flag("--vm-name-config", "others-name")
+    };
+    hands_over(&cluster, &kubernetes, "run-x").await;
+    let shared = token(&kubernetes);
+    let step = named(init(&cluster, &kubernetes, "run-a"));
+    let ended = given_to(&cluster, step, &shared).ended().await;
+    ended.assert(0, "succeeded");
+    ended.assert_says(&["the Secret `others` holds a copy of the token that was given"]);
+    let ended = named(teardown(&cluster, &kubernetes, "run-a"))
+        .ended()
+        .await;
+    ended.assert(0, "succeeded");
+    assert!(is_live(&cluster, &shared), "{ended}");
+    // `init` has logged in; `teardown` is given a token.
+    init(&cluster, &kubernetes, "run-y")
+        .flag("--token-secret", "own")
+        .flag("--vm-name-config", "own-name")
+        .ended()
+        .await
+        .assert(0, "succeeded");
+    let encoded = kubernetes.objects()["secrets/own"]["data"]["token"].clone();
+    let other = String::from_utf8(STANDARD.decode(encoded.as_str().unwrap()).unwrap()).unwrap();
+    let step = teardown(&cluster, &kubernetes, "run-x");
+    let ended = given_to(&cluster, step, &other).ended().await;
+    ended.assert(0, "succeeded");
+    assert!(!is_live(&cluster, &shared), "{ended}");
+    assert!(is_live(&cluster, &other), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_teardown_that_cannot_sign_in_deletes_both_all_the_same() {
+    for (refused, unreachable) in [(false, false), (false, true), (true, false)] {
+        let cluster = Cluster::with(orka_2_1_0()).await;
+        let kubernetes = Kubernetes::start().await;
+        hands_over(&cluster, &kubernetes, "run-a").await;
+        let mut step = teardown(&cluster, &kubernetes, "run-a");
+        if refused {
+            kubernetes.forbid("delete secrets");
+        }
+        if unreachable {
+            step = step.flag("--orka-api", "http://127.0.0.1:1");
+        } else {
+            cluster.write_orka("password", "changed");
+        }
+        let ended = step.ended().await;
+        assert_ne!(ended.code, Some(0), "{ended}");
+        ended.assert_says(&["deleted the ConfigMap `orka-vm-name`"]);
+        if unreachable {
+            ended.assert_says(&["the token of the Secret `orka-token` was not revoked"]);
+        } else {
+            assert_eq!(cluster.sim.state().live_tokens(), 0, "{ended}");
+        }
+        if refused {
+            assert_eq!(ended.result("leftovers"), "secret/orka-token", "{ended}");
+            ended.assert_says(&[
+                "`secret/orka-token` may still exist",
+                "kubectl --namespace ci delete secret/orka-token",
+            ]);
+        } else {
+            assert!(kubernetes.objects().is_empty(), "{ended}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_run_has_left_that_is_over_is_taken_over() {
+    for how in ["ended", "gone", "another of its name"] {
+        let cluster = Cluster::with(orka_2_1_0()).await;
+        let kubernetes = Kubernetes::start().await;
+        hands_over(&cluster, &kubernetes, "run-a").await;
+        let before = token(&kubernetes);
+        match how {
+            "ended" => kubernetes.add_ended_pipeline_run("run-a", "2026-01-01T10:00:00Z"),
+            "gone" => {}
+            _ => kubernetes.add_pipeline_run_named("name-of-run-a", "another"),
+        }
+        let ended = init(&cluster, &kubernetes, "run-b").ended().await;
+        ended.assert(0, "succeeded");
+        ended.assert_says(&["took over the Secret `orka-token` of a run that is over"]);
+        for object in kubernetes.objects().values() {
+            let owner = &object["metadata"]["ownerReferences"][0];
+            assert_eq!(owner["uid"], "run-b", "{how}");
+        }
+        let tokens = cluster.sim.state().tokens;
+        let is_live = |token: &str| tokens.iter().any(|it| it.token == token && !it.revoked);
+        assert!(!is_live(&before), "{how}: {ended}");
+        assert!(is_live(&token(&kubernetes)), "{how}: {ended}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_tells_to_be_over_is_left_alone() {
+    let cluster = Cluster::start().await;
+    let kubernetes = Kubernetes::start().await;
+    hands_over(&cluster, &kubernetes, "run-a").await;
+    let before = kubernetes.objects();
+    kubernetes.forbid("get pipelineruns");
+    let ended = init(&cluster, &kubernetes, "run-b").ended().await;
+    assert_eq!(ended.code, Some(211), "{ended}");
+    ended.assert_says(&[
+        "there is a Secret `orka-token` already",
+        "with the verb `get` on `pipelineruns.tekton.dev` in its Role",
+        "kubectl --namespace ci delete secret/orka-token",
+    ]);
+    assert_eq!(kubernetes.objects(), before);
 }

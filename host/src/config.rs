@@ -218,6 +218,7 @@ impl Config {
                 uid,
                 identity,
                 environment,
+                &masker,
             ))
         });
         let limits = problems.take(Limits::default().with(&args.limits));

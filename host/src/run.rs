@@ -258,7 +258,10 @@ pub async fn execute(compiled: &Compiled, run: Arc<RunContext>) -> Conclusion {
     run.stop_programs().await;
     run.stop_tasks().await;
     // Beside each other: neither may cost the other its time.
-    let (settlement, ()) = tokio::join!(teardown::settle(&run), give_back_names(&run));
+    let has_failed = !matches!(ending, Ending::Verdict(Verdict::Succeeded));
+    let (mut settlement, names_left) =
+        tokio::join!(teardown::settle(&run), give_back_names(&run, has_failed));
+    settlement.leftovers.extend(names_left);
     let conclusion = conclude(&run, ending, settlement);
     if conclusion.outcome == Outcome::Succeeded
         && let Err(failure) = artifacts::declare(&run)

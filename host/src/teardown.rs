@@ -208,6 +208,17 @@ fn leftover(run: &RunContext, name: String, reason: String) -> Leftover {
     let command = run.cluster.removal_command(&name);
     let debt = run.ledger.debt(&name);
     let inherited = debt.as_ref().is_some_and(|debt| debt.inherited);
+    tell_leftover(run, name, reason, command, inherited)
+}
+
+/// Says what may be left, on Orka or elsewhere.
+pub(crate) fn tell_leftover(
+    run: &RunContext,
+    name: String,
+    reason: String,
+    command: String,
+    inherited: bool,
+) -> Leftover {
     // Told at once: whoever kills us next must not keep anybody from knowing.
     run.console.warn(&format!(
         "`{name}` may still exist\ncaused by: {reason}\nhint: delete it with `{command}`"

@@ -18,6 +18,9 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 /// The bearer token that the API takes.
 const TOKEN: &str = "kubernetes-token";
 
+/// What one pipeline run is asked for by.
+const PIPELINE_RUN: &str = "/apis/tekton.dev/v1/namespaces/ci/pipelineruns/";
+
 /// Objects a page, fewer than a client asks for: a server may give fewer.
 const PAGE: usize = 100;
 
@@ -44,6 +47,7 @@ struct State {
     script: VecDeque<Option<Refusal>>,
     always: Option<Refusal>,
     before_next: Option<Hook>,
+    before: Option<(String, Hook)>,
     requests: Vec<String>,
     /// By resource and name: `secrets/orka-token`.
     objects: BTreeMap<String, Value>,
@@ -162,9 +166,20 @@ impl Kubernetes {
         self.state.lock().unwrap().pods.push(pod);
     }
 
+    /// Lets another object of the same name and contents be in the place of this one.
+    pub fn replace_object(&self, path: &str, uid: &str) {
+        let mut state = self.state.lock().unwrap();
+        state.objects.get_mut(path).unwrap()["metadata"]["uid"] = json!(uid);
+    }
+
     /// Adds a pipeline run that has not ended.
     pub fn add_pipeline_run(&self, uid: &str) {
-        let run = json!({"metadata": {"name": uid, "namespace": "ci", "uid": uid}, "status": {}});
+        self.add_pipeline_run_named(&format!("name-of-{uid}"), uid);
+    }
+
+    /// The same, of this name.
+    pub fn add_pipeline_run_named(&self, name: &str, uid: &str) {
+        let run = json!({"metadata": {"name": name, "namespace": "ci", "uid": uid}, "status": {}});
         self.state.lock().unwrap().pipeline_runs.push(run);
     }
 
@@ -188,7 +203,7 @@ impl Kubernetes {
 
     /// Adds a pipeline run that has ended at this time (RFC 3339).
     pub fn add_ended_pipeline_run(&self, uid: &str, at: &str) {
-        let run = json!({"metadata": {"name": uid, "namespace": "ci", "uid": uid},
+        let run = json!({"metadata": {"name": format!("name-of-{uid}"), "namespace": "ci", "uid": uid},
             "status": {"completionTime": at}});
         self.state.lock().unwrap().pipeline_runs.push(run);
     }
@@ -211,6 +226,11 @@ impl Kubernetes {
     /// Does something when the next request has arrived, before it is answered.
     pub fn before_next(&self, hook: impl FnOnce() + Send + 'static) {
         self.state.lock().unwrap().before_next = Some(Box::new(hook));
+    }
+
+    /// Does something when this request has arrived, such as `PATCH /api/v1/namespaces/ci/secrets/x`, before it is answered.
+    pub fn before(&self, request: &str, hook: impl FnOnce() + Send + 'static) {
+        self.state.lock().unwrap().before = Some((request.to_owned(), Box::new(hook)));
     }
 
     /// Path and query of every request.
@@ -246,10 +266,18 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, state: &Mutex<S
         if let Some(hook) = hook {
             hook();
         }
+        let request = format!("{method} {target}");
+        let hook = {
+            let before = &mut state.lock().unwrap().before;
+            before.take_if(|(awaited, _)| *awaited == request)
+        };
+        if let Some((_, hook)) = hook {
+            hook();
+        }
         let mut state = state.lock().unwrap();
         state.requests.push(match method.as_str() {
             "GET" => target.clone(),
-            _ => format!("{method} {target}"),
+            _ => request,
         });
         let refusal = state.always.or_else(|| state.script.pop_front().flatten());
         let authorized = head
@@ -270,7 +298,13 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, state: &Mutex<S
                     let (code, body) = one(&mut state, &method, path, sent);
                     (code, body, true)
                 }
-                _ => (200, page(&state, &target), true),
+                _ => match target.strip_prefix(PIPELINE_RUN) {
+                    Some(name) => {
+                        let (code, body) = pipeline_run(&mut state, name);
+                        (code, body, true)
+                    }
+                    None => (200, page(&state, &target), true),
+                },
             },
         }
     };
@@ -304,8 +338,45 @@ fn status(code: u16) -> Value {
         "reason": reason, "code": code})
 }
 
+fn forbidden(verb: &str, resource: &str) -> (u16, Value) {
+    let message = format!(
+        "{resource} is forbidden: User \"system:serviceaccount:ci:default\" cannot {verb} resource \"{resource}\" in API \
+         group \"\" in the namespace \"ci\""
+    );
+    (
+        403,
+        json!({"kind": "Status", "message": message, "code": 403}),
+    )
+}
+
+/// One pipeline run, as the API gives any object or says that there is none.
+fn pipeline_run(state: &mut State, name: &str) -> (u16, Value) {
+    state.rights.insert("get pipelineruns".to_owned());
+    if state.forbidden.contains("get pipelineruns") {
+        return forbidden("get", "pipelineruns");
+    }
+    let run = state
+        .pipeline_runs
+        .iter()
+        .find(|run| run["metadata"]["name"] == name);
+    match run {
+        Some(run) => (200, run.clone()),
+        None => (
+            404,
+            json!({"kind": "Status", "reason": "NotFound", "code": 404, "message": format!("pipelineruns {name} not found"),
+                "details": {"name": name, "group": "tekton.dev", "kind": "pipelineruns"}}),
+        ),
+    }
+}
+
 /// One Secret or ConfigMap: Kubernetes API reference, "Secret v1 core", "ConfigMap v1 core", and RFC 7386.
-fn one(state: &mut State, method: &str, path: &str, sent: Value) -> (u16, Value) {
+fn one(state: &mut State, method: &str, target: &str, sent: Value) -> (u16, Value) {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    // "API concepts", "Dry-run"; a deletion with a body is told by that alone.
+    let is_dry = match method {
+        "DELETE" => sent["dryRun"] == json!(["All"]),
+        _ => query == "dryRun=All",
+    };
     let (resource, _) = path.split_once('/').unwrap_or((path, ""));
     let verb = match method {
         "GET" => "get",
@@ -315,14 +386,7 @@ fn one(state: &mut State, method: &str, path: &str, sent: Value) -> (u16, Value)
     };
     state.rights.insert(format!("{verb} {path}"));
     if state.forbidden.contains(&format!("{verb} {resource}")) {
-        let message = format!(
-            "{resource} is forbidden: User \"system:serviceaccount:ci:default\" cannot {verb} resource \"{resource}\" in API \
-             group \"\" in the namespace \"ci\""
-        );
-        return (
-            403,
-            json!({"kind": "Status", "message": message, "code": 403}),
-        );
+        return forbidden(verb, resource);
     }
     let missing = json!({"kind": "Status", "message": format!("{path} not found"), "code": 404});
     match verb {
@@ -347,16 +411,30 @@ fn one(state: &mut State, method: &str, path: &str, sent: Value) -> (u16, Value)
         },
         "patch" => match state.objects.get_mut(path) {
             Some(object) => {
-                for (key, value) in sent["data"].as_object().unwrap() {
-                    object["data"][key] = value.clone();
+                let uid = &sent["metadata"]["uid"];
+                if !uid.is_null() && *uid != object["metadata"]["uid"] {
+                    // It says what was sent, as validation does.
+                    let message =
+                        format!("{path} is invalid: metadata.uid: field is immutable: {sent}");
+                    return (
+                        422,
+                        json!({"kind": "Status", "message": message, "code": 422}),
+                    );
                 }
-                (200, object.clone())
+                let mut patched = object.clone();
+                merge(&mut patched, &sent);
+                if !is_dry {
+                    *object = patched.clone();
+                }
+                (200, patched)
             }
             None => (404, missing),
         },
         _ => match state.objects.get(path) {
             Some(object) if object["metadata"]["uid"] == sent["preconditions"]["uid"] => {
-                state.objects.remove(path);
+                if !is_dry {
+                    state.objects.remove(path);
+                }
                 (200, json!({"kind": "Status", "status": "Success"}))
             }
             Some(_) => (
@@ -365,6 +443,24 @@ fn one(state: &mut State, method: &str, path: &str, sent: Value) -> (u16, Value)
             ),
             None => (404, missing),
         },
+    }
+}
+
+/// RFC 7386.
+fn merge(target: &mut Value, patch: &Value) {
+    let Some(members) = patch.as_object() else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (key, value) in members {
+        if value.is_null() {
+            target.as_object_mut().unwrap().remove(key);
+        } else {
+            merge(&mut target[key], value);
+        }
     }
 }
 

@@ -229,6 +229,7 @@ impl HostSession for HostState {
         let run = &self.run;
         let work = run.tidy(Tidying::PurgeRun, async {
             shared::may_purge_run(run)?;
+            older::ask_purge(run);
             let purged = shared::purge_run(run).await;
             // VMs cost money: they go first, and what is left of the rest is deleted all the same.
             let retracted = older::retract(run).await;

@@ -302,6 +302,7 @@ pub(super) async fn hand_over(run: &RunContext, template: &Template) -> Result<S
     // As long as that fails the VM config is this run's to delete.
     older::publish(run, name).await?;
     run.ledger.hand_over(name)?;
+    older::published(run);
     template.deployed().handed_over = true;
     run.console.info(&format!(
         "handed VM config `{name}` over to later Tasks of the run"
