@@ -381,8 +381,29 @@ spec:
       params: [HAND_OVER]
 ";
         let told = "{name: hand-over, value: kubernetes}";
+        let named = format!("{told}, {{name: orka-token-secret, value: t}}");
         assert_eq!(
-            codes(&yaml.replace("HAND_OVER", told)),
+            codes(&yaml.replace("HAND_OVER", &named)),
+            [(Weight::Check, "hand-over.role")]
+        );
+        for others in [
+            told.to_owned(),
+            format!("{named}, {{name: orka-token-secret-key, value: k}}"),
+            format!("{named}, {{name: orka-vm-name-config, value: c}}"),
+            format!("{named}, {{name: orka-vm-name-config-key, value: k}}"),
+        ] {
+            let found = codes(&yaml.replace("HAND_OVER", &others));
+            assert!(
+                found.contains(&(Weight::Change, "hand-over.names")),
+                "{others}: {found:?}"
+            );
+        }
+        // One of several is enough: each may be for another `orka-init`.
+        let two = format!(
+            "{told}]\n    - name: other\n      taskRef: {{name: orka-teardown}}\n      params: [{named}"
+        );
+        assert_eq!(
+            codes(&yaml.replace("HAND_OVER", &two)),
             [(Weight::Check, "hand-over.role")]
         );
         let untold = codes(&yaml.replace("HAND_OVER", ""));

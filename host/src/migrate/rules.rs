@@ -86,6 +86,14 @@ fn fate(param: &str) -> Option<Fate> {
     })
 }
 
+/// What names the Secret and the ConfigMap of the older hand-over, and its defaults.
+const HAND_OVER_NAMES: [(&str, &str); 4] = [
+    ("orka-token-secret", "orka-token"),
+    ("orka-token-secret-key", "token"),
+    ("orka-vm-name-config", "orka-vm-name"),
+    ("orka-vm-name-config-key", "vm-name"),
+];
+
 /// Parameters that the Tasks have beyond the older ones; enough not to call them unknown.
 const NEW: [&str; 34] = [
     "hand-over",
@@ -190,6 +198,50 @@ impl<'a> Use<'a> {
                 .any(|param| param == ("hand-over", Some("kubernetes")))
     }
 
+    /// What no `orka-teardown` of the Pipeline deletes of what this `orka-init` hands over.
+    fn left_by_teardowns(&self, uses: &[Use<'_>]) -> Option<Finding> {
+        if self.task != OldTask::Init || !self.hands_over() {
+            return None;
+        }
+        let mut teardowns = uses
+            .iter()
+            .filter(|it| it.task == OldTask::Teardown)
+            .peekable();
+        teardowns.peek()?;
+        let told: Vec<_> = teardowns.filter(|it| it.hands_over()).collect();
+        if told.is_empty() {
+            return Some(change(
+                "hand-over.teardown",
+                "`orka-teardown` is not told of the Secret, and leaves its token valid".to_owned(),
+                "give it `hand-over: kubernetes` as well, and the names if they are not the default ones",
+            ));
+        }
+        let own = self.hand_over_names();
+        let is_same = |teardown: &&Use<'_>| teardown.hand_over_names() == own;
+        if told.iter().any(is_same) {
+            return None;
+        }
+        let names: Vec<String> = HAND_OVER_NAMES
+            .iter()
+            .zip(own)
+            .map(|((parameter, _), name)| format!("`{parameter}: {name}`"))
+            .collect();
+        Some(change(
+            "hand-over.names",
+            "no `orka-teardown` is told the names that `orka-init` uses: it deletes others, and leaves these and the token"
+                .to_owned(),
+            &format!("give it what `orka-init` has: {}", names.join(", ")),
+        ))
+    }
+
+    /// The names of the Secret, of the ConfigMap and of their keys, as given or by default.
+    fn hand_over_names(&self) -> [&str; 4] {
+        HAND_OVER_NAMES.map(|(parameter, default)| {
+            let given = self.params().find(|(name, _)| *name == parameter);
+            given.and_then(|(_, value)| value).unwrap_or(default)
+        })
+    }
+
     fn time(&self) -> Option<Finding> {
         let own = self
             .params()
@@ -231,17 +283,7 @@ impl<'a> Use<'a> {
                 hint: Some("add `orka-teardown` under `finally`".to_owned()),
             });
         }
-        let teardown = uses.iter().find(|it| it.task == OldTask::Teardown);
-        if self.task == OldTask::Init
-            && self.hands_over()
-            && teardown.is_some_and(|teardown| !teardown.hands_over())
-        {
-            findings.push(change(
-                "hand-over.teardown",
-                "`orka-teardown` is not told of the Secret, and leaves its token valid".to_owned(),
-                "give it `hand-over: kubernetes` as well, and the names if they are not the default ones",
-            ));
-        }
+        findings.extend(self.left_by_teardowns(uses));
         findings
     }
 }
