@@ -491,6 +491,26 @@ async fn every_byte_of_a_script_reaches_the_vm_by_the_step_actions_annotation() 
     cluster.assert_purged();
 }
 
+/// What the namespace's ConfigMap sets comes as it is: an annotation that is not there counts for less, and a `$` is one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_step_action_takes_what_a_config_map_sets() {
+    let cluster = Cluster::start().await;
+    let sources = tempfile::tempdir().unwrap();
+    let set = [
+        ("ORKA_PARAM_SCRIPT", "echo \"$PRICE\" >made"),
+        ("ORKA_PARAM_ENV", "PRICE=$5"),
+    ];
+    let namespace = Namespace::of(&cluster).config_map("of-the-team", &set);
+    let ended = step_action_in(&namespace, sources.path())
+        .env_from("of-the-team")
+        .ended()
+        .await;
+    assert_outcome(&ended, 0, "succeeded");
+    let made = std::fs::read_to_string(sources.path().join("made")).unwrap();
+    assert_eq!(made, "$5\n");
+    cluster.assert_purged();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_of_the_step_action_that_kubernetes_may_have_altered_is_refused() {
     let cluster = Cluster::start().await;
@@ -529,7 +549,11 @@ async fn the_step_action_runs_a_plugin_that_lacks_most_of_its_parameters() {
 }
 
 fn step_action(cluster: &Cluster, sources: &std::path::Path) -> Pod {
-    Namespace::of(cluster)
+    step_action_in(&Namespace::of(cluster), sources)
+}
+
+fn step_action_in(namespace: &Namespace, sources: &std::path::Path) -> Pod {
+    namespace
         .run(&Definition::step_action("orka-step"))
         .param("workspace-path", sources.to_str().unwrap())
         .param("orka-credentials", "orka-creds")

@@ -308,7 +308,8 @@ pub struct RunArgs {
     pub pod_uid: Option<String>,
 
     /// The environment is that of the StepAction: parameters that the plugin does not have are left out, and a value in which
-    /// Kubernetes may have replaced `$$` or `$(NAME)` is refused.
+    /// Kubernetes may have replaced `$$` or `$(NAME)` is refused. The script is that of `ORKA_STEP_ACTION_SCRIPT`, unless it is
+    /// empty.
     #[arg(long, help_heading = "Run")]
     pub step_action: bool,
 

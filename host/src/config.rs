@@ -12,7 +12,7 @@ use cap_std::fs::Dir;
 use orka_client::{
     ClientConfig, Credentials, Endpoint, MetadataMember, TokenSource, VersionChoice,
 };
-use plugin_manifest::Capability;
+use plugin_manifest::{Capability, STEP_ACTION_PARAMETERS, STEP_ACTION_SCRIPT, environment_name};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::aot::CodeCache;
@@ -280,13 +280,7 @@ impl Config {
             params,
             offered_params: task.offered,
             step_action: args.step_action,
-            environment_params: environment
-                .iter()
-                .filter(|(name, _)| name.starts_with(PARAM_PREFIX))
-                // The StepAction gives every parameter it has, empty where nobody said anything.
-                .filter(|(_, value)| !(args.step_action && value.is_empty()))
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect(),
+            environment_params: environment_params(environment, args.step_action),
             script,
             grants,
             plugin_cache,
@@ -376,15 +370,33 @@ fn uids_are_expanded(args: &RunArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Parameters of the plugin by the environment.
+fn environment_params(environment: &Environment, step_action: bool) -> BTreeMap<String, String> {
+    let mut params: BTreeMap<String, String> = environment
+        .iter()
+        .filter(|(name, _)| name.starts_with(PARAM_PREFIX))
+        // The StepAction gives every parameter it has, empty where nobody said anything.
+        .filter(|(_, value)| !(step_action && value.is_empty()))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let annotated = environment.get(STEP_ACTION_SCRIPT);
+    if let Some(script) = annotated.filter(|it| step_action && !it.is_empty()) {
+        params.insert(environment_name("script"), script.clone());
+    }
+    params
+}
+
 /// Parameters of a StepAction that Kubernetes may have altered on their way: it halves `$$` and replaces `$(NAME)`, and nobody can
 /// tell afterwards what they were. The script comes by an annotation, which it leaves alone.
 fn altered(environment: &Environment) -> Vec<Failure> {
-    environment
-        .iter()
-        .filter_map(|(variable, value)| Some((variable.strip_prefix(PARAM_PREFIX)?, value)))
-        .filter(|(name, value)| *name != "SCRIPT" && value.contains('$'))
-        .map(|(name, _)| {
-            let name = name.to_lowercase().replace('_', "-");
+    // What a ConfigMap sets besides comes as it is.
+    STEP_ACTION_PARAMETERS
+        .into_iter()
+        .filter(|name| {
+            let value = environment.get(&environment_name(name));
+            value.is_some_and(|value| value.contains('$'))
+        })
+        .map(|name| {
             let mut failure = Failure::config(format!(
                 "the StepAction's parameter `{name}` holds a `$`: Kubernetes may have replaced a `$$` or `$(NAME)` in it"
             ));

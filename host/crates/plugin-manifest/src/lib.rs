@@ -39,3 +39,26 @@ pub use resolve::{ParameterProblem, environment_name};
 pub use suggest::nearest;
 pub use text::{is_disguise, on_one_line};
 pub use wasm::{MANIFEST_BYTES_MAX, MANIFEST_SECTION, WasmKind, exports, imports, kind};
+
+/// The parameters of `build` that the StepAction has: names, numbers and globs, which come by the environment, where Kubernetes
+/// alters `$$` and `$(NAME)`.
+pub const STEP_ACTION_PARAMETERS: [&str; 14] = [
+    "base-image",
+    "script-file",
+    "cpu-count",
+    "memory",
+    "tag",
+    "tag-required",
+    "node",
+    "copy-build",
+    "artifacts",
+    "artifacts-when",
+    "exclude",
+    "shell",
+    "capacity-wait",
+    "deploy-attempts",
+];
+
+/// The variable with the annotation `orka-step/script` of the StepAction's pod. Apart from that of the parameter, which the namespace
+/// may set: an annotation that is not there is an empty value, which would count for more.
+pub const STEP_ACTION_SCRIPT: &str = "ORKA_STEP_ACTION_SCRIPT";

@@ -4,7 +4,7 @@
 //! and `$(NAME)`. Therefore only what has no business with either is a parameter, and the program refuses one with a `$` in it
 //! (`--step-action`). Free text comes from a file, or from an annotation: what a `fieldRef` gives is not expanded.
 
-use plugin_manifest::{Manifest, environment_name};
+use plugin_manifest::{Manifest, STEP_ACTION_PARAMETERS, STEP_ACTION_SCRIPT, environment_name};
 
 use super::parameters::{TaskParameter, Way};
 use super::task::{
@@ -15,30 +15,8 @@ use super::yaml::Yaml;
 /// The StepAction's version.
 pub(super) const VERSION: &str = "0.1";
 
-/// The one free text that Kubernetes leaves alone.
-const SCRIPT: &str = "\
-- name: ORKA_PARAM_SCRIPT
-  valueFrom:
-    fieldRef:
-      fieldPath: metadata.annotations['orka-step/script']
-";
-
-/// The plugin's parameters that are names, numbers and globs.
-const OF_PLUGIN: [&str; 13] = [
-    "script-file",
-    "cpu-count",
-    "memory",
-    "tag",
-    "tag-required",
-    "node",
-    "copy-build",
-    "artifacts",
-    "artifacts-when",
-    "exclude",
-    "shell",
-    "capacity-wait",
-    "deploy-attempts",
-];
+/// Where the one free text is that Kubernetes leaves alone.
+const SCRIPT: &str = "metadata.annotations['orka-step/script']";
 
 /// The program's own settings, as name, variable, default and description.
 const OF_PROGRAM: [(&str, &str, &str, &str); 8] = [
@@ -119,7 +97,7 @@ pub(super) fn parameters(build: &Manifest) -> Vec<TaskParameter> {
             Way::Volume,
         ),
     ];
-    let of_plugin = ["base-image"].into_iter().chain(OF_PLUGIN);
+    let of_plugin = STEP_ACTION_PARAMETERS.into_iter();
     all.extend(of_plugin.filter_map(|name| {
         let parameter = build.parameters.get(name)?;
         let way = variable(&environment_name(name));
@@ -173,7 +151,10 @@ pub(super) fn yaml(parameters: &[TaskParameter]) -> String {
     yaml.line(2, "- --ssh-credentials=/etc/orka-step/ssh");
     yaml.line(1, "env:");
     yaml.lines(2, IDENTITY);
-    yaml.lines(2, SCRIPT);
+    let script = format!(
+        "- name: {STEP_ACTION_SCRIPT}\n  valueFrom:\n    fieldRef:\n      fieldPath: {SCRIPT}\n"
+    );
+    yaml.lines(2, &script);
     for parameter in parameters {
         if let Way::Variable(variable) = &parameter.way {
             yaml.text(2, "- name", variable);
