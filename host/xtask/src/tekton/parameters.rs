@@ -289,8 +289,9 @@ fn older_hand_over(task: &Task) -> Vec<TaskParameter> {
     let mut all = vec![TaskParameter::set(
         "hand-over",
         "`kubernetes` hands over as the older Tasks did, for steps of others: `orka-init` keeps the token in a Secret and the VM \
-         config's name in a ConfigMap, `orka-teardown` revokes and deletes them; give it to both. The service account needs the \
-         Role of `tekton/overlays/hand-over`. Empty writes nothing into the namespace",
+         config's name in a ConfigMap, `orka-teardown` deletes both, and revokes a token that `orka-init` got by a login where that is safe; give it to both. On Orka 3 \
+         the Secret holds a copy of the service account token, which nobody can revoke. Only in a PipelineRun; the service account \
+         needs the Role of `tekton/overlays/hand-over`. Empty writes nothing into the namespace",
     )];
     let mut named = |name: &str, description: &str, default: &str| {
         let flag = program_flag(task, name).unwrap_or_default();
@@ -299,7 +300,9 @@ fn older_hand_over(task: &Task) -> Vec<TaskParameter> {
     };
     named(
         "orka-token-secret",
-        "The Secret for the token, with `hand-over: kubernetes`. Runs at the same time need a name each",
+        "The Secret for the token, with `hand-over: kubernetes`. Runs at the same time need a name each, and so does each `orka-init` of a \
+         run. Names that are made for each run need rights on all Secrets of the namespace: use a namespace for such builds, or \
+         fixed names and one run at a time",
         "orka-token",
     );
     named("orka-token-secret-key", "Its key", "token");
