@@ -6,16 +6,18 @@
 //!
 //! 1. Its record names the SHA-256 of this very `.wasm` and of the code, and the engine that made it: wasmtime's version
 //!    and configuration, and the target ([`EngineId`]).
-//! 2. The record is authentic ([`native::Authority`]). Either the file lies beside the program, is owned as the program is, and
-//!    nobody else may write it: whoever could forge it could as well replace the program. Or it lies in the operator's cache and
-//!    carries a MAC under a key that the operator gave. Nothing else is ever read: not what lies beside a plugin in a
-//!    workspace, in a ConfigMap or in a directory given with `--plugin-dir`.
+//! 2. The record is authentic ([`native::Authority`]). Either the file lies beside the program and is one that the program was
+//!    built with, by its digest ([`known`]). Or it lies there, is owned as the program is, and nobody else may write it: whoever
+//!    could forge it could as well replace the program. Or it lies in the operator's cache and carries a MAC under a key that
+//!    the operator gave. Nothing else is ever read: not what lies beside a plugin in a workspace, in a ConfigMap or in a
+//!    directory given with `--plugin-dir`.
 //! 3. What was checked is what runs: the file is read once, and the same bytes in memory are checked and loaded.
 //!
 //! Anything else means that the plugin is compiled from its `.wasm`, and the log says why.
 
 mod cache;
 mod compiler;
+mod known;
 mod native;
 mod place;
 #[cfg(test)]
@@ -31,7 +33,7 @@ use crate::failure::Failure;
 use crate::plugin::Plugin;
 
 pub use cache::{CacheKey, CodeCache};
-pub use compiler::{Trouble, component};
+pub use compiler::{Bounds, Trouble, component};
 pub use native::Refusal;
 pub use place::unpacked;
 pub use plugin_engine::EngineId;
@@ -106,6 +108,7 @@ pub fn ready(
     engine: &Engine,
     plugin: &Plugin,
     cache: Option<&CodeCache>,
+    bounds: &Bounds,
 ) -> Result<Ready, Failure> {
     let source = Source {
         digest: &plugin.digest,
@@ -116,7 +119,7 @@ pub fn ready(
         engine,
         source,
         cache,
-        || engine::compile(engine, plugin),
+        || engine::compile(engine, plugin, bounds),
         |component| Compiled::link(engine, component, plugin),
     )?;
     Ok(Ready {
@@ -203,11 +206,12 @@ fn beside_program(
     digest: &str,
     path: &Path,
 ) -> Result<Option<engine::Component>, Refusal> {
-    let Some((bytes, authority)) = place::beside_program(path)? else {
+    let Some(found) = place::beside_program(path)? else {
         return Ok(None);
     };
     // What is rarely used may be compressed: half a megabyte takes 2 ms more to load.
-    let bytes = unpacked(bytes)?;
+    let bytes = unpacked(found.bytes)?;
+    let authority = native::Authority::Program(found.proof);
     native::load(engine, id, digest, &bytes, &authority).map(Some)
 }
 
@@ -239,7 +243,7 @@ pub fn keep(digest: &str, code: &[u8], cache: &CodeCache) -> Result<PathBuf, Fai
 ///
 /// A component that is not valid or does not fit this host.
 pub fn code_of(engine: &Engine, plugin: &Plugin) -> Result<Vec<u8>, Failure> {
-    let component = engine::compile(engine, plugin)?;
+    let component = engine::compile(engine, plugin, &Bounds::default())?;
     // Linked for the sake of the check: code of a plugin that no run can use is of no use either.
     Compiled::link(engine, &component, plugin)?;
     code(&component)

@@ -63,7 +63,7 @@ pub async fn examine(
     stop: &Stop,
 ) -> Diagnosis {
     let mut checks = Checks::default();
-    let plan = local::examine(args, environment, console.masker(), &mut checks);
+    let plan = local::examine(args, environment, console.masker(), stop, &mut checks);
     cluster::examine(plan, console, stop, &mut checks).await;
     Diagnosis::new(checks, stop.signal(), console.masker())
 }

@@ -14,7 +14,7 @@ use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-use crate::aot::{self, Trouble};
+use crate::aot::{self, Bounds, Trouble};
 use crate::bindings::Plugin as PluginWorld;
 use crate::failure::Failure;
 use crate::limits::{Breach, EPOCH_TICK, Limiter, Limits, Whose};
@@ -76,9 +76,9 @@ fn tick(engine: &Engine) -> Result<(), Failure> {
 ///
 /// # Errors
 ///
-/// A component that is not valid.
-pub fn compile(engine: &Engine, plugin: &Plugin) -> Result<Component, Failure> {
-    aot::component(engine, &plugin.bytes).map_err(|trouble| {
+/// A component that is not valid, or a compiler that cannot be used.
+pub fn compile(engine: &Engine, plugin: &Plugin, bounds: &Bounds) -> Result<Component, Failure> {
+    aot::component(engine, &plugin.bytes, bounds).map_err(|trouble| {
         let shown = plugin.path.display();
         let message = format!("cannot compile plugin `{shown}`: {trouble}");
         match trouble {
@@ -87,6 +87,7 @@ pub fn compile(engine: &Engine, plugin: &Plugin) -> Result<Component, Failure> {
             Trouble::NoCompiler(_) => {
                 Failure::plugin_rejected("plugin.compiler", message).with_hint(WITHOUT_COMPILER)
             }
+            Trouble::Stopped => Failure::cancelled(),
         }
     })
 }
@@ -104,7 +105,11 @@ impl Compiled {
     ///
     /// A component that is not valid or imports functions this host does not have, or of another type.
     pub fn new(engine: &Engine, plugin: &Plugin) -> Result<Self, Failure> {
-        Self::link(engine, &compile(engine, plugin)?, plugin)
+        Self::link(
+            engine,
+            &compile(engine, plugin, &Bounds::default())?,
+            plugin,
+        )
     }
 
     /// Links a plugin's code, wherever that is from.

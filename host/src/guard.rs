@@ -22,7 +22,7 @@ pub use bindings::exports::orka::plugin::guarding::{
 pub(crate) use source::GUARD_EXPORT;
 pub use source::{GuardFile, GuardSource};
 
-use crate::aot::{self, CodeCache, Origin, Source};
+use crate::aot::{self, Bounds, CodeCache, Origin, Source};
 use crate::backend::{Exec, FileDigest};
 use crate::bindings::orka::plugin::cluster::{DeployOptions, VmSpec};
 use crate::console::{Console, Level, millis};
@@ -56,6 +56,8 @@ pub struct Wanted {
     pub on_failure: OnFailure,
     /// The operator's cache of ahead-of-time code.
     pub code_cache: Option<CodeCache>,
+    /// What compiling one may take.
+    pub bounds: Bounds,
 }
 
 /// What a guard decided, for the report. What it allowed as it was is counted only.
@@ -172,7 +174,7 @@ impl Guards {
                 engine,
                 code,
                 wanted.code_cache.as_ref(),
-                || file.compile(engine),
+                || file.compile(engine, &wanted.bounds),
                 |component| file.link(engine, component),
             )?;
             made.warnings.iter().for_each(|it| console.warn(it));

@@ -52,6 +52,10 @@ pub struct Limits {
     pub guard_cpu: Duration,
     /// Lines that one guard may write to the log in a run.
     pub guard_log_lines: u64,
+    /// Time that the image's compiler may take for one plugin or guard: a Python component takes seconds.
+    pub compile: Duration,
+    /// Address space of the image's compiler, in bytes; its many threads reserve more than they use.
+    pub compile_memory_bytes: usize,
 }
 
 impl Default for Limits {
@@ -72,6 +76,8 @@ impl Default for Limits {
             guard_memory_bytes: 64 * MIB,
             guard_cpu: Duration::from_secs(2),
             guard_log_lines: 1000,
+            compile: Duration::from_secs(300),
+            compile_memory_bytes: 4096 * MIB,
         }
     }
 }
@@ -127,7 +133,7 @@ macro_rules! row {
 }
 
 /// Every limit of the sandbox.
-pub const TABLE: [Row; 15] = [
+pub const TABLE: [Row; 17] = [
     row!(memory_bytes, "memory-mib", bytes MIB, 4096, "linear memory of the plugin"),
     row!(
         cpu,
@@ -191,6 +197,14 @@ pub const TABLE: [Row; 15] = [
         1_000_000,
         "lines of one guard in the log"
     ),
+    row!(
+        compile,
+        "compile-seconds",
+        seconds,
+        3600,
+        "time the image's compiler takes for one plugin"
+    ),
+    row!(compile_memory_bytes, "compile-memory-mib", bytes MIB, 65_536, "address space of the image's compiler"),
 ];
 
 /// The table for people.

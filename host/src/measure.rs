@@ -10,7 +10,7 @@ use orka_client::{ClientConfig, Credentials, Endpoint};
 use rand::SeedableRng as _;
 use serde_json::json;
 
-use crate::aot::{self, CacheKey};
+use crate::aot::{self, Bounds, CacheKey};
 use crate::backend::orka::OrkaCluster;
 use crate::backend::ssh::SshGuests;
 use crate::cli::BenchArgs;
@@ -96,7 +96,7 @@ async fn measure(
     Ok(Figures {
         read: median(repetitions, || Plugin::load(reference))?,
         engine: median(few, engine::engine)?,
-        compile: median(few, || engine::compile(&engine, plugin))?,
+        compile: median(few, || engine::compile(&engine, plugin, &Bounds::default()))?,
         code_bytes: sealed.len(),
         load_code: median(repetitions, load_code)?,
         link: median(repetitions, || Compiled::link(&engine, &component, plugin))?,
@@ -144,7 +144,7 @@ async fn host_call(
     let trouble = |error: wasmtime::Error| {
         Failure::internal(format!("host calls cannot be measured: {error:#}"))
     };
-    let component = aot::component(engine, HOST_CALLS).map_err(|trouble| {
+    let component = aot::component(engine, HOST_CALLS, &Bounds::default()).map_err(|trouble| {
         Failure::internal("host calls cannot be measured").with_source(trouble)
     })?;
     let linker = engine::linker(engine)?;

@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-use crate::aot;
+use crate::aot::{self, Bounds};
 use crate::artifacts;
 use crate::backend::orka::OrkaCluster;
 use crate::backend::ssh::SshGuests;
@@ -174,8 +174,9 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
     if let Some(namespace) = config.namespace_asked_for() {
         grants.ceilings.admit_namespace(namespace).map_err(one)?;
     }
+    let bounds = Bounds::of_run(&config.limits, timeout, &stop);
     let ready = engine::engine_with(&config.limits)
-        .and_then(|engine| aot::ready(&engine, &plugin, config.plugin_cache.as_ref()))
+        .and_then(|engine| aot::ready(&engine, &plugin, config.plugin_cache.as_ref(), &bounds))
         .map_err(one)?;
     ready
         .warnings
@@ -221,6 +222,7 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
             sources: config.guards,
             on_failure: config.guard_failure,
             code_cache: config.plugin_cache,
+            bounds,
         },
     })
 }

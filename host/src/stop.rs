@@ -61,6 +61,11 @@ impl Stop {
         self.signal.get().map(|(signal, _)| *signal)
     }
 
+    /// Whether the run is being stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
     /// When the first signal came, if one did.
     pub fn stopped_at(&self) -> Option<Instant> {
         self.signal.get().map(|(_, at)| *at)

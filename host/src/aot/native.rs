@@ -5,7 +5,7 @@ use std::io;
 use plugin_engine::{EngineId, Sealed};
 
 use super::cache::CacheKey;
-use super::place::OwnedAsProgram;
+use super::place::CameWithProgram;
 use crate::engine::{Component, Engine};
 
 /// Why ahead-of-time code is not used.
@@ -86,28 +86,10 @@ impl From<io::Error> for Refusal {
 
 /// Why a record may be believed.
 pub(super) enum Authority<'a> {
-    /// It was found where only someone could write who might as well replace this program.
-    Program(OwnedAsProgram),
+    /// It came with this program, or a compiler that did has just made it.
+    Program(CameWithProgram),
     /// Its MAC has to verify under this key.
     Key(&'a CacheKey),
-}
-
-/// Loads code that the program beside this one has just made.
-#[cfg(not(feature = "compiler"))]
-#[expect(
-    unsafe_code,
-    reason = "the engine cannot check native code; see the SAFETY comment"
-)]
-pub(super) fn compiled(
-    engine: &Engine,
-    code: &[u8],
-    _compiler: &OwnedAsProgram,
-) -> Result<Component, Refusal> {
-    // SAFETY: `deserialize` requires bytes that the same version and configuration of wasmtime made. A program made them whose
-    // file only someone could replace who might as well replace this one, and handed them over in memory; the image's
-    // programs are built from one source, and the engine compares version and configuration.
-    unsafe { Component::deserialize(engine, code) }
-        .map_err(|error| Refusal::Declined(format!("{error:#}")))
 }
 
 /// Checks everything and loads the code.
@@ -126,7 +108,7 @@ pub(super) fn load(
 ) -> Result<Component, Refusal> {
     let sealed = Sealed::parse(bytes).ok_or(Refusal::NoRecord)?;
     match authority {
-        Authority::Program(OwnedAsProgram { .. }) if sealed.is_authentic(None) => {}
+        Authority::Program(CameWithProgram { .. }) if sealed.is_authentic(None) => {}
         Authority::Program(_) => return Err(Refusal::Damaged),
         Authority::Key(key) if sealed.is_authentic(Some(key.bytes())) => {}
         Authority::Key(_) => return Err(Refusal::NotAuthentic),
@@ -145,7 +127,8 @@ pub(super) fn load(
     }
     // SAFETY: `deserialize` requires bytes that `Component::serialize` of the same version and configuration of wasmtime
     // gave. The record says so of exactly these bytes (their SHA-256, and the engine's identity, both compared above), and
-    // the record is authentic: it was made by this program, either under the operator's key or where nobody else can write
+    // the record is authentic: it was made by this program or its own compiler, and carries the operator's key, or has the
+    // digest that was built into this program, or lies where nobody else can write, or came straight from that compiler
     // ([`Authority`]). `sealed.code` borrows memory of this process, so nothing can change between check and use.
     unsafe { Component::deserialize(engine, sealed.code) }
         .map_err(|error| Refusal::Declined(format!("{error:#}")))

@@ -1,4 +1,4 @@
-//! Reading a file from a directory, with questions about who could have written it asked of what is open, not of its name.
+//! Reading a file from a directory: what it is, and who could have written it, is asked of what is open, not of its name.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -11,7 +11,8 @@ use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open, openat};
 use rustix::io::Errno;
 
 use super::CODE_BYTES_MAX;
-use super::native::{Authority, Refusal};
+use super::known::Known;
+use super::native::Refusal;
 
 /// What a compressed file begins with (RFC 1952).
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
@@ -20,8 +21,42 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 pub(super) const GROUP_AND_OTHERS: u32 = 0o022;
 pub(super) const OTHERS: u32 = 0o002;
 
-/// Proof that a file is owned as this program is, on its file system, and that nobody else may write it or its directory.
-pub(super) struct OwnedAsProgram(());
+/// By everybody.
+const EXECUTABLE: u32 = 0o111;
+
+/// Proof that bytes came with this program: they are those that it was built with, or those of a file that is owned as it is,
+/// on its file system, and that nobody else may write, nor its directory.
+pub(super) struct CameWithProgram(());
+
+/// A file that came with this program, read once.
+pub(super) struct Found {
+    pub(super) bytes: Vec<u8>,
+    pub(super) proof: CameWithProgram,
+    /// The same, still open, where it can be executed and nobody but those in charge of the program may write it.
+    #[cfg_attr(
+        all(feature = "compiler", not(test)),
+        expect(dead_code, reason = "only a program without a compiler starts one")
+    )]
+    pub(super) executable: Option<File>,
+}
+
+#[cfg(any(test, not(feature = "compiler")))]
+impl Found {
+    /// Whether it is compressed.
+    pub(super) fn is_packed(&self) -> bool {
+        self.bytes.starts_with(&GZIP_MAGIC)
+    }
+}
+
+/// As if it had been found.
+#[cfg(test)]
+pub(super) fn of_test(bytes: Vec<u8>, executable: Option<File>) -> Found {
+    Found {
+        bytes,
+        proof: CameWithProgram(()),
+        executable,
+    }
+}
 
 /// A directory, opened: what is in it is reached through it and nothing else.
 pub(super) struct Directory {
@@ -81,14 +116,16 @@ impl Directory {
 
 impl Opened {
     /// The whole file.
-    pub(super) fn read(self) -> Result<Vec<u8>, Refusal> {
+    pub(super) fn read(&self) -> Result<Vec<u8>, Refusal> {
         let size = u64::try_from(self.stat.st_size).unwrap_or(0);
         if size > CODE_BYTES_MAX {
             return Err(Refusal::TooLarge(size));
         }
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
         // One that grows meanwhile is read to its limit and then fails its check.
-        self.file.take(CODE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        (&self.file)
+            .take(CODE_BYTES_MAX + 1)
+            .read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 }
@@ -130,6 +167,11 @@ impl Program {
         if stat.st_dev as u64 != self.device {
             return Err(Refusal::Mounted { what });
         }
+        self.owns(what, stat)
+    }
+
+    /// Whether the program's owner owns this, and nobody else may write it.
+    fn owns(self, what: &'static str, stat: &Stat) -> Result<(), Refusal> {
         if stat.st_uid != self.owner {
             return Err(Refusal::Owner {
                 what,
@@ -141,17 +183,16 @@ impl Program {
     }
 }
 
-/// The bytes of a file that came with this program; `None` if there is no such file.
-pub(super) fn beside_program(
-    path: &Path,
-) -> Result<Option<(Vec<u8>, Authority<'static>)>, Refusal> {
-    beside(Program::own()?, path)
+/// A file that came with this program; `None` if there is no such file.
+pub(super) fn beside_program(path: &Path) -> Result<Option<Found>, Refusal> {
+    beside(Known::own(), Program::own, path)
 }
 
 pub(super) fn beside(
-    program: Program,
+    known: Known<'_>,
+    program: impl FnOnce() -> Result<Program, Refusal>,
     path: &Path,
-) -> Result<Option<(Vec<u8>, Authority<'static>)>, Refusal> {
+) -> Result<Option<Found>, Refusal> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(None);
     };
@@ -161,10 +202,23 @@ pub(super) fn beside(
     let Some(file) = directory.file(Path::new(name))? else {
         return Ok(None);
     };
-    program.vouches_for("its directory", directory.stat())?;
-    program.vouches_for("it", &file.stat)?;
-    let authority = Authority::Program(OwnedAsProgram(()));
-    Ok(Some((file.read()?, authority)))
+    let bytes = file.read()?;
+    let program = program();
+    let is_fixed = if known.includes(name, &bytes) {
+        // Others may have written it after it was read: what was read is what counts.
+        program.is_ok_and(|program| program.owns("it", &file.stat).is_ok())
+    } else {
+        let program = program?;
+        program.vouches_for("its directory", directory.stat())?;
+        program.vouches_for("it", &file.stat)?;
+        true
+    };
+    let mode = Mode::from_raw_mode(file.stat.st_mode).bits();
+    Ok(Some(Found {
+        bytes,
+        proof: CameWithProgram(()),
+        executable: (is_fixed && mode & EXECUTABLE == EXECUTABLE).then_some(file.file),
+    }))
 }
 
 /// The bytes of a file that came with this program, where it was compressed; as they are where it was not.

@@ -12,6 +12,8 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use super::cache::{CacheKey, CodeCache, check_owner};
+use super::compiler::Bounds;
+use super::known::Known;
 use super::native::{self, Authority, Refusal};
 use super::place::{Program, beside, unpacked};
 use crate::engine::{self, Component, Engine};
@@ -35,7 +37,7 @@ fn plugin(number: u32) -> Plugin {
 }
 
 fn code(engine: &Engine, plugin: &Plugin) -> Vec<u8> {
-    engine::compile(engine, plugin)
+    engine::compile(engine, plugin, &Bounds::default())
         .unwrap()
         .serialize()
         .unwrap()
@@ -102,9 +104,22 @@ impl Stage {
     }
 
     fn load_beside(&self, program: Program, path: &Path) -> Result<Option<Component>, Refusal> {
-        match beside(program, path)? {
+        self.load_known("", program, path)
+    }
+
+    /// The same for a program that was built with what is in the list.
+    fn load_known(
+        &self,
+        list: &str,
+        program: Program,
+        path: &Path,
+    ) -> Result<Option<Component>, Refusal> {
+        match beside(Known::new(list), || Ok(program), path)? {
             None => Ok(None),
-            Some((bytes, authority)) => self.load(&unpacked(bytes)?, &authority).map(Some),
+            Some(found) => {
+                let authority = Authority::Program(found.proof);
+                self.load(&unpacked(found.bytes)?, &authority).map(Some)
+            }
         }
     }
 
@@ -185,7 +200,8 @@ fn one_changed_byte_anywhere_is_noticed() {
     let stage = Stage::new();
     let key = key(7);
     let path = stage.file_beside(&stage.sealed(None));
-    let (_, program) = beside(stage.program(), &path).unwrap().unwrap();
+    let found = beside(Known::new(""), || Ok(stage.program()), &path);
+    let program = Authority::Program(found.unwrap().unwrap().proof);
     for (authority, whole) in [
         (program, stage.sealed(None)),
         (Authority::Key(&key), stage.sealed(Some(&key))),
@@ -324,6 +340,66 @@ fn beside_the_program_only_its_owners_files_count() {
         );
         mode(target, good);
         assert!(stage.load_beside(program, &path).is_ok());
+    }
+}
+
+#[test]
+fn what_the_program_was_built_with_counts_whoever_owns_it() {
+    let stage = Stage::new();
+    let sealed = stage.sealed(None);
+    let path = stage.file_beside(&sealed);
+    let list = format!("x.cwasm={}", hex::encode(Sha256::digest(&sealed)));
+    let strange = Program {
+        owner: stage.program().owner + 1,
+        device: stage.program().device + 1,
+    };
+    mode(&path, 0o666);
+    mode(stage.directory.path(), 0o777);
+    let loaded = stage.load_known(&list, strange, &path);
+    assert!(loaded.unwrap().is_some());
+    let gone = || Err(Refusal::Io(std::io::ErrorKind::NotFound.into()));
+    let found = beside(Known::new(&list), gone, &path).unwrap();
+    assert!(found.is_some(), "without its own file to compare with");
+    // For what it was not built with, ownership decides as ever: another name, another byte.
+    let other = list.replace("x.cwasm", "y.cwasm");
+    let told = refusal(stage.load_known(&other, strange, &path));
+    assert!(matches!(told, Refusal::Mounted { .. }), "{told}");
+    let path = stage.file_beside(&[&sealed[..], b"x"].concat());
+    let told = refusal(stage.load_known(&list, strange, &path));
+    assert!(matches!(told, Refusal::Mounted { .. }), "{told}");
+    mode(stage.directory.path(), 0o755);
+    let path = stage.file_beside(&stage.sealed(None));
+    let loaded = stage.load_known(&other, stage.program(), &path);
+    assert!(loaded.unwrap().is_some());
+}
+
+#[test]
+fn only_what_nobody_else_can_change_is_executed_where_it_lies() {
+    let stage = Stage::new();
+    let path = stage.file_beside(b"program");
+    let list = format!("x.cwasm={}", hex::encode(Sha256::digest(b"program")));
+    let program = stage.program();
+    let elsewhere = Program {
+        device: program.device + 1,
+        ..program
+    };
+    let another = Program {
+        owner: program.owner + 1,
+        ..program
+    };
+    for (list, program, permissions, executed) in [
+        ("", program, 0o755, true),
+        ("", program, 0o644, false),
+        ("", program, 0o744, false),
+        (&list, program, 0o755, true),
+        (&list, elsewhere, 0o755, true),
+        (&list, another, 0o755, false),
+        (&list, program, 0o775, false),
+    ] {
+        mode(&path, permissions);
+        let found = beside(Known::new(list), || Ok(program), &path).unwrap();
+        let found = found.unwrap().executable.is_some();
+        assert_eq!(found, executed, "{permissions:o} {list}");
     }
 }
 

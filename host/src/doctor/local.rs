@@ -15,7 +15,7 @@ use plugin_manifest::{Manifest, ParameterValue};
 use super::capacity::Demand;
 use super::check::{Check, Checks, Stage, Subject};
 use super::parts::{Part, resolve};
-use crate::aot::{self, Origin};
+use crate::aot::{self, Bounds, Origin};
 use crate::cli::{DoctorArgs, RunArgs};
 use crate::config::{Config, Environment, SshConfig};
 use crate::engine;
@@ -25,6 +25,7 @@ use crate::host_folder;
 use crate::mask::Masker;
 use crate::parameters::{check_parameters, given_parameters};
 use crate::plugin::Plugin;
+use crate::stop::Stop;
 
 /// Cores of a VM where nothing else is said: Orka 3's own default, and the fewest that Orka 2 takes.
 const CPU_CORES_DEFAULT: u32 = 3;
@@ -48,6 +49,7 @@ pub(super) fn examine(
     args: &DoctorArgs,
     environment: &Environment,
     masker: &Masker,
+    stop: &Stop,
     checks: &mut Checks,
 ) -> Plan {
     let part = |part| resolve(part, &args.run, environment, masker);
@@ -67,7 +69,7 @@ pub(super) fn examine(
     }
     checks.add(timeout(&args.run));
     let params = match taken(part(Part::Plugin), Subject::Plugin, checks) {
-        Some(config) => plugin(args, &config, checks),
+        Some(config) => plugin(args, &config, stop, checks),
         None => args.run.params.iter().cloned().collect(),
     };
     checks.skip(
@@ -249,7 +251,12 @@ fn timeout(args: &RunArgs) -> Check {
 }
 
 /// Loads and compiles the plugin; gives its parameters as text, as far as they are known.
-fn plugin(args: &DoctorArgs, config: &Config, checks: &mut Checks) -> BTreeMap<String, String> {
+fn plugin(
+    args: &DoctorArgs,
+    config: &Config,
+    stop: &Stop,
+    checks: &mut Checks,
+) -> BTreeMap<String, String> {
     let plugin = match Plugin::load(&config.plugin) {
         Ok(plugin) => plugin,
         Err(failure) => {
@@ -257,7 +264,7 @@ fn plugin(args: &DoctorArgs, config: &Config, checks: &mut Checks) -> BTreeMap<S
             return config.params.clone();
         }
     };
-    checks.add(compiled(&plugin, config));
+    checks.add(compiled(&plugin, config, stop));
     let given = given(args, config, &plugin.manifest);
     // Whether it can be read is another check's.
     let script = args.run.script.as_ref().map(|_| [].as_slice());
@@ -293,9 +300,10 @@ fn plugin(args: &DoctorArgs, config: &Config, checks: &mut Checks) -> BTreeMap<S
     params
 }
 
-fn compiled(plugin: &Plugin, config: &Config) -> Check {
+fn compiled(plugin: &Plugin, config: &Config, stop: &Stop) -> Check {
+    let bounds = Bounds::of_run(&config.limits, config.timeout, stop);
     let ready = engine::engine()
-        .and_then(|engine| aot::ready(&engine, plugin, config.plugin_cache.as_ref()));
+        .and_then(|engine| aot::ready(&engine, plugin, config.plugin_cache.as_ref(), &bounds));
     match ready {
         Ok(ready) => {
             let how = match ready.origin {

@@ -10,7 +10,7 @@ use super::{
     ArtifactList, ArtifactsAnswer, ExecAnswer, ExecRequest, GuardFile, RunFacts, VmAnswer,
     VmRequest,
 };
-use crate::aot;
+use crate::aot::{self, Bounds, Trouble};
 use crate::console::{Console, Level};
 use crate::engine::{Component, Engine};
 use crate::failure::Failure;
@@ -62,9 +62,11 @@ pub(super) struct Linked {
 
 impl GuardFile {
     /// Compiles the guard.
-    pub(super) fn compile(&self, engine: &Engine) -> Result<Component, Failure> {
-        aot::component(engine, &self.bytes)
-            .map_err(|trouble| refused(&self.shown, &format!("it cannot be compiled: {trouble}")))
+    pub(super) fn compile(&self, engine: &Engine, bounds: &Bounds) -> Result<Component, Failure> {
+        aot::component(engine, &self.bytes, bounds).map_err(|trouble| match trouble {
+            Trouble::Stopped => Failure::cancelled(),
+            trouble => refused(&self.shown, &format!("it cannot be compiled: {trouble}")),
+        })
     }
 
     /// Links the guard's code, wherever that is from.
@@ -94,7 +96,7 @@ impl GuardFile {
     ///
     /// A component that is not valid or does not fit this host.
     pub fn code(&self, engine: &Engine) -> Result<Vec<u8>, Failure> {
-        let component = self.compile(engine)?;
+        let component = self.compile(engine, &Bounds::default())?;
         self.link(engine, &component)?;
         aot::code(&component)
     }

@@ -1,7 +1,8 @@
 //! Compiles plugins, beside a program that has no compiler.
 //!
-//! `plugin-compiler` reads a component from standard input and writes its native code to standard output; what is wrong with
-//! the component goes to standard error, with exit code 1. `plugin-compiler DIR` writes beside each `.wasm` in a directory the
+//! `plugin-compiler` reads a component from standard input and writes its native code to standard output, with the record that
+//! says which engine made it and of what; what is wrong with the component goes to standard error, with exit code 1. It dies
+//! with the thread that started it. `plugin-compiler DIR` writes beside each `.wasm` in a directory the
 //! code that a program beside that directory takes: this is how the image's plugins get theirs.
 
 use std::fs;
@@ -10,6 +11,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use plugin_engine::{EngineId, compile, digest, seal};
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 /// The exit code for everything that is not the component's fault.
 const TROUBLE: u8 = 2;
@@ -45,12 +47,20 @@ fn main() -> ExitCode {
 
 /// From standard input to standard output.
 fn one() -> Result<(), Failure> {
+    // Whoever is gone before this ends the input as well.
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from)?;
     let mut component = Vec::new();
     io::stdin().read_to_end(&mut component)?;
-    let code = compile(&component).map_err(Failure::Invalid)?;
-    io::stdout().write_all(&code)?;
+    let sealed = sealed(&component).map_err(Failure::Invalid)?;
+    io::stdout().write_all(&sealed)?;
     io::stdout().flush()?;
     Ok(())
+}
+
+/// Code with its record, which makes it good beside a program, and in its hands.
+fn sealed(component: &[u8]) -> Result<Vec<u8>, String> {
+    let code = compile(component)?;
+    Ok(seal(code, &digest(component), &EngineId::own(), None))
 }
 
 /// Every `.wasm` of a directory.
@@ -61,9 +71,8 @@ fn all(directory: &Path) -> Result<(), Failure> {
             continue;
         }
         let component = fs::read(&path)?;
-        let code = compile(&component)
+        let sealed = sealed(&component)
             .map_err(|message| Failure::Invalid(format!("`{}`: {message}", path.display())))?;
-        let sealed = seal(code, &digest(&component), &EngineId::own(), None);
         fs::write(path.with_extension("cwasm"), sealed)?;
     }
     Ok(())

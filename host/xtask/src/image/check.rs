@@ -13,7 +13,10 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
 use super::archive::{self, Archive};
-use super::{AUTHORITIES, Architecture, COMPILER, MATERIALS, PLUGINS, PROGRAM, Place, name_server};
+use super::{
+    AUTHORITIES, Architecture, COMPILER_PACKED, COMPILER_PLAIN, COMPILERS, MATERIALS, PLUGINS,
+    PROGRAM, Place, name_server,
+};
 use crate::workspace::Workspace;
 use crate::{demo, packages, process};
 
@@ -49,6 +52,8 @@ struct Job {
     /// What `orka-sim` is told.
     simulated: &'static [&'static str],
     plugin: Plugin,
+    /// Whether somebody else owns all but the program, and all may write it: what file systems make of images at worst.
+    foreign_files: bool,
     /// The rules of the image's guard, if it is asked.
     rules: Option<&'static str>,
     /// How the script ends.
@@ -62,13 +67,14 @@ const SUCCEEDS: Job = Job {
     name: "by name over http",
     simulated: &["--generation", "2", "--api-version", "2.1.0"],
     plugin: Plugin::Bundled,
+    foreign_files: false,
     rules: None,
     status: 0,
     code: 0,
     outcome: "succeeded",
 };
 
-const JOBS: [Job; 6] = [
+const JOBS: [Job; 8] = [
     SUCCEEDS,
     Job {
         name: "over https with the operator's own authority",
@@ -100,7 +106,21 @@ const JOBS: [Job; 6] = [
         outcome: "denied",
         ..SUCCEEDS
     },
+    Job {
+        name: "of an image whose files are somebody else's",
+        foreign_files: true,
+        ..SUCCEEDS
+    },
+    Job {
+        name: "of a plugin that has to be compiled by somebody else's compiler",
+        plugin: Plugin::Foreign,
+        foreign_files: true,
+        ..SUCCEEDS
+    },
 ];
+
+/// Who owns files that are somebody else's.
+const STRANGER: u32 = 4711;
 
 /// Where the emulator is in the container, for programs of another architecture.
 const EMULATOR: &str = "/emulator";
@@ -130,6 +150,9 @@ pub(super) fn run(
         simulator,
     };
     for job in &JOBS {
+        if job.foreign_files {
+            give_away(&root)?;
+        }
         // A compiler under emulation takes minutes, and starts no program of its own.
         if job.plugin == Plugin::Foreign && !architecture.is_own() {
             println!("job        {}: left out on another architecture", job.name);
@@ -154,6 +177,22 @@ fn unpacked_root(archive: &Archive, directory: &Path) -> Result<PathBuf> {
         process::run(command.arg(layer).arg("-C").arg(&root))?;
     }
     Ok(root)
+}
+
+/// Gives all that came with the program to somebody else, and lets everybody write it.
+fn give_away(root: &Path) -> Result<()> {
+    for directory in [PLUGINS, COMPILERS].map(|it| root.join(it)) {
+        let entries = fs::read_dir(&directory)?;
+        let files = entries.map(|entry| entry.map(|entry| entry.path()));
+        for path in files.chain([Ok(directory)]) {
+            let path = path?;
+            let mode = fs::metadata(&path)?.permissions().mode();
+            // The owner first: a change of owner may take permissions away.
+            chown(&path, Some(STRANGER), Some(STRANGER))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode | 0o022))?;
+        }
+    }
+    Ok(())
 }
 
 /// Fails if anything is there that was not put there on purpose, or could be written by others.
@@ -183,7 +222,14 @@ fn contents(root: &Path) -> Result<()> {
             .strip_prefix(PLUGINS)
             .and_then(|it| it.strip_prefix('/'));
         let plugin = plugin.and_then(|it| it.rsplit_once('.'));
-        [PROGRAM, COMPILER, AUTHORITIES, MATERIALS].contains(&name.as_str())
+        [
+            PROGRAM,
+            COMPILER_PLAIN,
+            COMPILER_PACKED,
+            AUTHORITIES,
+            MATERIALS,
+        ]
+        .contains(&name.as_str())
             || plugin.is_some_and(|(stem, kind)| {
                 !stem.contains('/') && ["wasm", "cwasm"].contains(&kind)
             })
@@ -191,7 +237,12 @@ fn contents(root: &Path) -> Result<()> {
     if let Some(stranger) = seen.iter().find(|name| !expected(name)) {
         bail!("`/{stranger}` does not belong into the image");
     }
-    for needed in [PROGRAM, COMPILER, AUTHORITIES, MATERIALS] {
+    let compilers = seen.iter().filter(|name| name.starts_with(COMPILERS));
+    ensure!(
+        compilers.count() == 1,
+        "there is not one compiler: {seen:?}"
+    );
+    for needed in [PROGRAM, AUTHORITIES, MATERIALS] {
         ensure!(
             seen.iter().any(|name| name == needed),
             "`/{needed}` is missing"

@@ -7,7 +7,9 @@ use std::process::Command;
 use anyhow::{Context as _, Result, anyhow};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use sha2::{Digest as _, Sha256};
 
+use super::tree::File;
 use super::{Architecture, PLUGINS, Tree, read};
 use crate::workspace::Workspace;
 use crate::{build, packages, process, setup, wasm_toolchain};
@@ -43,14 +45,32 @@ pub(super) const FOREIGN_SETTINGS: [&str; 4] = [
     "CARGO_RESOLVER_FEATURE_UNIFICATION",
 ];
 
+/// Tells the program what it is built with; `host/src/aot/known.rs` reads it.
+const BUILT_WITH_VARIABLE: &str = "ORKA_STEP_BUILT_WITH";
+
 /// The plugin that runs where none is named, and its code. All others are compressed to a third, and take 2 ms longer to load.
 const AS_IT_IS: &str = "usr/local/bin/plugins/build.";
 
-/// Builds a program.
+/// Names and digests of files as they are stored, for the program that trusts them by these.
+pub(super) fn built_with<'a>(
+    tree: &Tree,
+    files: impl IntoIterator<Item = &'a File>,
+) -> Result<String> {
+    let mut entries = Vec::new();
+    for file in files {
+        let (_, name) = file.path.rsplit_once('/').unwrap_or(("", &file.path));
+        let digest = hex::encode(Sha256::digest(read(&tree.path(&file.path))?));
+        entries.push(format!("{name}={digest}"));
+    }
+    Ok(entries.join(" "))
+}
+
+/// Builds a program, which is told what it is built with.
 pub(super) fn build(
     workspace: &Workspace,
     architecture: Architecture,
     program: &Program,
+    built_with: &str,
 ) -> Result<PathBuf> {
     let target = architecture.target();
     setup::target(target)?;
@@ -73,6 +93,7 @@ pub(super) fn build(
         .ok_or_else(|| anyhow!("there is no `{}`", compiler.program))?;
     command.env(variable("CC"), compiler);
     command.env(variable("CFLAGS"), c_flags(workspace));
+    command.env(BUILT_WITH_VARIABLE, built_with);
     let mut built = build::build(&mut command)?
         .into_iter()
         .filter_map(|artifact| artifact.executable);
@@ -156,4 +177,24 @@ pub(super) fn started(architecture: Architecture, program: &Path) -> Result<Comm
     let mut command = Command::new(path);
     command.arg(program);
     Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Tree, built_with};
+
+    #[test]
+    fn the_program_is_told_each_files_name_and_digest() {
+        let place = tempfile::tempdir().unwrap();
+        let tree = Tree::new(&place.path().join("root")).unwrap();
+        tree.add("lib/a.gz", b"", 0o644).unwrap();
+        tree.add("lib/b/c.cwasm", b"abc", 0o644).unwrap();
+        let told = built_with(&tree, &tree.files().unwrap()).unwrap();
+        // The examples of FIPS 180-2.
+        let (empty, abc) = (
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        );
+        assert_eq!(told, format!("a.gz={empty} c.cwasm={abc}"));
+    }
 }
