@@ -48,7 +48,7 @@ fn wrong_pattern(name: &str, items: Option<Items>, value: &ParameterValue) -> Op
         error => error.to_string(),
     };
     Some(format!(
-        "parameter `{name}` has a pattern that is not valid: {reason}"
+        "parameter `{name}` has a pattern that is wrong: {reason}"
     ))
 }
 
@@ -123,7 +123,7 @@ mod tests {
         };
         assert_eq!(
             failure.message,
-            "parameter `exclude` has a pattern that is not valid: `../a`: `..` would leave the tree"
+            "parameter `exclude` has a pattern that is wrong: `../a`: `..` would leave the tree"
         );
         assert!(failure.causes().is_empty());
     }
