@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use end_to_end::{Cluster, Ended, Kubernetes, Refusal, Step, documents, hash, repository};
+use end_to_end::{Cluster, Ended, Kubernetes, Refusal, Step, Stream, documents, hash, repository};
 use orka_sim::{FaultAction, FaultRule};
+use rustix::process::Signal;
 use serde_json::Value;
 
 const SECRET: &str = "secrets/orka-token";
@@ -437,7 +438,10 @@ async fn what_has_taken_the_place_of_a_claimed_object_is_not_filled() {
     );
     let ended = init(&cluster, &kubernetes, "run-a").ended().await;
     assert_eq!(ended.code, Some(211), "{ended}");
-    ended.assert_says(&["somebody has put another of this name in its place"]);
+    ended.assert_says(&[
+        "somebody has put another of this name in its place",
+        "field is immutable",
+    ]);
     let objects = kubernetes.objects();
     assert_eq!(objects.keys().collect::<Vec<_>>(), [SECRET]);
     assert_eq!(objects[SECRET]["data"], Value::Null);
@@ -531,6 +535,27 @@ async fn a_teardown_that_cannot_sign_in_deletes_both_all_the_same() {
             assert!(kubernetes.objects().is_empty(), "{ended}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_teardown_that_is_stopped_in_its_purge_deletes_both_all_the_same() {
+    let cluster = Cluster::start().await;
+    let kubernetes = Kubernetes::start().await;
+    hands_over(&cluster, &kubernetes, "run-a").await;
+    for path in ["/resources/vm/*", "/resources/vm/list*"] {
+        let silent = FaultRule::new("GET", path, FaultAction::Hang);
+        cluster.sim.add_fault(silent);
+    }
+    let mut running = teardown(&cluster, &kubernetes, "run-a").start();
+    running.says(Stream::Stderr, "==> purge run").await;
+    running.signal(Signal::TERM);
+    let ended = running.ended().await;
+    ended.assert(143, "cancelled");
+    ended.assert_says(&[
+        "deleted the Secret `orka-token`",
+        "deleted the ConfigMap `orka-vm-name`",
+    ]);
+    assert!(kubernetes.objects().is_empty(), "{ended}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
