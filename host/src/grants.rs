@@ -95,6 +95,14 @@ pub(crate) fn no_secret(name: &str) -> Failure {
     ))
 }
 
+/// The same, where the names of those that there are can help.
+fn no_such_secret(name: &str, at_hand: &BTreeMap<String, SecretString>) -> Failure {
+    match plugin_manifest::nearest(name, at_hand.keys().map(String::as_str)) {
+        Some(nearest) => no_secret(name).with_hint(format!("did you mean `{nearest}`?")),
+        None => no_secret(name),
+    }
+}
+
 /// What keeps a secret from being a variable of a script, whose output is everybody's.
 fn unfit_for_scripts(name: &str, value: &SecretString) -> Option<Failure> {
     let value = value.expose_secret();
@@ -314,16 +322,18 @@ impl Grants {
                 let secrets = lines.iter().filter_map(|line| items.variable(line));
                 let secrets: BTreeSet<&str> = secrets.map(|(_, secret)| secret).collect();
                 for secret in secrets {
-                    if !self.secrets.contains(secret) {
+                    // A name that is wrong is not to be granted first.
+                    let Some(value) = at_hand.get(secret) else {
+                        failures.push(no_such_secret(secret, at_hand));
+                        continue;
+                    };
+                    if self.secrets.contains(secret) {
+                        failures.extend(unfit_for_scripts(secret, value));
+                    } else {
                         let message = format!(
                             "`{name}` names the secret `{secret}`, which this run was not granted"
                         );
                         failures.push(self.lacks_secret(secret, message));
-                        continue;
-                    }
-                    match at_hand.get(secret) {
-                        None => failures.push(no_secret(secret)),
-                        Some(value) => failures.extend(unfit_for_scripts(secret, value)),
                     }
                 }
             }
@@ -562,10 +572,11 @@ impl Asker {
                 let set_off = self.form.set_off();
                 let what = match (place.member(member), place.entry()) {
                     (Some(at), _) => format!("change `{member}` at {at} to"),
+                    (None, Some(at)) if set_off.is_empty() => format!("add this below {at}"),
                     (None, Some(at)) => format!("add this to the entry at {at}{set_off}"),
                     (None, None) => "add this to its entry in the grants file".to_owned(),
                 };
-                format!("{what}:\n{line}")
+                format!("{what}:\n{}{line}", self.form.indentation())
             }
         }
     }

@@ -84,6 +84,14 @@ impl Form {
         }
     }
 
+    /// What stands before a member of an entry that there is.
+    pub(super) fn indentation(self) -> String {
+        match self.layout {
+            Layout::Below(indent) if self.is_yaml => " ".repeat(indent + YAML_INDENT),
+            _ => String::new(),
+        }
+    }
+
     /// What an entry or a member has to be set off with from what follows or precedes it, where it is not by its line.
     pub(super) fn set_off(self) -> &'static str {
         match self.layout {

@@ -16,7 +16,7 @@ use crate::cli::PluginTestArgs;
 use crate::console::{Console, Level};
 use crate::failure::Failure;
 use crate::outcome;
-use crate::plugin::PluginRef;
+use crate::plugin::{PluginRef, is_bundled_name};
 use crate::report;
 use crate::session::Session;
 
@@ -106,8 +106,9 @@ fn plan(args: &PluginTestArgs) -> Result<Plan, Failure> {
     let mut files = Vec::new();
     let mut project = None;
     let here = [PathBuf::from(".")];
-    // Sessions are enough to play where nothing else is named.
-    let only_replays = !args.replays.is_empty() && args.plugin.is_some();
+    // Sessions are enough to play where nothing else is named, and each says what was recorded.
+    let is_project = Path::new(MANIFEST).is_file();
+    let only_replays = !args.replays.is_empty() && (args.plugin.is_some() || !is_project);
     let places = if args.scenarios.is_empty() && !only_replays {
         &here[..]
     } else {
@@ -132,6 +133,7 @@ fn plan(args: &PluginTestArgs) -> Result<Plan, Failure> {
     let project = || project.or_else(|| project_of(places));
     let plugin = match &args.plugin {
         Some(plugin) => args.place.reference(plugin)?,
+        None if only_replays && args.scenarios.is_empty() => recorded(args)?,
         None => built(&project().ok_or_else(|| {
             Failure::config("no plugin is given").with_hint(
                 "name it with `--plugin FILE`, or give the directory of a project with a `plugin.toml`",
@@ -143,6 +145,22 @@ fn plan(args: &PluginTestArgs) -> Result<Plan, Failure> {
         files,
         replays: args.replays.clone(),
     })
+}
+
+/// The bundled plugin that was recorded. Another is wherever it was then.
+fn recorded(args: &PluginTestArgs) -> Result<PluginRef, Failure> {
+    let name = match args.replays.first() {
+        Some(path) => Session::load(path)?.plugin.name,
+        None => String::new(),
+    };
+    if is_bundled_name(&name) {
+        return args.place.reference(&name);
+    }
+    let shown = crate::lines::printable(name.as_bytes());
+    Err(Failure::config(format!(
+        "which file is the plugin `{shown}` that was recorded is not said"
+    ))
+    .with_hint("name it with `--plugin FILE`"))
 }
 
 /// The project whose plugin is meant where scenarios alone are named: that of this directory, else the nearest one above a

@@ -82,7 +82,7 @@ async fn a_foreign_plugin_without_grants_is_told_the_lines_that_would_allow_it()
 async fn parameters_that_a_run_would_refuse_are_found() {
     for (parameter, value, said) in [
         ("-pscript", "", "parameter `script` is missing"),
-        ("-pscript-file", "build.sh", "given more than once"),
+        ("-pscript-file", "build.sh", "given in more than one way"),
         ("-penv", "no equals sign", "parameter `env` needs lines"),
         (
             "-partifacts",

@@ -95,7 +95,7 @@ pub enum ParameterProblem {
     },
     /// More than one of a group of parameters was given.
     #[error(
-        "parameter `{}` is given more than once: give {}",
+        "parameter `{}` is given in more than one way: give {}",
         names.first().map_or("", String::as_str), one_of(names, *takes_script)
     )]
     SeveralOf {

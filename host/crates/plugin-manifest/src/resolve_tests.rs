@@ -235,7 +235,7 @@ fn exactly_one_of_a_group_is_given_and_a_script_file_counts_as_the_script() {
     let ways = "one of `script`, `script-file` and the positional SCRIPT";
     let missing = [format!("parameter `script` is missing: give {ways}")];
     let several = [format!(
-        "parameter `script` is given more than once: give {ways}"
+        "parameter `script` is given in more than one way: give {ways}"
     )];
     let (text, file) = (("script", "make"), ("script-file", "a.sh"));
     assert_eq!(told(&[], false), missing);
