@@ -55,7 +55,12 @@ pub(super) fn code(
         _ => output(&in_memory(&compiler.bytes)?, component, bounds)?,
     };
     let last = last_lines(&output.words);
-    let ended = |how: String| Trouble::NoCompiler([how, last.clone()].join(": "));
+    let ended = |how: String| {
+        Trouble::NoCompiler(match last.as_str() {
+            "" => how,
+            last => format!("{how}: {last}"),
+        })
+    };
     match (output.status.code(), output.status.signal()) {
         (Some(0), _) if output.code.len() as u64 > CODE_BYTES_MAX => Err(Trouble::NoCompiler(
             format!("wrote more than {CODE_BYTES_MAX} bytes"),
@@ -313,6 +318,7 @@ mod tests {
                 "echo a >&2; kill -9 $$",
                 "was killed by signal 9; is there enough memory?: a",
             ),
+            ("kill -11 $$", "was killed by signal 11"),
             (
                 "for i in 1 2 3 4 5 6 7; do echo $i >&2; done; kill -6 $$",
                 "was killed by signal 6: 3 / 4 / 5 / 6 / 7",
@@ -324,6 +330,7 @@ mod tests {
         ] {
             let trouble = told(script, &bounds).to_string();
             assert!(trouble.contains(words), "{trouble}");
+            assert!(!trouble.ends_with(": "), "{trouble}");
         }
     }
 
