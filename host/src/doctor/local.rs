@@ -24,7 +24,7 @@ use crate::grants::Grants;
 use crate::host_folder;
 use crate::mask::Masker;
 use crate::parameters::{check_parameters, given_parameters};
-use crate::plugin::Plugin;
+use crate::plugin::{Plugin, is_bundled_name};
 use crate::stop::Stop;
 
 /// Cores of a VM where nothing else is said: Orka 3's own default, and the fewest that Orka 2 takes.
@@ -272,7 +272,7 @@ fn plugin(
     let params = match check_parameters(&plugin.manifest, &given, script, &shown) {
         Ok(values) => {
             // What another plugin's parameter of that name means is its own business.
-            if plugin.bundled
+            if is_bundled_name(&plugin.manifest.name)
                 && let Some(failure) = missing_script_file(args, &values)
             {
                 let stage = Stage::Parameters;

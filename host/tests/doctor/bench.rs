@@ -39,7 +39,7 @@ pub(crate) fn orka3() -> SimConfig {
 }
 
 /// The component of the plugin `build`.
-fn build_plugin() -> PathBuf {
+pub(crate) fn build_plugin() -> PathBuf {
     let own = std::env::current_exe().unwrap();
     own.ancestors()
         .map(|above| above.join("plugins/build.wasm"))

@@ -8,9 +8,10 @@ use orka_step::console::Console;
 use orka_step::doctor::{self, Status, Subject};
 use orka_step::mask::Masker;
 use orka_step::outcome::{EXIT_CONFIG, EXIT_FILES, EXIT_PLUGIN_REJECTED};
+use orka_step::plugin::{Plugin, PluginRef};
 use orka_step::state::Stop;
 
-use crate::bench::{Bench, GRANT_ALL, PASSWORD, orka2, orka3, shown};
+use crate::bench::{Bench, GRANT_ALL, PASSWORD, build_plugin, orka2, orka3, shown};
 
 #[tokio::test]
 async fn an_ssh_key_that_cannot_be_used_is_found_before_a_vm_is_paid_for() {
@@ -113,9 +114,16 @@ async fn parameters_that_a_run_would_refuse_are_found() {
 #[tokio::test]
 async fn what_parameters_need_and_is_not_granted_is_told_with_the_line_that_grants_it() {
     let bench = Bench::start(orka2()).await;
-    let narrow = "[[grant]]\nplugin = \"build\"\n\
-                  capabilities = [\"cluster.read\", \"cluster.deploy\", \"ssh.*\", \"workspace.*\"]\n";
-    bench.write("grants.toml", narrow);
+    // It is a file here, and not the bundled one of its name.
+    let digest = Plugin::load(&PluginRef::Path(build_plugin()))
+        .unwrap()
+        .digest;
+    let narrow = format!(
+        "[[grant]]\nplugin = \"build\"\n\
+         capabilities = [\"cluster.read\", \"cluster.deploy\", \"ssh.*\", \"workspace.*\"]\n\
+         digest = \"{digest}\"\n"
+    );
+    bench.write("grants.toml", &narrow);
     bench.write("secrets/SIGNING", "hunter22");
     let secrets = shown(&bench.path("secrets"));
     let bench = bench.with("--secrets", &secrets);
