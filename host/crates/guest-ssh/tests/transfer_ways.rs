@@ -715,6 +715,24 @@ fn many_names(root: &Path) {
     }
 }
 
+async fn fetch_all(scene: &Scene, compress: Compress) -> Result<TransferSummary, Error> {
+    let options = TransferOptions {
+        compress,
+        ..TransferOptions::default()
+    };
+    let connection = scene.server.connect().await;
+    connection
+        .download(
+            &remote(scene.there.path()),
+            &Selection::everything(),
+            &open(scene.here.path()),
+            Path::new("out"),
+            &options,
+            |_| (),
+        )
+        .await
+}
+
 #[tokio::test]
 async fn very_many_names_are_asked_for_in_short() {
     for (tar, compress) in TARS
@@ -723,20 +741,7 @@ async fn very_many_names_are_asked_for_in_short() {
     {
         let scene = Scene::new(tar);
         many_names(scene.there.path());
-        let options = TransferOptions {
-            compress,
-            ..TransferOptions::default()
-        };
-        let connection = scene.server.connect().await;
-        let summary = connection
-            .download(
-                &remote(scene.there.path()),
-                &Selection::everything(),
-                &open(scene.here.path()),
-                Path::new("out"),
-                &options,
-                |_| (),
-            )
+        let summary = fetch_all(&scene, compress)
             .await
             .unwrap_or_else(|problem| panic!("{compress:?}: {problem:?}"));
         assert_eq!(summary.files, MANY_NAMES as u64);
@@ -775,20 +780,7 @@ async fn names_that_are_lost_on_their_way_fail_the_transfer() {
             false,
         ));
         many_names(scene.there.path());
-        let options = TransferOptions {
-            compress,
-            ..TransferOptions::default()
-        };
-        let connection = scene.server.connect().await;
-        let outcome = connection
-            .download(
-                &remote(scene.there.path()),
-                &Selection::everything(),
-                &open(scene.here.path()),
-                Path::new("out"),
-                &options,
-                |_| (),
-            )
+        let outcome = fetch_all(&scene, compress)
             .await
             .map(|summary| summary.files);
         assert!(
