@@ -338,7 +338,7 @@ fn wrong_parameters_are_told_before_anything_is_sent() {
             Scenario::new().param("base-image", "x"),
             "`script` is missing",
         ),
-        (with("script-file", "x"), "given more than once"),
+        (with("script-file", "x"), "given in more than one way"),
         (with("vm-metadata", "[{key: a}]"), "vm-metadata"),
         (with("env", "no equals sign"), "`env`"),
         (with("secret-env", "no-name"), "`secret-env`"),
