@@ -171,20 +171,11 @@ impl<R: BufRead> Reader<R> {
             self.pass_hole(count as u64);
             return Ok(count);
         }
-        let wanted = usize::try_from(self.next_data())
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
-        if wanted == 0 {
-            return Ok(0);
-        }
-        match self.inner.read(&mut buffer[..wanted]) {
-            Ok(0) => Err(self.fault("the stream ends in the middle of it")),
-            Ok(count) => {
-                self.used(count);
-                Ok(count)
-            }
-            Err(problem) => Err(self.read_fault(problem)),
-        }
+        let filled = self.fill()?;
+        let count = buffer.len().min(filled.len());
+        buffer[..count].copy_from_slice(&filled[..count]);
+        self.consume(count);
+        Ok(count)
     }
 
     /// What has come of the current member's contents, without a copy of it; empty at their end. What was used of it is
@@ -194,27 +185,25 @@ impl<R: BufRead> Reader<R> {
         if wanted == 0 {
             return Ok(&[]);
         }
-        // The borrow of what is returned would last through the other arms.
-        let problem = match self.inner.fill_buf() {
-            Ok([]) => None,
-            Ok(_) => {
-                let filled = self.inner.fill_buf().unwrap_or_default();
-                let count =
-                    usize::try_from(wanted).map_or(filled.len(), |most| most.min(filled.len()));
-                return Ok(&filled[..count]);
-            }
-            Err(problem) => Some(problem),
+        let is_end = match self.inner.fill_buf() {
+            Ok(filled) => filled.is_empty(),
+            Err(problem) => return Err(self.read_fault(problem)),
         };
-        Err(match problem {
-            None => self.fault("the stream ends in the middle of it"),
-            Some(problem) => self.read_fault(problem),
-        })
+        if is_end {
+            return Err(self.fault("the stream ends in the middle of it"));
+        }
+        let filled = self.inner.fill_buf().unwrap_or_default();
+        let count = usize::try_from(wanted).map_or(filled.len(), |most| most.min(filled.len()));
+        Ok(&filled[..count])
     }
 
     /// Goes past so many of the bytes that [`Self::fill`] gave.
     pub(super) fn consume(&mut self, count: usize) {
         self.inner.consume(count);
-        self.used(count);
+        self.contents -= count as u64;
+        if let Some(sparse) = &mut self.sparse {
+            sparse.advance(count as u64);
+        }
     }
 
     /// Bytes of data up to the next hole or the end of the contents.
@@ -223,13 +212,6 @@ impl<R: BufRead> Reader<R> {
             sparse.ranges.front().map_or(0, |range| range.1)
         });
         self.contents.min(range)
-    }
-
-    fn used(&mut self, count: usize) {
-        self.contents -= count as u64;
-        if let Some(sparse) = &mut self.sparse {
-            sparse.advance(count as u64);
-        }
     }
 
     /// Bytes of zeros that come next, of which [`Self::read`] would give as many as asked for; 0 where data comes next.

@@ -95,11 +95,8 @@ impl Volume for Faulty {
 
     fn make_file(&self, dir: &Dir, path: &Path, mode: u32) -> io::Result<File> {
         self.fold(dir, path)?;
-        let made = if self.lacks.contains(&Lack::Mode) {
-            Disk.make_file(dir, path, PRIVATE)
-        } else {
-            Disk.make_file(dir, path, mode)
-        }?;
+        let keeps_modes = !self.lacks.contains(&Lack::Mode);
+        let made = Disk.make_file(dir, path, if keeps_modes { mode } else { PRIVATE })?;
         if self.lacks.contains(&Lack::ModeWhenMade) {
             Disk.set_mode(&made, 0o777)?;
         }

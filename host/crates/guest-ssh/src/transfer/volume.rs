@@ -175,6 +175,7 @@ pub(super) fn probe(volume: &dyn Volume, dir: &Dir) -> io::Result<Abilities> {
         ["probe", "probe-2", "probe-link", "probe-symlink"].map(Path::new);
     // Without these two there is no transfer at all, so their errors are told.
     let mut file = volume.make_file(dir, one, PRIVATE)?;
+    let made_with = made_with(volume, dir, &file);
     volume.write(&mut file, b"probe")?;
     let abilities = Abilities {
         // Some accept a mode and keep none.
@@ -184,7 +185,7 @@ pub(super) fn probe(volume: &dyn Volume, dir: &Dir) -> io::Result<Abilities> {
                     .metadata()
                     .is_ok_and(|found| found.mode() & 0o777 == mode)
         }),
-        made_with: made_with(volume, dir),
+        made_with,
         times: keeps_times(volume, &file),
         hard_links: volume.hard_link(dir, one, dir, link).is_ok(),
         symlinks: volume.symlink(Path::new("probe"), dir, symlink).is_ok()
@@ -205,20 +206,18 @@ pub(super) fn probe(volume: &dyn Volume, dir: &Dir) -> io::Result<Abilities> {
 }
 
 /// The permission bits that new files are given as asked. None where a directory's access list decides, which may give
-/// more than was asked for.
-fn made_with(volume: &dyn Volume, dir: &Dir) -> u32 {
-    let made = |name, mode| {
-        let name = Path::new(name);
-        let made = volume
-            .make_file(dir, name, mode)
-            .and_then(|file| file.metadata());
-        let _ = volume.remove_file(dir, name);
-        made.map_or(0, |made| made.mode() & 0o777)
-    };
-    if made("probe-private", PRIVATE) != PRIVATE {
+/// more than was asked for: `private` was made as [`PRIVATE`].
+fn made_with(volume: &dyn Volume, dir: &Dir, private: &File) -> u32 {
+    let mode = |file: &File| file.metadata().map_or(0, |made| made.mode() & 0o777);
+    if mode(private) != PRIVATE {
         return 0;
     }
-    made("probe-open", 0o777)
+    let name = Path::new("probe-open");
+    let given = volume
+        .make_file(dir, name, 0o777)
+        .map_or(0, |open| mode(&open));
+    let _ = volume.remove_file(dir, name);
+    given
 }
 
 fn keeps_times(volume: &dyn Volume, file: &File) -> bool {
