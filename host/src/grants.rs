@@ -20,7 +20,6 @@ use crate::cli::GrantArgs;
 use crate::console::Console;
 use crate::failure::{Class, Failure, Kind};
 use crate::mask;
-use crate::plugin::is_bundled_name;
 
 pub use ceilings::Ceilings;
 pub use file::GrantsFile;
@@ -29,7 +28,7 @@ pub use used::{Asked, Granted, GrantsRecord, Used, read_report};
 use used::narrowest;
 
 use entry::{Entry, Form};
-use file::{Grant, Place, WorkspaceAccess};
+use file::{Grant, Place, WorkspaceAccess, is_namesake};
 
 /// What this run's plugin may do.
 #[derive(Clone, Debug, Default)]
@@ -164,7 +163,7 @@ impl Grants {
                 "plugin `{}` asks for what it was not granted: {}{}",
                 manifest.name,
                 missing.join(", "),
-                if !bundled && is_bundled_name(&manifest.name) {
+                if is_namesake(manifest, bundled) {
                     "; it is not the one of that name that came with this program, so an entry for it has its digest"
                 } else {
                     ""

@@ -155,7 +155,7 @@ const BUNDLED: [&str; 7] = [
     "teardown",
 ];
 
-/// Whether a plugin that came with this program is called so.
+/// Whether a plugin that came with this program is called so. Anybody can call his own that.
 pub(crate) fn is_bundled_name(name: &str) -> bool {
     BUNDLED.contains(&name)
 }

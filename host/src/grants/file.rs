@@ -285,7 +285,7 @@ impl GrantsFile {
         digest: &str,
         bundled: bool,
     ) -> Option<(usize, &Grant)> {
-        let is_namesake = !bundled && is_bundled_name(&manifest.name);
+        let is_namesake = is_namesake(manifest, bundled);
         self.grants.iter().enumerate().find(|(_, grant)| {
             let is_named =
                 grant.plugin == manifest.name && (grant.digest.is_some() || !is_namesake);
@@ -310,6 +310,11 @@ impl GrantsFile {
             form: self.form,
         }
     }
+}
+
+/// Whether it is another with the name of a plugin that came with this program.
+pub(super) fn is_namesake(manifest: &Manifest, bundled: bool) -> bool {
+    !bundled && is_bundled_name(&manifest.name)
 }
 
 /// Whether this is a digest as those that plugins' are compared with. One that is not would fit no plugin, without a word.

@@ -108,7 +108,9 @@ fn plan(args: &PluginTestArgs) -> Result<Plan, Failure> {
     let here = [PathBuf::from(".")];
     // Sessions are enough to play where nothing else is named, and each says what was recorded.
     let is_project = Path::new(MANIFEST).is_file();
-    let only_replays = !args.replays.is_empty() && (args.plugin.is_some() || !is_project);
+    let only_replays = args.scenarios.is_empty()
+        && !args.replays.is_empty()
+        && (args.plugin.is_some() || !is_project);
     let places = if args.scenarios.is_empty() && !only_replays {
         &here[..]
     } else {
@@ -133,7 +135,7 @@ fn plan(args: &PluginTestArgs) -> Result<Plan, Failure> {
     let project = || project.or_else(|| project_of(places));
     let plugin = match &args.plugin {
         Some(plugin) => args.place.reference(plugin)?,
-        None if only_replays && args.scenarios.is_empty() => recorded(args)?,
+        None if only_replays => recorded(args)?,
         None => built(&project().ok_or_else(|| {
             Failure::config("no plugin is given").with_hint(
                 "name it with `--plugin FILE`, or give the directory of a project with a `plugin.toml`",
