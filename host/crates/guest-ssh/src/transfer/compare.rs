@@ -8,13 +8,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use cap_fs_ext::{DirExt, FollowSymlinks, OpenOptionsFollowExt};
+use cap_fs_ext::{FollowSymlinks, OpenOptionsFollowExt};
 use cap_std::fs::{Dir, MetadataExt, OpenOptions, PermissionsExt};
 
 use super::digest::Hasher;
 use super::facts::{BEGIN, Beginning};
 use super::header::Stamp;
 use super::listing::{Chosen, Detail, Listed};
+use super::parent::descend;
 use super::{Compare, PIECE};
 use crate::command::{self, Exit};
 use crate::connection::Connection;
@@ -60,11 +61,7 @@ impl Local {
     fn parent(&mut self, path: &Path) -> Option<&Dir> {
         let parent = path.parent().unwrap_or(Path::new(""));
         if parent != self.at {
-            let mut dir = self.top.try_clone().ok();
-            for component in parent.components() {
-                dir = dir.and_then(|dir| dir.open_dir_nofollow(component.as_os_str()).ok());
-            }
-            self.dir = dir;
+            self.dir = descend(&self.top, parent).ok();
             self.at = parent.to_owned();
         }
         self.dir.as_ref()
