@@ -470,10 +470,15 @@ async fn the_step_action_builds_between_other_steps() {
             .ended()
             .await;
         assert_outcome(&ended, 0, "succeeded");
-        let came = std::fs::read(sources.path().join("script-as-it-came")).unwrap();
-        assert_eq!(String::from_utf8(came).unwrap(), AWKWARD);
+        assert_came(sources.path());
         cluster.assert_purged();
     }
+}
+
+/// [`AWKWARD`] wrote itself down as it was given.
+fn assert_came(sources: &std::path::Path) {
+    let came = std::fs::read(sources.join("script-as-it-came")).unwrap();
+    assert_eq!(String::from_utf8(came).unwrap(), AWKWARD);
 }
 
 /// A `fieldRef` is not expanded, so the annotation comes as it was written.
@@ -486,8 +491,7 @@ async fn every_byte_of_a_script_reaches_the_vm_by_the_step_actions_annotation() 
         .ended()
         .await;
     assert_outcome(&ended, 0, "succeeded");
-    let came = std::fs::read(sources.path().join("script-as-it-came")).unwrap();
-    assert_eq!(String::from_utf8(came).unwrap(), AWKWARD);
+    assert_came(sources.path());
     cluster.assert_purged();
 }
 

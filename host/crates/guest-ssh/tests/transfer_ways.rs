@@ -350,17 +350,25 @@ async fn fetch(scene: &Scene, connection: &Connection, compare: Compare) -> Tran
         compare,
         ..TransferOptions::default()
     };
+    fetch_to(scene, connection, ".", &options).await.unwrap()
+}
+
+async fn fetch_to(
+    scene: &Scene,
+    connection: &Connection,
+    target: &str,
+    options: &TransferOptions,
+) -> Result<TransferSummary, Error> {
     connection
         .download(
             &remote(scene.there.path()),
             &Selection::everything(),
             &open(scene.here.path()),
-            Path::new("."),
-            &options,
+            Path::new(target),
+            options,
             |_| (),
         )
         .await
-        .unwrap()
 }
 
 fn paths(summary: &TransferSummary) -> Vec<&str> {
@@ -721,16 +729,7 @@ async fn fetch_all(scene: &Scene, compress: Compress) -> Result<TransferSummary,
         ..TransferOptions::default()
     };
     let connection = scene.server.connect().await;
-    connection
-        .download(
-            &remote(scene.there.path()),
-            &Selection::everything(),
-            &open(scene.here.path()),
-            Path::new("out"),
-            &options,
-            |_| (),
-        )
-        .await
+    fetch_to(scene, &connection, "out", &options).await
 }
 
 #[tokio::test]
