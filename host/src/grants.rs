@@ -252,9 +252,12 @@ impl Grants {
     /// Whether the run may bring files back from its VMs at all.
     pub fn may_fetch(&self) -> bool {
         let needed = [Capability::SshTransfer, Capability::WorkspaceWrite];
-        needed
-            .iter()
-            .all(|needed| self.capabilities.contains(needed))
+        needed.into_iter().all(|needed| self.allows(needed))
+    }
+
+    /// Whether the run may do this. Nothing is noted: a run that might have is not one that did.
+    pub fn allows(&self, capability: Capability) -> bool {
+        self.capabilities.contains(&capability)
     }
 
     /// Lets the caller go on only with this capability, and notes that it was used.
@@ -307,7 +310,7 @@ impl Grants {
             };
             if let Some(capability) = parameter.capability
                 && parameter.default.as_ref() != Some(value)
-                && !self.capabilities.contains(&capability)
+                && !self.allows(capability)
             {
                 failures.push(self.lacks(
                     capability,

@@ -311,6 +311,23 @@ fn an_entry_for_all_plugins_gives_scripts_no_secrets() {
     assert_eq!(names, ["MAYBE", "OWN"]);
 }
 
+/// The report says what a run used, and the narrowest grants file is made from that.
+#[test]
+fn whether_something_is_allowed_is_no_use_of_it() {
+    let text = "[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\n";
+    let manifest = Manifest::parse_toml(
+        "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
+         optional-capabilities = [\"cluster.purge-run\"]\n",
+    )
+    .unwrap();
+    let granted = Grants::intersect(Some(&file(text)), &manifest, &digest("a"), false).unwrap();
+    assert!(granted.allows(Capability::ClusterPurgeRun));
+    assert!(!granted.allows(Capability::ClusterDeploy));
+    assert!(granted.used().capabilities.is_empty());
+    granted.require(Capability::ClusterPurgeRun).unwrap();
+    assert_eq!(granted.used().capabilities.len(), 1);
+}
+
 /// Anybody can call a plugin `build`.
 #[test]
 fn a_namesake_of_a_bundled_plugin_needs_its_digest_in_the_entry() {
