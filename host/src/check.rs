@@ -20,7 +20,7 @@ use crate::plugin::remote::is_remote;
 use crate::report;
 
 /// What was found.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Found {
     kind: &'static str,
@@ -165,19 +165,13 @@ fn guard(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
         digest: file.digest.clone(),
         bytes: file.bytes.len(),
         imports: imports(&file.bytes),
-        capabilities: Vec::new(),
-        optional_capabilities: Vec::new(),
-        secrets: Vec::new(),
-        parameters: BTreeMap::new(),
-        grants_checked: false,
-        granted: None,
         differences: fit::differences(&file.bytes),
         fits: failures.is_empty(),
-        warnings: Vec::new(),
         problems: failures
             .iter()
             .map(|failure| failure.message.clone())
             .collect(),
+        ..Found::default()
     };
     Ok((found, failures))
 }
@@ -264,20 +258,7 @@ mod tests {
         Found {
             kind: "plugin",
             name: "mine".to_owned(),
-            version: None,
-            digest: String::new(),
-            bytes: 0,
-            imports: Vec::new(),
-            capabilities: Vec::new(),
-            optional_capabilities: Vec::new(),
-            secrets: Vec::new(),
-            parameters: BTreeMap::new(),
-            grants_checked: false,
-            granted: None,
-            differences: Vec::new(),
-            fits: false,
-            warnings: Vec::new(),
-            problems: Vec::new(),
+            ..Found::default()
         }
     }
 
