@@ -533,9 +533,8 @@ impl BufRead for PieceReader {
 
 impl Read for PieceReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let filled = self.fill_buf()?;
-        let count = buffer.len().min(filled.len());
-        buffer[..count].copy_from_slice(&filled[..count]);
+        let mut filled = self.fill_buf()?;
+        let count = filled.read(buffer)?;
         self.consume(count);
         Ok(count)
     }
