@@ -20,7 +20,6 @@ use reqwest::Method;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
-use tokio::time::sleep;
 
 use crate::cli::{HandOverArgs, HandOverBy};
 use crate::config::Environment;
@@ -50,14 +49,11 @@ const GIVEN: &str = "given";
 /// Hex digits of the TaskRun's hash: a label's value may have 63 characters.
 const TASK_DIGITS: usize = 16;
 
-/// How often a request is made, and how often an object that goes while it is looked at is made anew.
+/// How often an object that goes while it is looked at is made anew.
 const ATTEMPTS: u32 = 4;
 
-/// Pause after the first failure; doubles.
+/// Pause after the first failure of a request; doubles.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
-
-/// No pause is longer, whatever `Retry-After` says.
-const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// What is known of an object that this process may have made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -628,22 +624,9 @@ impl HandOver {
         body: Body<'_>,
     ) -> Result<Answer, Failure> {
         let client = self.client.get_or_try_init(|| self.api.client()).await?;
-        let mut pause = PAUSE_FIRST;
-        let mut attempt = 1;
-        loop {
-            let mut url = self.api.url(path.iter().copied());
-            url.set_query(query);
-            let answer = self.api.exchange(client, method.clone(), url, body).await?;
-            match answer {
-                Ok(answer) if attempt == ATTEMPTS || !answer.is_passing() => return Ok(answer),
-                Ok(answer) => pause = pause.max(answer.retry_after.unwrap_or_default()),
-                Err(error) if attempt == ATTEMPTS => return Err(self.api.unreachable(error)),
-                Err(_) => {}
-            }
-            sleep(pause.min(PAUSE_MAX)).await;
-            pause *= 2;
-            attempt += 1;
-        }
+        let mut url = self.api.url(path.iter().copied());
+        url.set_query(query);
+        self.api.ask(client, method, url, body, PAUSE_FIRST).await
     }
 
     fn taken(&self, object: &Object, whose: &str, more: Option<&str>) -> Failure {

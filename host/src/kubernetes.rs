@@ -10,6 +10,7 @@ use std::time::Duration;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, redirect};
 use serde_json::Value;
+use tokio::time::sleep;
 use url::Url;
 
 use crate::config::Environment;
@@ -20,6 +21,12 @@ const CREDENTIALS: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// No answer is as large; what is larger is something else.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// How often a request is made.
+const ATTEMPTS: u32 = 4;
+
+/// No pause between two is longer, whatever `Retry-After` says.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,7 +41,7 @@ pub(crate) struct Api {
 /// An answer, whatever it says.
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    pub(crate) retry_after: Option<Duration>,
+    retry_after: Option<Duration>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -133,12 +140,43 @@ impl Api {
         url
     }
 
+    /// An answer that is not worth asking for again. The first failure is followed by this pause, which doubles.
+    ///
+    /// # Errors
+    ///
+    /// Nobody answers, or credentials that cannot be read, or an answer of absurd size.
+    pub(crate) async fn ask(
+        &self,
+        client: &reqwest::Client,
+        method: Method,
+        url: Url,
+        body: Body<'_>,
+        mut pause: Duration,
+    ) -> Result<Answer, Failure> {
+        let mut attempt = 1;
+        loop {
+            let answer = self
+                .exchange(client, method.clone(), url.clone(), body)
+                .await?;
+            match answer {
+                Ok(answer) if attempt == ATTEMPTS || !answer.is_passing() => return Ok(answer),
+                Ok(answer) => pause = pause.max(answer.retry_after.unwrap_or_default()),
+                Err(error) if attempt == ATTEMPTS => return Err(self.unreachable(error)),
+                Err(_) => {}
+            }
+            tracing::debug!(path = url.path(), attempt, "kubernetes.repeat");
+            sleep(pause.min(PAUSE_MAX)).await;
+            pause *= 2;
+            attempt += 1;
+        }
+    }
+
     /// One request; the inner error is that of the connection. The token is read anew for each: Kubernetes replaces it.
     ///
     /// # Errors
     ///
     /// Credentials that cannot be read, or an answer of absurd size.
-    pub(crate) async fn exchange(
+    async fn exchange(
         &self,
         client: &reqwest::Client,
         method: Method,
@@ -192,7 +230,7 @@ impl Api {
     }
 
     /// Nobody answered.
-    pub(crate) fn unreachable(&self, error: reqwest::Error) -> Failure {
+    fn unreachable(&self, error: reqwest::Error) -> Failure {
         failed(format!("{self} did not answer")).with_source(error.without_url())
     }
 
@@ -240,7 +278,7 @@ impl fmt::Display for Api {
 
 impl Answer {
     /// Whether the same request may do better later.
-    pub(crate) fn is_passing(&self) -> bool {
+    fn is_passing(&self) -> bool {
         matches!(self.status, 401 | 429 | 500..)
     }
 

@@ -13,7 +13,6 @@ use std::fmt;
 use std::time::Duration;
 
 use reqwest::Method;
-use tokio::time::sleep;
 use url::Url;
 
 use super::live::{List, Live};
@@ -29,14 +28,11 @@ const PAGE_OBJECTS: u32 = 500;
 /// us for ever.
 const PAGES_MAX: u32 = 1000;
 
-/// How often a page is asked for, and a whole list is begun anew because its continuation has expired (410 Gone).
+/// How often a whole list is begun anew because its continuation has expired (410 Gone).
 const ATTEMPTS: u32 = 4;
 
-/// Pause after the first failure; doubles.
+/// Pause after the first failure of a request; doubles.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
-
-/// No pause is longer, whatever `Retry-After` says.
-const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// What is asked of the API.
 #[derive(Clone, Debug)]
@@ -174,41 +170,20 @@ impl Kubernetes {
         path: &[String],
         is_continued: bool,
     ) -> Result<Option<List>, Failure> {
-        let mut pause = PAUSE_FIRST;
-        let mut attempt = 1;
-        loop {
-            let answer = self
-                .api
-                .exchange(client, Method::GET, url.clone(), Body::Nothing)
-                .await
-                .map_err(undone)?;
-            let failure = match answer {
-                Ok(answer) if answer.status == 200 => {
-                    return serde_json::from_slice(&answer.body)
-                        .map(Some)
-                        .map_err(|error| {
-                            unknown(format!("the list of {} cannot be read", shown(path)))
-                                .with_source(error)
-                        });
-                }
-                Ok(answer) if answer.status == 410 && is_continued => return Ok(None),
-                Ok(answer) => {
-                    let failure = refused(path, &answer);
-                    if !answer.is_passing() {
-                        return Err(failure);
-                    }
-                    pause = pause.max(answer.retry_after.unwrap_or_default());
-                    failure
-                }
-                Err(error) => undone(self.api.unreachable(error)),
-            };
-            if attempt >= ATTEMPTS {
-                return Err(failure);
-            }
-            tracing::debug!(path = path.join("/"), attempt, error = %failure, "kubernetes.repeat");
-            sleep(pause.min(PAUSE_MAX)).await;
-            pause *= 2;
-            attempt += 1;
+        let answer = self
+            .api
+            .ask(client, Method::GET, url, Body::Nothing, PAUSE_FIRST)
+            .await
+            .map_err(undone)?;
+        match answer.status {
+            200 => serde_json::from_slice(&answer.body)
+                .map(Some)
+                .map_err(|error| {
+                    unknown(format!("the list of {} cannot be read", shown(path)))
+                        .with_source(error)
+                }),
+            410 if is_continued => Ok(None),
+            _ => Err(refused(path, &answer)),
         }
     }
 }
