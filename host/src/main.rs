@@ -259,9 +259,10 @@ fn listen(stop: &Stop, console: &Console, told: &'static str) -> Result<(), Fail
                 } else {
                     ""
                 };
-                stop.stop(name);
+                // Said before it holds: a command with nothing to clean up ends the program right after.
                 console.stop_waiting();
                 console.warn(&format!("{}: stopping{again}; {told}", name.name()));
+                stop.stop(name);
             }
         });
     }
