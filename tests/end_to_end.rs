@@ -6,6 +6,7 @@ mod authors;
 mod bad_input;
 mod capacity_and_network;
 mod cli;
+mod crashes;
 mod demo;
 mod detached;
 mod frozen;

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cap_std::ambient_authority;
@@ -23,6 +24,7 @@ use crate::guard::{GuardSource, OnFailure};
 #[cfg(feature = "kubernetes")]
 use crate::hand_over::HandOver;
 use crate::identity::Identity;
+use crate::ledger::BlackBox;
 use crate::limits::Limits;
 use crate::mask::Masker;
 use crate::plugin::{Plugin, PluginRef};
@@ -101,6 +103,8 @@ pub struct Config {
     pub report: Option<PathBuf>,
     /// Where the recorded session goes.
     pub record: Option<PathBuf>,
+    /// Where a crash of this process does not lose what it owes.
+    pub black_box: Option<Arc<BlackBox>>,
     /// The run's own deadline, from its start.
     pub timeout: Duration,
     /// Names.
@@ -292,6 +296,7 @@ impl Config {
             results,
             report,
             record,
+            black_box: None,
             timeout: args.timeout,
             identity,
             owner,

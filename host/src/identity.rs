@@ -72,6 +72,12 @@ impl Identity {
         })
     }
 
+    /// Goes on as the process that wrote this head, whose hashes are random where it was told no UIDs.
+    pub fn resume(&mut self, head: &Head) {
+        self.run_hash.clone_from(&head.run);
+        self.pod_hash.clone_from(&head.pod);
+    }
+
     /// Whether the run has a UID that its other Tasks are told as well, without which they cannot find what it shares.
     pub fn run_is_told(&self) -> bool {
         self.run_is_told

@@ -3,6 +3,7 @@
 //! A name is entered, durably, before the request that may create the thing. No VM exists outside the ledger. Its file is
 //! what the run's successors know of it: see [`record`] for its form.
 
+pub mod black_box;
 pub mod record;
 mod writer;
 
@@ -10,13 +11,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::TryLockError;
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cap_std::fs::{Dir, OpenOptions};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+pub use black_box::{BlackBox, Recovered};
 pub use record::{Entry, Head, Kept, Record};
 use record::{Step, What};
 use writer::{Ticket, Writer};
@@ -226,6 +228,7 @@ enum Patience {
 pub struct Ledger {
     entries: Mutex<Entries>,
     file: Option<Writer>,
+    black_box: Option<Arc<BlackBox>>,
 }
 
 impl Ledger {
@@ -282,8 +285,17 @@ impl Ledger {
         let ledger = Self {
             entries: Mutex::default(),
             file: Some(Writer::start(file, head).map_err(trouble)?),
+            black_box: None,
         };
         Ok((ledger, Record::parse(&String::from_utf8_lossy(&before))))
+    }
+
+    /// The same, with all that is entered from here on also where a crash of this process does not lose it.
+    #[must_use]
+    pub fn mirrored(mut self, black_box: Arc<BlackBox>, head: &Head) -> Self {
+        black_box.begin(head);
+        self.black_box = Some(black_box);
+        self
     }
 
     /// Whether the process that writes the ledger of this name is certainly at work.
@@ -333,50 +345,28 @@ impl Ledger {
         if self.debt(&entry.name).is_some() {
             return Ok(());
         }
-        let in_doubt = may_still_come && entry.state == State::Intent;
-        let mut debt = Debt::new(entry.thing, &entry.name, entry.state);
-        debt.inherited = true;
-        debt.instances.clone_from(&entry.instances);
-        debt.kept.clone_from(&entry.kept);
-        // Of a config that was there it is a deployment that has no answer.
-        let is_of_config = entry.thing.is_config() && !entry.was_created;
-        if in_doubt && !is_of_config {
-            debt.lost.push(Instant::now());
-        }
-        debt.config_lost = in_doubt && is_of_config;
-        if !debt.kept.is_empty() {
-            debt.state = State::Kept;
-        }
-        // All that is known of it goes along: the predecessor's own file is closed after this.
-        let state = if in_doubt {
-            State::Intent
-        } else {
-            State::Created
-        };
-        debt.written = Some(state);
-        let of_vm = |(key, kept): (&String, Option<&Kept>)| Step {
-            instance: Some(key.clone()),
-            kept: kept.cloned(),
-            ..step(
-                &entry.name,
-                entry.thing,
-                kept.map_or(State::Created, |_| State::Kept),
-            )
-        };
-        let mut steps = vec![step(&entry.name, entry.thing, State::Intent)];
-        if entry.was_created {
-            steps.push(step(&entry.name, entry.thing, State::Created));
-        }
-        steps.extend(
-            debt.instances
-                .iter()
-                .map(|key| (key, debt.kept.get(key)))
-                .map(of_vm),
-        );
-        steps.push(step(&entry.name, entry.thing, state));
+        let (debt, steps) = taken_over(entry, may_still_come);
         self.write_all(steps, Patience::OnDisk)?;
         self.entries().debts.push(debt);
         Ok(())
+    }
+
+    /// Takes over what a process of this very run left that has crashed: it is this run's to remove, and to answer for.
+    pub fn claim(&self, record: &Record) {
+        for entry in record
+            .entries
+            .iter()
+            .filter(|entry| entry.is_open() || !entry.kept.is_empty())
+        {
+            if self.debt(&entry.name).is_none() {
+                // It was at work a moment ago.
+                let (debt, steps) = taken_over(entry, true);
+                // Removed all the same if that cannot be written.
+                warn_of(self.queue(steps, Patience::None));
+                self.entries().debts.push(debt);
+            }
+            self.change(&entry.name, |debt| debt.inherited = false);
+        }
     }
 
     /// Notes that a VM is kept on purpose.
@@ -732,13 +722,19 @@ impl Ledger {
     }
 
     fn queue(&self, steps: Vec<Step>, patience: Patience) -> Result<Ticket, Failure> {
-        let Some(file) = &self.file else {
+        if self.file.is_none() && self.black_box.is_none() {
             return Ok(Ticket::default());
-        };
+        }
         let mut bytes = Vec::new();
         for step in steps {
             bytes.extend(record::line(What::Step(step)).map_err(cannot_write)?);
         }
+        if let Some(black_box) = &self.black_box {
+            black_box.append(&bytes);
+        }
+        let Some(file) = &self.file else {
+            return Ok(Ticket::default());
+        };
         file.queue(bytes, patience == Patience::OnDisk)
             .map_err(cannot_write)
     }
@@ -746,6 +742,52 @@ impl Ledger {
     fn entries(&self) -> std::sync::MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What becomes of another process's entry here, and what the file has to say of it.
+fn taken_over(entry: &Entry, may_still_come: bool) -> (Debt, Vec<Step>) {
+    let in_doubt = may_still_come && entry.state == State::Intent;
+    let mut debt = Debt::new(entry.thing, &entry.name, entry.state);
+    debt.inherited = true;
+    debt.instances.clone_from(&entry.instances);
+    debt.kept.clone_from(&entry.kept);
+    // Of a config that was there it is a deployment that has no answer.
+    let is_of_config = entry.thing.is_config() && !entry.was_created;
+    if in_doubt && !is_of_config {
+        debt.lost.push(Instant::now());
+    }
+    debt.config_lost = in_doubt && is_of_config;
+    if !debt.kept.is_empty() {
+        debt.state = State::Kept;
+    }
+    // All that is known of it goes along: the predecessor's own file is closed after this.
+    let state = if in_doubt {
+        State::Intent
+    } else {
+        State::Created
+    };
+    debt.written = Some(state);
+    let of_vm = |(key, kept): (&String, Option<&Kept>)| Step {
+        instance: Some(key.clone()),
+        kept: kept.cloned(),
+        ..step(
+            &entry.name,
+            entry.thing,
+            kept.map_or(State::Created, |_| State::Kept),
+        )
+    };
+    let mut steps = vec![step(&entry.name, entry.thing, State::Intent)];
+    if entry.was_created {
+        steps.push(step(&entry.name, entry.thing, State::Created));
+    }
+    steps.extend(
+        debt.instances
+            .iter()
+            .map(|key| (key, debt.kept.get(key)))
+            .map(of_vm),
+    );
+    steps.push(step(&entry.name, entry.thing, state));
+    (debt, steps)
 }
 
 fn cannot_write(error: io::Error) -> Failure {

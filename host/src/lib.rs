@@ -57,6 +57,7 @@ pub mod schema;
 pub mod session;
 pub mod state;
 pub mod stop;
+pub mod supervisor;
 pub mod task;
 pub mod task_file;
 pub mod teardown;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser as _;
@@ -17,6 +18,7 @@ use orka_step::plugin::remote;
 use orka_step::results::Results;
 use orka_step::run::{self, Finished};
 use orka_step::state::Stop;
+use orka_step::supervisor::{self, Crash, Role};
 use orka_step::task_file::TaskFile;
 use orka_step::teardown::BUDGET_AFTER_SIGNAL;
 use orka_step::{inspect, logging, measure, precompile, report};
@@ -36,6 +38,25 @@ fn main() -> ExitCode {
     } else {
         Level::Info
     };
+    let mut role = Role::First;
+    if matches!(cli.command, Command::Run(_) | Command::Task(_)) {
+        role = supervisor::role();
+        if let Role::First = role {
+            // Of this thread alone, and before there is another: the worker is told of its end.
+            let ended = match tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+            {
+                Ok(runtime) => runtime.block_on(supervisor::supervise()),
+                Err(error) => supervisor::Ended::NotBegun(error),
+            };
+            match ended {
+                supervisor::Ended::With(code) => return ExitCode::from(code),
+                supervisor::Ended::Crashed(failure) => role = Role::Bereft(failure),
+                supervisor::Ended::NotBegun(_) => {}
+            }
+        }
+    }
     let console = Console::standard(Masker::default(), level);
     logging::start(cli.common.verbose, &console);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -55,7 +76,7 @@ fn main() -> ExitCode {
     };
     let code = runtime.block_on(async {
         let stop = Stop::default();
-        let code = dispatch(cli, console.clone(), stop.clone()).await;
+        let code = dispatch(cli, role, console.clone(), stop.clone()).await;
         finish_log(&console, &stop).await;
         code
     });
@@ -93,7 +114,7 @@ fn when_stopped(command: &Command) -> Option<&'static str> {
     }
 }
 
-async fn dispatch(mut cli: Cli, console: Console, stop: Stop) -> u8 {
+async fn dispatch(mut cli: Cli, role: Role, console: Console, stop: Stop) -> u8 {
     if let Some(told) = when_stopped(&cli.command)
         && let Err(failure) = listen(&stop, &console, told)
     {
@@ -106,9 +127,9 @@ async fn dispatch(mut cli: Cli, console: Console, stop: Stop) -> u8 {
         return shown(Err(failure), &console).await;
     }
     match cli.command {
-        Command::Run(args) => run_command(args.without_empty(), console, stop).await,
+        Command::Run(args) => run_command(args.without_empty(), role, console, stop).await,
         Command::Task(args) => match with_task_file(&args) {
-            Ok(args) => run_command(args, console, stop).await,
+            Ok(args) => run_command(args, role, console, stop).await,
             Err(failure) => not_started(vec![failure], &args, &console, &stop),
         },
         Command::Doctor(mut args) => {
@@ -173,21 +194,57 @@ async fn dispatch(mut cli: Cli, console: Console, stop: Stop) -> u8 {
     }
 }
 
-async fn run_command(mut args: RunArgs, console: Console, stop: Stop) -> u8 {
+async fn run_command(mut args: RunArgs, role: Role, console: Console, stop: Stop) -> u8 {
+    let environment = config::environment();
+    let black_box = match role {
+        Role::First => None,
+        Role::Worker(black_box) => Some(black_box),
+        Role::CleanUp(crash) => return clean_up_command(args, crash, console, stop).await,
+        Role::Bereft(failure) => return not_started(vec![failure], &args, &console, &stop),
+    };
     for notice in args.task.iter().flat_map(|task| &task.notices) {
         console.warn(notice);
     }
-    let environment = config::environment();
     args.fetched = remote::for_run(&args, &environment, &console, &stop).await;
     match Config::resolve(&args, &environment, console.masker().clone()) {
-        Ok(config) => {
-            let results = Results::new(config.results.as_ref()).ok();
-            let report = config.report.clone();
-            let finished = run::run(config, console.clone(), stop).await;
-            report::conclude(&finished, &console, results.as_ref(), report.as_deref())
+        Ok(mut config) => {
+            config.black_box = black_box.map(Arc::new);
+            concluded(config, console, |config, console| {
+                run::run(config, console, stop)
+            })
+            .await
         }
         Err(failures) => not_started(failures, &args, &console, &stop),
     }
+}
+
+/// Cleans up after a worker that crashed.
+async fn clean_up_command(args: RunArgs, crash: Crash, console: Console, stop: Stop) -> u8 {
+    let args = args.for_clean_up();
+    match Config::resolve(&args, &config::environment(), console.masker().clone()) {
+        Ok(config) => {
+            concluded(config, console, |config, console| {
+                run::clean_up(config, console, stop, crash)
+            })
+            .await
+        }
+        Err(mut failures) => {
+            failures.insert(0, crash.failure());
+            not_started(failures, &args, &console, &stop)
+        }
+    }
+}
+
+/// Runs, and says how that ended.
+async fn concluded<F: Future<Output = Finished>>(
+    config: Config,
+    console: Console,
+    run: impl FnOnce(Config, Console) -> F,
+) -> u8 {
+    let results = Results::new(config.results.as_ref()).ok();
+    let report = config.report.clone();
+    let finished = run(config, console.clone()).await;
+    report::conclude(&finished, &console, results.as_ref(), report.as_deref())
 }
 
 fn not_started(failures: Vec<Failure>, args: &RunArgs, console: &Console, stop: &Stop) -> u8 {

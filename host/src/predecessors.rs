@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::identity::Identity;
-use crate::ledger::{DOUBT_LASTS, Entry, Ledger, Record, record};
+use crate::ledger::{BlackBox, DOUBT_LASTS, Entry, Ledger, Record, record};
 use crate::state::RunContext;
 use crate::teardown;
 
@@ -38,9 +38,13 @@ const REMOVAL_TIMEOUT: Duration = Duration::from_secs(60);
 pub fn open_ledger(
     folder: &Dir,
     identity: &Identity,
+    black_box: Option<&Arc<BlackBox>>,
     console: &Console,
 ) -> Result<Ledger, Failure> {
-    let (ledger, own) = Ledger::open(folder, identity.head())?;
+    let (mut ledger, own) = Ledger::open(folder, identity.head())?;
+    if let Some(black_box) = black_box {
+        ledger = ledger.mirrored(Arc::clone(black_box), &identity.head());
+    }
     for entry in &own.entries {
         identity.skip(&entry.name);
     }

@@ -1,7 +1,7 @@
 //! One run, start to finish. Read top to bottom; this file alone decides order.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -24,16 +24,17 @@ use crate::host_folder;
 use crate::ledger::Ledger;
 use crate::outcome::{self, EXIT_LEFTOVERS, Outcome, StopSignal};
 use crate::parameters::{check_parameters, given_parameters, named};
-use crate::plugin::Plugin;
+use crate::plugin::{CONTRACT_VERSION, Plugin};
 use crate::predecessors;
 use crate::report;
 use crate::results::Results;
 use crate::session::{Recorder, Witness};
 use crate::state::{RunContext, RunParts, Stop};
+use crate::supervisor::Crash;
 use crate::teardown::{self, Settlement};
 use crate::trap;
 use futures_util::FutureExt as _;
-use plugin_manifest::Manifest;
+use plugin_manifest::{ContractVersion, Manifest};
 use rand::SeedableRng as _;
 
 /// How a run ended, for the report and the exit code.
@@ -183,18 +184,12 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
         .iter()
         .for_each(|warning| console.warn(warning));
     console.log(Level::Debug, &ready.origin.to_string());
-    let ledger = match &config.workspace {
-        None => Ledger::in_memory(),
-        Some(workspace) => host_folder::of_run(&workspace.dir, config.identity.run_hash())
-            .map_err(|error| {
-                Failure::config("the host's folder in the workspace cannot be made")
-                    .with_source(error)
-            })
-            .and_then(|folder| predecessors::open_ledger(&folder, &config.identity, &console))
-            .map_err(one)?,
-    };
+    let ledger = open_ledger(&config, &console).map_err(one)?;
+    if let Some(black_box) = &config.black_box {
+        black_box.note_plugin(&plugin.manifest, &plugin.digest);
+    }
     let parts = RunParts {
-        cluster: Arc::new(OrkaCluster::new(config.orka)),
+        cluster: Arc::new(OrkaCluster::new(config.orka).noting_tokens(config.black_box)),
         guests: Arc::new(SshGuests::new(config.ssh)),
         console,
         ledger,
@@ -227,6 +222,92 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
     })
 }
 
+/// Opens the run's ledger, in its workspace if it has one.
+fn open_ledger(config: &Config, console: &Console) -> Result<Ledger, Failure> {
+    let black_box = config.black_box.as_ref();
+    let Some(workspace) = &config.workspace else {
+        let ledger = Ledger::in_memory();
+        return Ok(match black_box {
+            Some(black_box) => ledger.mirrored(Arc::clone(black_box), &config.identity.head()),
+            None => ledger,
+        });
+    };
+    let folder =
+        host_folder::of_run(&workspace.dir, config.identity.run_hash()).map_err(|error| {
+            Failure::config("the host's folder in the workspace cannot be made").with_source(error)
+        })?;
+    predecessors::open_ledger(&folder, &config.identity, black_box, console)
+}
+
+/// Deletes what a run has made whose process crashed, and concludes it.
+pub async fn clean_up(mut config: Config, console: Console, stop: Stop, crash: Crash) -> Finished {
+    let failure = crash.failure();
+    let Some(head) = &crash.recovered.head else {
+        // It had not come to where anything is made.
+        return Finished::not_started(vec![failure]);
+    };
+    console.warn(&format!("{}; cleaning up after it", failure.message));
+    crash.stop(&stop);
+    config.identity.resume(head);
+    let ledger = open_ledger(&config, &console).unwrap_or_else(|failure| {
+        tracing::debug!(error = %failure, "cleaning up without a ledger in the workspace");
+        Ledger::in_memory()
+    });
+    ledger.claim(&crash.recovered.record);
+    let results = Results::new(config.results.as_ref()).or_else(|_| Results::new(None));
+    let results = match results {
+        Ok(results) => results,
+        Err(more) => return Finished::not_started(vec![failure, more]),
+    };
+    let (name, version, digest) = crash.recovered.plugin.unwrap_or_default();
+    let run = RunContext::new(RunParts {
+        cluster: Arc::new(OrkaCluster::new(config.orka)),
+        guests: Arc::new(SshGuests::new(config.ssh)),
+        console,
+        ledger,
+        grants: Grants::default(),
+        guards: Guards::default(),
+        params: BTreeMap::new(),
+        script: None,
+        manifest: nothing_but(name, &version),
+        workspace: config.workspace,
+        results,
+        secrets: config.secrets,
+        identity: config.identity,
+        owner: config.owner,
+        limits: config.limits,
+        timeout: config.timeout,
+        stop,
+        random: Box::new(rand::rngs::StdRng::from_os_rng()),
+    });
+    let conclusion = settled(&run, Ending::Failed(failure)).await;
+    teardown::give_back(&run, crash.recovered.tokens).await;
+    Finished {
+        conclusion,
+        run: Some(run),
+        plugin_digest: Some(digest).filter(|digest| !digest.is_empty()),
+    }
+}
+
+/// A manifest for the report of a run that has none at hand.
+fn nothing_but(name: String, version: &str) -> Manifest {
+    let (major, minor) = CONTRACT_VERSION;
+    Manifest {
+        name,
+        version: version.parse().unwrap_or(semver::Version::new(0, 0, 0)),
+        contract: ContractVersion { major, minor },
+        description: String::new(),
+        minimum_host: None,
+        capabilities: BTreeSet::new(),
+        optional_capabilities: BTreeSet::new(),
+        secrets: BTreeSet::new(),
+        optional_secrets: BTreeSet::new(),
+        one_of: Vec::new(),
+        parameters: BTreeMap::new(),
+        results: BTreeMap::new(),
+    }
+}
+
 /// Names the parameters of a Task that the plugin does not have.
 fn tell_left_out(manifest: &Manifest, config: &Config, console: &Console) {
     let offered = config.offered_params.iter();
@@ -255,25 +336,31 @@ pub async fn execute(compiled: &Compiled, run: Arc<RunContext>) -> Conclusion {
         .catch_unwind()
         .await
         .unwrap_or_else(|panic| Ending::Failed(panicked(panic.as_ref())));
-    // The store is gone here: nothing a guest does can reach past this point, and nobody who reads the log can hold it up.
+    // The store is gone here: nothing a guest does can reach past this point.
+    settled(&run, ending).await
+}
+
+/// Settles what the run owes and concludes it.
+async fn settled(run: &RunContext, ending: Ending) -> Conclusion {
+    // Nobody who reads the log can hold it up from here on.
     run.console.stop_waiting();
     run.stop_programs().await;
     run.stop_tasks().await;
     // Beside each other: neither may cost the other its time.
     let has_failed = !matches!(ending, Ending::Verdict(Verdict::Succeeded));
     let (mut settlement, names_left) =
-        tokio::join!(teardown::settle(&run), give_back_names(&run, has_failed));
+        tokio::join!(teardown::settle(run), give_back_names(run, has_failed));
     settlement.leftovers.extend(names_left);
-    let conclusion = conclude(&run, ending, settlement);
+    let conclusion = conclude(run, ending, settlement);
     if conclusion.outcome == Outcome::Succeeded
-        && let Err(failure) = artifacts::declare(&run)
+        && let Err(failure) = artifacts::declare(run)
     {
         // A build is no worse for it.
         report::print_failure(&run.console, &failure);
     }
     // Written before the courtesies that follow: whoever kills us next must not keep anybody from knowing.
     report::record(&conclusion, &run.console, &run.results);
-    teardown::sign_out(&run).await;
+    teardown::sign_out(run).await;
     conclusion
 }
 
@@ -344,7 +431,9 @@ fn conclude(run: &RunContext, ending: Ending, settlement: Settlement) -> Conclus
     };
     let failure = failure.map(|failure| match failure.class {
         // Whoever reads why a policy was ended also wants to know what became of what it had made.
-        Class::Plugin => failure.with_detail("cleaned up", cleaned_up(&settlement)),
+        Class::Plugin | Class::Internal => {
+            failure.with_detail("cleaned up", cleaned_up(&settlement))
+        }
         _ => failure,
     });
     if outcome == Outcome::Succeeded && settlement.leftovers.iter().any(|it| !it.inherited) {

@@ -40,7 +40,12 @@ pub struct Stop {
 impl Stop {
     /// Stops the run. The first signal is the one that is reported; another one means to hurry.
     pub fn stop(&self, signal: StopSignal) {
-        if self.signal.set((signal, Instant::now())).is_err() {
+        self.stop_since(signal, Instant::now());
+    }
+
+    /// As [`Stop::stop`], for a signal that came a while ago.
+    pub fn stop_since(&self, signal: StopSignal, at: Instant) {
+        if self.signal.set((signal, at)).is_err() {
             self.again.cancel();
         }
         self.token.cancel();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
+use secrecy::SecretString;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 pub(crate) use shared::tell_left;
@@ -516,6 +517,18 @@ pub async fn sign_out(run: &RunContext) {
             Err(failure) => run.console.warn(&format!("signing out failed: {}", reason(&failure))),
         },
         () = limit => run.console.warn("signing out failed: Orka did not answer in time"),
+    }
+}
+
+/// Gives back tokens of a process that could not do so itself.
+pub async fn give_back(run: &RunContext, tokens: Vec<SecretString>) {
+    for token in tokens {
+        let deadline = Instant::now() + SIGN_OUT_TIMEOUT;
+        match limited(deadline, "sign-out", run.cluster.revoke(token)).await {
+            Ok(outcome) => tell_sign_out(&run.console, &outcome),
+            // Mostly one that has expired, or that this process was given as well and has given back.
+            Err(failure) => tracing::debug!(error = %failure, "a token cannot be given back"),
+        }
     }
 }
 

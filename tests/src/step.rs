@@ -376,6 +376,28 @@ impl Running {
         Pid::from_raw(id.cast_signed()).unwrap()
     }
 
+    /// The process that does the work: a child of the program's, which only waits for it.
+    pub fn worker(&self) -> Pid {
+        let pid = self.pid().as_raw_pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let child = children.split_whitespace().next();
+        child
+            .and_then(|child| child.parse().ok())
+            .and_then(Pid::from_raw)
+            .unwrap_or_else(|| panic!("no worker\n{}", self.said()))
+    }
+
+    /// Has the worker crash.
+    pub async fn crash(&self, signal: Signal) {
+        let worker = self.worker();
+        rustix::process::kill_process(worker, signal).unwrap();
+        // What handles SIGSEGV takes its hands off and lets the instruction fault again; of a signal that somebody sent, it
+        // is the next one.
+        while rustix::process::kill_process(worker, signal).is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     fn said(&self) -> String {
         let text = |stream: &watch::Receiver<Vec<u8>>| {
             String::from_utf8_lossy(&stream.borrow()).into_owned()

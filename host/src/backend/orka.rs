@@ -1,7 +1,7 @@
 //! The real cluster: [`Cluster`] over `orka-client`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use super::{Cluster, Deploy, Listed, Remains, Removal, StoredConfig};
 use crate::bindings::orka::plugin::cluster::{Facts, Generation, Node, SignOut, VmInfo, VmSpec};
 use crate::failure::{Class, Failure, Kind};
+use crate::ledger::BlackBox;
 
 /// Orka 3's own default, and the smallest number of cores that Orka 2 accepts.
 const CPU_CORES_DEFAULT: u32 = 3;
@@ -43,6 +44,7 @@ pub struct OrkaCluster {
     client: OnceCell<Client>,
     /// Orka 3: VM configs that are known to be stored, which is the exception there.
     stored: Mutex<BTreeSet<String>>,
+    black_box: Option<Arc<BlackBox>>,
 }
 
 impl OrkaCluster {
@@ -52,7 +54,15 @@ impl OrkaCluster {
             config,
             client: OnceCell::new(),
             stored: Mutex::default(),
+            black_box: None,
         }
+    }
+
+    /// The same; tokens from logins are noted where a crash of this process does not lose them.
+    #[must_use]
+    pub fn noting_tokens(mut self, black_box: Option<Arc<BlackBox>>) -> Self {
+        self.black_box = black_box;
+        self
     }
 
     fn stored(&self) -> MutexGuard<'_, BTreeSet<String>> {
@@ -96,6 +106,12 @@ impl Cluster for OrkaCluster {
             .sign_in()
             .await
             .map_err(|error| failure(error, Stage::SignIn))?;
+        if let Some(black_box) = &self.black_box
+            && client.token_is_from_login()
+            && let Some(token) = client.held_token().await
+        {
+            black_box.note_token(&token);
+        }
         let is_orka3 = client.generation() == ClientGeneration::Orka3;
         Ok(Facts {
             generation: if is_orka3 {
