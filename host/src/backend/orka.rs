@@ -82,6 +82,14 @@ impl OrkaCluster {
         }
     }
 
+    /// A client, signed in or not.
+    async fn connected(&self) -> Result<&Client, Failure> {
+        self.client
+            .get_or_try_init(|| Client::connect(self.config.clone()))
+            .await
+            .map_err(|error| failure(error, Stage::SignIn))
+    }
+
     fn client(&self) -> Result<&Client, Failure> {
         self.client.get().ok_or_else(|| {
             Failure::new(
@@ -97,11 +105,7 @@ impl OrkaCluster {
 #[async_trait]
 impl Cluster for OrkaCluster {
     async fn sign_in(&self) -> Result<Facts, Failure> {
-        let client = self
-            .client
-            .get_or_try_init(|| Client::connect(self.config.clone()))
-            .await
-            .map_err(|error| failure(error, Stage::SignIn))?;
+        let client = self.connected().await?;
         client
             .sign_in()
             .await
@@ -311,7 +315,8 @@ impl Cluster for OrkaCluster {
     }
 
     async fn revoke(&self, token: SecretString) -> Result<SignOut, Failure> {
-        let client = self.client()?;
+        // Also where nothing else was to be done: for this nobody has to sign in.
+        let client = self.connected().await?;
         client
             .revoke(token)
             .await

@@ -124,6 +124,8 @@ pub enum Fault {
     Sigterm,
     /// SIGTERM, and again as soon as the first one was noted.
     SigtermTwice,
+    /// The process that does the work crashes (SIGABRT).
+    Crash,
     /// SIGKILL, and then `orka-step reap --run`.
     SigkillReap,
     /// The run's own deadline passes.
@@ -132,7 +134,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::GuestError,
         Self::Trap,
         Self::Spin,
@@ -144,6 +146,7 @@ impl Fault {
         Self::SshFrozen,
         Self::Sigterm,
         Self::SigtermTwice,
+        Self::Crash,
         Self::SigkillReap,
         Self::Deadline,
     ];
@@ -163,7 +166,10 @@ impl Fault {
 
     /// Whether the built program is sent signals for it.
     pub fn is_signal(self) -> bool {
-        matches!(self, Self::Sigterm | Self::SigtermTwice | Self::SigkillReap)
+        matches!(
+            self,
+            Self::Sigterm | Self::SigtermTwice | Self::Crash | Self::SigkillReap
+        )
     }
 
     /// What the guest `steps` calls it; `wait` where somebody else does it.
@@ -419,6 +425,7 @@ impl fmt::Display for Fault {
             Self::SshFrozen => "ssh-frozen",
             Self::Sigterm => "sigterm",
             Self::SigtermTwice => "sigterm-twice",
+            Self::Crash => "crash",
             Self::SigkillReap => "sigkill-reap",
             Self::Deadline => "deadline",
         })

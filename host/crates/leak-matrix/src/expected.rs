@@ -3,7 +3,7 @@
 use std::fmt;
 
 use orka_step::outcome::{
-    EXIT_ORKA, EXIT_PLUGIN_FAILED, EXIT_SSH, EXIT_TERMINATED, EXIT_TIMED_OUT,
+    EXIT_INTERNAL, EXIT_ORKA, EXIT_PLUGIN_FAILED, EXIT_SSH, EXIT_TERMINATED, EXIT_TIMED_OUT,
 };
 
 use crate::axes::{Call, Cell, Fault, Moment, Struck};
@@ -25,6 +25,7 @@ impl Expected {
         match cell.fault {
             Fault::GuestError | Fault::Trap | Fault::Spin => Self::Code(EXIT_PLUGIN_FAILED),
             Fault::Sigterm | Fault::SigtermTwice => Self::Code(EXIT_TERMINATED),
+            Fault::Crash => Self::Code(EXIT_INTERNAL),
             Fault::SigkillReap => Self::Killed,
             // A removal has a limit of its own and is tried again; where the deadline is far, the build is done by then.
             Fault::Deadline if (cell.call, cell.moment) == (Call::Purge, Moment::During) => {

@@ -95,6 +95,11 @@ async fn signal(stage: &Stage, child: &Child) {
         }
     };
     match stage.cell.fault {
+        Fault::Crash => {
+            if let Some(worker) = pid.and_then(worker_of) {
+                let _ = kill_process(worker, Signal::ABORT);
+            }
+        }
         Fault::SigkillReap => send(Signal::KILL),
         Fault::SigtermTwice => {
             send(Signal::TERM);
@@ -103,6 +108,13 @@ async fn signal(stage: &Stage, child: &Child) {
         }
         _ => send(Signal::TERM),
     }
+}
+
+/// The process that does the work, for which the program itself only waits.
+fn worker_of(program: Pid) -> Option<Pid> {
+    let pid = program.as_raw_pid();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)
 }
 
 fn said(stage: &Stage) -> String {

@@ -1,5 +1,6 @@
 //! The image's programs, and the plugins' native code.
 
+use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,9 +49,6 @@ pub(super) const FOREIGN_SETTINGS: [&str; 4] = [
 /// Tells the program what it is built with; `host/src/aot/known.rs` reads it.
 const BUILT_WITH_VARIABLE: &str = "ORKA_STEP_BUILT_WITH";
 
-/// The plugin that runs where none is named, and its code. All others are compressed to a third, and take 2 ms longer to load.
-const AS_IT_IS: &str = "usr/local/bin/plugins/build.";
-
 /// Names and digests of files as they are stored, for the program that trusts them by these.
 pub(super) fn built_with<'a>(
     tree: &Tree,
@@ -82,7 +80,7 @@ pub(super) fn build(
         .args(["--package", program.package, "--bin", program.package])
         .args(program.features)
         .arg("--config")
-        .arg(settings(workspace, target))
+        .arg(settings(workspace, target)?)
         .current_dir(&workspace.root);
     // These would take the place of the settings above, and differ from machine to machine.
     for variable in FOREIGN_SETTINGS {
@@ -112,7 +110,17 @@ fn mapped(workspace: &Workspace) -> [(PathBuf, &'static str); 3] {
     ]
 }
 
-fn settings(workspace: &Workspace, target: &str) -> String {
+/// Leaves out what only a panic that unwinds needs. The compiler emits it all the same: the standard library comes built for
+/// unwinding, and a function that frees what it owns names the personality. `INSERT` keeps the linker's own layout.
+const NO_UNWINDING: &str = "\
+SECTIONS { /DISCARD/ : { *(.eh_frame) *(.gcc_except_table .gcc_except_table.*) } } INSERT AFTER .text;
+";
+
+fn settings(workspace: &Workspace, target: &str) -> Result<String> {
+    let script = workspace.target_directory.join("no-unwinding.ld");
+    fs::create_dir_all(&workspace.target_directory)
+        .and_then(|()| fs::write(&script, NO_UNWINDING))
+        .with_context(|| format!("cannot write `{}`", script.display()))?;
     let mut flags: Vec<String> = mapped(workspace)
         .iter()
         .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()))
@@ -126,11 +134,13 @@ fn settings(workspace: &Workspace, target: &str) -> String {
             "-Clink-arg=--pack-dyn-relocs=relr",
             // Functions of the same code become one. Rust never promises that functions have addresses of their own.
             "-Clink-arg=--icf=all",
+            "-Clink-arg=--no-eh-frame-hdr",
         ]
         .map(str::to_owned),
     );
+    flags.push(format!("-Clink-arg=--script={}", script.display()));
     // Debug formatting of strings happens to be TOML's, for all that paths hold in practice.
-    format!("target.{target}.rustflags={flags:?}")
+    Ok(format!("target.{target}.rustflags={flags:?}"))
 }
 
 fn c_flags(workspace: &Workspace) -> String {
@@ -148,8 +158,8 @@ pub(super) fn compile_plugins(
 ) -> Result<()> {
     process::run(started(architecture, compiler)?.arg(tree.path(PLUGINS)))?;
     for file in tree.files()? {
-        let is_plugins = file.path.starts_with(PLUGINS);
-        if is_plugins && !file.path.starts_with(AS_IT_IS) {
+        // To a third, which takes 2 ms of a start.
+        if file.path.starts_with(PLUGINS) {
             let packed = packed(&tree.path(&file.path))?;
             tree.add(&file.path, &packed, file.mode)?;
         }
