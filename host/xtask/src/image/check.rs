@@ -37,6 +37,15 @@ const OTHER_RULES: &str = "image Ventura.orkasi\n";
 /// The exit code where a guard says no.
 const DENIED: i32 = 212;
 
+/// The exit code where the program itself fails.
+const CRASHED: i32 = 210;
+
+/// What a script says that is still running.
+const RUNNING: &str = "the script is running";
+
+/// How long a job may take to come as far as that.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Which plugin a job runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Plugin {
@@ -56,8 +65,8 @@ struct Job {
     foreign_files: bool,
     /// The rules of the image's guard, if it is asked.
     rules: Option<&'static str>,
-    /// How the script ends.
-    status: i32,
+    /// How the script ends; none if the process of the run crashes while it runs.
+    status: Option<i32>,
     /// How the step has to end.
     code: i32,
     outcome: &'static str,
@@ -69,12 +78,12 @@ const SUCCEEDS: Job = Job {
     plugin: Plugin::Bundled,
     foreign_files: false,
     rules: None,
-    status: 0,
+    status: Some(0),
     code: 0,
     outcome: "succeeded",
 };
 
-const JOBS: [Job; 8] = [
+const JOBS: [Job; 9] = [
     SUCCEEDS,
     Job {
         name: "over https with the operator's own authority",
@@ -84,9 +93,16 @@ const JOBS: [Job; 8] = [
     Job {
         name: "whose script fails",
         simulated: &["--generation", "3"],
-        status: 65,
+        status: Some(65),
         code: 65,
         outcome: "build-failed",
+        ..SUCCEEDS
+    },
+    Job {
+        name: "whose process crashes",
+        status: None,
+        code: CRASHED,
+        outcome: "infra-failed",
         ..SUCCEEDS
     },
     Job {
@@ -308,7 +324,11 @@ impl Bench {
         }
         let user = unknown_user()?;
         self.lay_out(&place, job, &cluster, user)?;
-        let script = format!("{SCRIPT}exit {}\n", job.status);
+        let ending = match job.status {
+            Some(status) => format!("exit {status}"),
+            None => format!("echo '{RUNNING}'\nsleep 300"),
+        };
+        let script = format!("{SCRIPT}{ending}\n");
         let mut arguments: Vec<String> = [
             "run",
             "-v",
@@ -341,7 +361,7 @@ impl Bench {
         if job.rules.is_some() {
             arguments.push("--guard=allowed-vms=/creds/rules".to_owned());
         }
-        let (code, log) = self.contained(&place, user, &arguments)?;
+        let (code, log) = self.contained(&place, user, &arguments, job.status.is_none())?;
         let name = job.name;
         let verdict = judge(&place, job, &cluster, code, &log);
         verdict.map_err(|error| anyhow!("the job {name}: {error}; its log:\n{log}"))?;
@@ -410,25 +430,36 @@ impl Bench {
     }
 
     /// Runs the image's program in a container; gives its exit code and what it wrote.
-    fn contained(&self, job: &Path, user: u32, arguments: &[String]) -> Result<(i32, String)> {
+    fn contained(
+        &self,
+        job: &Path,
+        user: u32,
+        arguments: &[String],
+        crashes: bool,
+    ) -> Result<(i32, String)> {
         let settings = self.settings(job, user, arguments)?;
         fs::write(
             self.directory.join("config.json"),
             serde_json::to_vec_pretty(&settings)?,
         )?;
         let name = format!("orka-step-image-check-{}", std::process::id());
-        let output = Command::new("runc")
+        let log = job.join("log");
+        let written = fs::File::create(&log)?;
+        let mut runc = Command::new("runc")
             .arg("--root")
             .arg(self.directory.join("runc"))
             .args(["run", "--bundle"])
             .arg(&self.directory)
             .arg(&name)
             .stdin(Stdio::null())
-            .output()
+            .stdout(written.try_clone()?)
+            .stderr(written)
+            .spawn()
             .context("cannot start `runc`")?;
-        let text = [&output.stderr[..], &output.stdout].concat();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let code = output.status.code();
+        let crashed = if crashes { crash(&log, user) } else { Ok(()) };
+        let code = runc.wait()?.code();
+        let text = String::from_utf8_lossy(&super::read(&log)?).into_owned();
+        crashed.map_err(|error| anyhow!("{error}: {text}"))?;
         Ok((
             code.ok_or_else(|| anyhow!("`runc` was killed: {text}"))?,
             text,
@@ -509,12 +540,67 @@ fn judge(place: &Path, job: &Job, cluster: &Cluster, code: i32, log: &str) -> Re
         return Ok(());
     }
     ensure!(deleted > 0, "it deployed nothing");
+    if job.status.is_none() {
+        return Ok(());
+    }
     let artifact = fs::read_to_string(place.join("workspace/out/artifact"))?;
     ensure!(
         artifact == "from the workspace",
         "its artifact is `{artifact}`"
     );
     Ok(())
+}
+
+/// Waits for the script to run, and aborts the process that does the work. A job that does not come so far is ended.
+fn crash(log: &Path, user: u32) -> Result<()> {
+    let waited_from = SystemTime::now();
+    let is_running = || fs::read_to_string(log).is_ok_and(|text| text.contains(RUNNING));
+    while !is_running() && waited_from.elapsed().is_ok_and(|waited| waited < PATIENCE) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let of_user = processes_of(user)?;
+    let is_parent = |pid: &u32| of_user.iter().any(|(_, parent)| parent == pid);
+    let worker = of_user
+        .iter()
+        .find(|(_, parent)| of_user.iter().any(|(pid, _)| pid == parent));
+    let (signal, (pid, _)) = match worker {
+        Some(worker) if is_running() => ("-ABRT", worker),
+        _ => {
+            let first = of_user
+                .iter()
+                .find(|(pid, _)| is_parent(pid))
+                .or(of_user.first());
+            ("-KILL", first.context("the job has no process")?)
+        }
+    };
+    process::run(Command::new("kill").args([signal, &pid.to_string()]))?;
+    ensure!(signal == "-ABRT", "the script never ran beside a worker");
+    Ok(())
+}
+
+/// The processes of a user, each with its parent.
+fn processes_of(user: u32) -> Result<Vec<(u32, u32)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        // It may have ended in between.
+        let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        let member = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().next()?.parse::<u32>().ok()
+        };
+        if member("Uid:") == Some(user) {
+            found.extend(member("PPid:").map(|parent| (pid, parent)));
+        }
+    }
+    Ok(found)
 }
 
 /// A user number as OpenShift gives them out: high, another each time, and known to nobody.
