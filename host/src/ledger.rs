@@ -81,6 +81,8 @@ pub struct Debt {
     pub instances: BTreeSet<String>,
     /// Those of them that are kept on purpose.
     pub kept: BTreeMap<String, Kept>,
+    /// VMs that were among them and that this run has deleted.
+    gone: BTreeSet<String>,
     /// Whether a predecessor of this run made it, that ended without removing it.
     pub inherited: bool,
     /// Deployments allowed and not yet answered.
@@ -117,6 +119,7 @@ impl Debt {
             state,
             instances: BTreeSet::new(),
             kept: BTreeMap::new(),
+            gone: BTreeSet::new(),
             inherited: false,
             pending: 0,
             lost: Vec::new(),
@@ -504,6 +507,7 @@ impl Ledger {
             match end {
                 DeployEnd::Made(key) => {
                     debt.instances.insert(key.to_owned());
+                    debt.gone.remove(key);
                     if debt.state != State::Kept {
                         debt.state = State::Created;
                     }
@@ -544,6 +548,7 @@ impl Ledger {
     pub fn vm_gone(&self, name: &str, key: &str) {
         self.change(name, |debt| {
             debt.instances.remove(key);
+            debt.gone.insert(key.to_owned());
             if debt.kept.remove(key).is_some() && debt.kept.is_empty() && debt.state == State::Kept
             {
                 debt.state = State::Created;
@@ -556,6 +561,11 @@ impl Ledger {
             });
         }
         self.note(name);
+    }
+
+    /// Whether this run has deleted a VM, so that what is at its address now may be anybody's.
+    pub fn is_gone(&self, name: &str, key: &str) -> bool {
+        self.debt(name).is_some_and(|debt| debt.gone.contains(key))
     }
 
     /// Notes that the request that makes a VM config is about to be sent: until it is answered, it may come to exist.
@@ -590,7 +600,8 @@ impl Ledger {
     pub fn released(&self, name: &str) {
         self.change(name, |debt| {
             debt.state = State::Released;
-            debt.instances.clear();
+            let gone = std::mem::take(&mut debt.instances);
+            debt.gone.extend(gone);
             debt.kept.clear();
         });
         let mut entries = self.entries();

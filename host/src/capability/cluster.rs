@@ -584,7 +584,7 @@ async fn deploy_once(run: &RunContext, request: &Deploy) -> Result<Vm, Failure> 
 }
 
 /// What tells the VMs of one name apart.
-fn key_of(info: &VmInfo) -> &str {
+pub(super) fn key_of(info: &VmInfo) -> &str {
     info.id.as_deref().unwrap_or(&info.name)
 }
 

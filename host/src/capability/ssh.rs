@@ -16,8 +16,8 @@ pub use command::Command;
 use command::Treatment;
 use silence::Silence;
 
-use super::cluster::Vm;
-use super::console::shortened;
+use super::cluster::{Vm, key_of};
+use super::console::masked;
 use super::pending::Pending;
 use super::secrets::Secret;
 use super::wait::Waitable;
@@ -88,6 +88,9 @@ impl HostState {
         Ok(move |run: &RunContext| {
             run.grants
                 .require_either(Capability::SshExec, Capability::SshTransfer)?;
+            if run.ledger.is_gone(&vm.name, key_of(&vm)) {
+                return Err(gone(&vm.name));
+            }
             let slot = slots
                 .try_acquire_owned()
                 .map_err(|_| too_many("connections", run.limits.connections))?;
@@ -99,6 +102,16 @@ impl HostState {
             })
         })
     }
+}
+
+/// Its address may be another run's by now, and it would be logged into with credentials that many VMs take.
+fn gone(name: &str) -> Failure {
+    Failure::new(
+        Kind::NotFound,
+        Class::Plugin,
+        "ssh.vm-deleted",
+        format!("VM `{name}` was deleted by this run; there is nothing to log into"),
+    )
 }
 
 async fn connect(run: &RunContext, asked: Asked) -> Result<Connection, Failure> {
@@ -278,12 +291,8 @@ impl HostConnection for HostState {
         connection: Resource<Connection>,
         label: String,
     ) -> wasmtime::Result<()> {
-        let masked = self
-            .run
-            .console
-            .masker()
-            .mask(shortened(&label, LABEL_BYTES_MAX));
-        self.table.get_mut(&connection)?.label = printable(masked.as_bytes());
+        let label = masked(self.run.console.masker(), &label, LABEL_BYTES_MAX);
+        self.table.get_mut(&connection)?.label = printable(label.as_bytes());
         Ok(())
     }
 

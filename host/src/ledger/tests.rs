@@ -61,6 +61,27 @@ fn a_vm_that_comes_after_a_release_is_owed_again() {
 }
 
 #[test]
+fn a_vm_is_gone_once_it_was_deleted_alone_or_with_its_name() {
+    let ledger = Ledger::in_memory();
+    ledger.owe(Thing::VmConfig, "a").unwrap();
+    for key in ["1", "2"] {
+        ledger.allow_deployment(LIMITS).unwrap();
+        ledger.deploy_begins("a").unwrap();
+        ledger.deploy_ends("a", DeployEnd::Made(key));
+    }
+    assert!(!ledger.is_gone("a", "1"));
+    ledger.vm_gone("a", "1");
+    assert!(ledger.is_gone("a", "1") && !ledger.is_gone("a", "2"));
+    ledger.released("a");
+    assert!(ledger.is_gone("a", "2") && !ledger.is_gone("b", "2"));
+    // A key that is a name may be used again.
+    ledger.allow_deployment(LIMITS).unwrap();
+    ledger.deploy_begins("a").unwrap();
+    ledger.deploy_ends("a", DeployEnd::Made("2"));
+    assert!(!ledger.is_gone("a", "2"));
+}
+
+#[test]
 fn a_refused_vm_is_not_owed_but_a_config_stays() {
     let ledger = Ledger::in_memory();
     for (thing, name) in [(Thing::Vm, "vm"), (Thing::VmConfig, "config")] {
