@@ -293,7 +293,8 @@ fn write_report(
             .failures
             .iter()
             .map(|failure| FailureSection {
-                code: failure.code.to_string(),
+                // A policy chooses its own codes, and names of details.
+                code: masker.mask(&failure.code),
                 message: masker.mask(&failure.message),
                 causes: failure
                     .causes()
@@ -304,7 +305,7 @@ fn write_report(
                 details: failure
                     .details
                     .iter()
-                    .map(|(name, value)| (name.clone(), masker.mask(value)))
+                    .map(|(name, value)| (masker.mask(name), masker.mask(value)))
                     .collect(),
             })
             .collect(),

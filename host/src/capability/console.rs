@@ -7,6 +7,7 @@ use wasmtime::component::Resource;
 use crate::bindings::orka::plugin::console::{Ending, Host, HostGroup, Level};
 use crate::console::{Level as OwnLevel, Phase, PhaseEnding};
 use crate::limits::Breach;
+use crate::mask::Masker;
 use crate::state::HostState;
 
 /// A line longer than this is cut: a log is for people.
@@ -40,7 +41,8 @@ impl Host for HostState {
         };
         let console = &self.run.console;
         console.room().await;
-        console.log_of_plugin(level, shortened(&message, MESSAGE_BYTES_MAX));
+        let message = masked(console.masker(), &message, MESSAGE_BYTES_MAX);
+        console.log_of_plugin(level, &message);
         Ok(())
     }
 
@@ -51,7 +53,7 @@ impl Host for HostState {
         unit: String,
     ) -> wasmtime::Result<()> {
         self.count_console_call()?;
-        let unit = shortened(&unit, TITLE_BYTES_MAX);
+        let unit = masked(self.run.console.masker(), &unit, TITLE_BYTES_MAX);
         self.run.console.room().await;
         self.run.console.progress(&match total {
             Some(total) => format!("{done} of {total} {unit}"),
@@ -62,12 +64,13 @@ impl Host for HostState {
 
     async fn last_words(&mut self, message: String) -> wasmtime::Result<()> {
         self.count_console_call()?;
+        let message = masked(self.run.console.masker(), &message, MESSAGE_BYTES_MAX);
         let mut last_words = self
             .run
             .last_words
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        *last_words = Some(shortened(&message, MESSAGE_BYTES_MAX).to_owned());
+        *last_words = Some(message);
         Ok(())
     }
 }
@@ -76,7 +79,8 @@ impl HostGroup for HostState {
     async fn new(&mut self, title: String) -> wasmtime::Result<Resource<Group>> {
         self.count_console_call()?;
         self.run.console.room().await;
-        let phase = self.run.console.begin(shortened(&title, TITLE_BYTES_MAX));
+        let title = masked(self.run.console.masker(), &title, TITLE_BYTES_MAX);
+        let phase = self.run.console.begin(&title);
         self.keep_or_trap(Group(Some(phase)))
     }
 
@@ -103,11 +107,13 @@ impl HostGroup for HostState {
     }
 }
 
-/// As much of a text as fits.
-pub(super) fn shortened(text: &str, bytes_max: usize) -> &str {
+/// As much of a text as fits, without secrets: one that is cut in two would no longer be known for one.
+pub(super) fn masked(masker: &Masker, text: &str, bytes_max: usize) -> String {
+    let mut text = masker.mask(text);
     let mut end = text.len().min(bytes_max);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    &text[..end]
+    text.truncate(end);
+    text
 }
