@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use wasmtime::component::ResourceTableError;
 use wasmtime::{ResourceLimiter, Trap};
 
 use super::{Limits, MIB};
@@ -67,6 +68,10 @@ impl Breach {
     pub fn found_by_engine(error: &wasmtime::Error, limits: &Limits) -> Option<Self> {
         if let Some(Trap::StackOverflow) = error.downcast_ref::<Trap>() {
             return Some(Self::Stack(limits.stack_bytes));
+        }
+        // What WASI lends is kept in the same table as what the contract does, and says so in its own way.
+        if let Some(ResourceTableError::Full) = error.downcast_ref::<ResourceTableError>() {
+            return Some(Self::Handles(limits.handles));
         }
         let text = error.root_cause().to_string();
         if text.contains("fuel allocated for hostcalls has been exhausted") {
@@ -429,6 +434,9 @@ mod tests {
             found("cannot allocate another handle: store handle limit exceeded"),
             Some(Breach::Handles(10_000))
         );
+        let full = wasmtime::Error::from(ResourceTableError::Full);
+        let found_full = Breach::found_by_engine(&full, &limits);
+        assert_eq!(found_full, Some(Breach::Handles(10_000)));
         assert_eq!(found("something else"), None);
     }
 
