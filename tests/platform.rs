@@ -137,6 +137,113 @@ async fn reports_are_of_the_form_that_the_schema_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn recorded_sessions_are_of_the_form_that_the_schema_says_and_no_other_is_read() {
+    let cluster = Cluster::start().await;
+    let builds = "#!/bin/sh\nmkdir -p out\nprintf 'x\\377' | tee out/a\n";
+    let mut last = None;
+    for (step, code) in [
+        (cluster.build(builds).param("artifacts", "out/**"), 0),
+        (cluster.build("#!/bin/sh\nexit 7\n"), 7),
+        (cluster.build("#!/bin/sh\nkill -TERM $$\n"), 143),
+        (
+            cluster
+                .build("#!/bin/sh\nsleep 60\n")
+                .flag("--timeout", "3s"),
+            218,
+        ),
+        (cluster.guest("several"), 0),
+        (cluster.guest("forger").param("how", "after-purge"), 0),
+    ] {
+        let file = step.scratch_file("session.yaml", b"");
+        let ended = step
+            .file("in", "x")
+            .flag("--record", file.as_str())
+            .ended()
+            .await;
+        assert_eq!(ended.code, Some(code), "{ended}");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let session: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+        assert_eq!(problems("session", &session).await, [""; 0], "{text}");
+        last = Some((ended, session));
+    }
+    // What the schema refuses is refused where a session is read.
+    let (ended, session) = last.unwrap();
+    let replay = async |session: &serde_json::Value| {
+        let step = Step::new(&["plugin", "test"]);
+        let file = step.scratch_file("session.yaml", session.to_string().as_bytes());
+        let plugin = guest("forger").to_str().unwrap().to_owned();
+        step.flag("--plugin", plugin)
+            .flag("--replay", file)
+            .ended()
+            .await
+    };
+    assert_eq!(replay(&session).await.code, Some(0), "{ended}");
+    for (at, member, value) in [
+        ("", "session", serde_json::json!(3)),
+        ("", "session", serde_json::json!("2")),
+        ("", "calls", serde_json::json!({})),
+        ("", "more", serde_json::json!(1)),
+        ("/plugin", "digest", serde_json::json!([])),
+        ("/given", "timeout-ms", serde_json::json!(-1)),
+        ("/given", "parms", serde_json::json!({})),
+        ("/calls/0", "took-ms", serde_json::json!("1 s")),
+        ("/ended", "exit-code", serde_json::json!(256)),
+    ] {
+        let mut wrong = session.clone();
+        wrong.pointer_mut(at).unwrap()[member] = value;
+        assert!(
+            !problems("session", &wrong).await.is_empty(),
+            "{at}/{member}"
+        );
+        assert_eq!(replay(&wrong).await.code, Some(211), "{at}/{member}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_guards_is_read_where_its_lines_fit_the_schema_and_refused_where_not() {
+    let cluster = Cluster::start().await;
+    let digits = "ab".repeat(32);
+    for (list, fits) in [
+        ("allowed-vms=rules.txt", true),
+        (
+            "# ours\n\nallowed-vms=rules.txt\n  allowed-vms=a=b.txt\n",
+            true,
+        ),
+        (&format!("./own.wasm@sha256:{digits}=rules.txt"), true),
+        (
+            &format!("allowed-vms@sha256:{}", digits.to_uppercase()),
+            true,
+        ),
+        ("", false),
+        ("# none\n", false),
+        ("=rules.txt", false),
+        ("allowed-vms=", false),
+        (&format!("@sha256:{digits}"), false),
+        ("allowed-vms@sha256:12", false),
+        (&format!("allowed-vms@sha256:{digits}0=rules.txt"), false),
+        ("https://example.com/guard.wasm", false),
+        ("allowed-vms=rules.txt\noci://example.com/guard", false),
+    ] {
+        let step = cluster.build("#!/bin/sh\ntrue\n");
+        let file = step.scratch_file("list/guards", list.as_bytes());
+        for rules in ["rules.txt", "a=b.txt"] {
+            step.scratch_file(&format!("list/{rules}"), b"image *\ncores * 9\n");
+        }
+        let directory = file.trim_end_matches("/guards").to_owned();
+        let ended = step.flag("--guards", directory).ended().await;
+        // A guard that is not there, or is another, is a denial: its line was read.
+        let refused = ended.code == Some(211);
+        assert_eq!(refused, !fits, "`{list}`: {ended}");
+        let lines = list.lines().map(str::trim);
+        let named: Vec<&str> = lines
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+            .collect();
+        let problems = problems("guards", &serde_json::json!(named)).await;
+        assert_eq!(problems.is_empty(), fits, "`{list}`: {problems:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_run_used_is_granted_and_nothing_more() {
     let cluster = Cluster::with(Cluster::orka3()).await;
     let build = || {
@@ -295,10 +402,17 @@ async fn a_task_a_schema_and_the_limits_are_printed() {
         .await;
     assert_eq!(nowhere.code, Some(211), "{nowhere}");
     nowhere.assert_says(&["--plugin-path"]);
-    for name in ["grants", "plugin", "report", "scenarios"] {
-        let schema = Step::new(&["schema", name]).ended().await;
-        let schema: serde_json::Value = serde_json::from_str(&schema.stdout).unwrap();
-        assert!(schema["$schema"].is_string() && schema["properties"].is_object());
+    for name in [
+        "grants",
+        "guards",
+        "plugin",
+        "report",
+        "scenarios",
+        "session",
+    ] {
+        let schema = Step::new(&["schema", name]).ended().await.summary();
+        assert!(schema["$schema"].is_string() && schema["title"].is_string());
+        assert!(schema["properties"].is_object() || schema["items"].is_object());
     }
     let limits = Step::new(&["limits"]).ended().await;
     assert!(limits.stdout.contains("guard-cpu-seconds"), "{limits}");

@@ -20,6 +20,8 @@ pub use bindings::exports::orka::plugin::guarding::{
     VmAnswer, VmRequest,
 };
 pub(crate) use source::GUARD_EXPORT;
+#[cfg(test)]
+pub(crate) use source::list_schema;
 pub use source::{GuardFile, GuardSource};
 
 use crate::aot::{self, Bounds, CodeCache, Origin, Source};

@@ -8,9 +8,11 @@ use crate::cli::SchemaName;
 pub fn text(name: SchemaName) -> &'static str {
     match name {
         SchemaName::Grants => include_str!("../schemas/grants.schema.json"),
+        SchemaName::Guards => include_str!("../schemas/guards.schema.json"),
         SchemaName::Plugin => include_str!("../schemas/plugin.schema.json"),
         SchemaName::Report => include_str!("../schemas/report.schema.json"),
         SchemaName::Scenarios => include_str!("../schemas/scenarios.schema.json"),
+        SchemaName::Session => include_str!("../schemas/session.schema.json"),
     }
 }
 
@@ -24,8 +26,10 @@ mod tests {
     #[test]
     fn the_schemas_are_those_of_the_types() {
         let grants = schemars::schema_for!(crate::grants::GrantsFile).to_value();
+        let session = schemars::schema_for!(crate::session::Session).to_value();
         let made = [
             (SchemaName::Grants, "grants", grants),
+            (SchemaName::Guards, "guards", crate::guard::list_schema()),
             (SchemaName::Plugin, "plugin", plugin_manifest::schema()),
             (SchemaName::Report, "report", crate::report::schema()),
             #[cfg(feature = "authoring")]
@@ -34,6 +38,7 @@ mod tests {
                 "scenarios",
                 crate::scenario::file::schema(),
             ),
+            (SchemaName::Session, "session", session),
         ];
         for (name, file, schema) in made {
             let made = format!("{schema:#}\n");

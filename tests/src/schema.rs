@@ -92,6 +92,25 @@ impl Schemas {
                 "maximum" if value.as_f64() > rule.as_f64() => {
                     problems.push(format!("{at}: {value} is above {rule}"));
                 }
+                "pattern" if !matches(value, rule.as_str().unwrap()) => {
+                    problems.push(format!("{at}: {value} is not like {rule}"));
+                }
+                "minItems" | "maxItems" => {
+                    let few = keyword == "minItems";
+                    let count = value.as_array().map(|items| items.len() as u64);
+                    let bound = rule.as_u64().unwrap();
+                    if count.is_some_and(|it| if few { it < bound } else { it > bound }) {
+                        problems.push(format!("{at}: {value} has too many or too few items"));
+                    }
+                }
+                "prefixItems" => {
+                    let items = value.as_array().map(Vec::as_slice).unwrap_or_default();
+                    for (number, (item, rule)) in
+                        items.iter().zip(rule.as_array().unwrap()).enumerate()
+                    {
+                        self.check(item, rule, of, &format!("{at}[{number}]"), problems);
+                    }
+                }
                 "uniqueItems" => {
                     let items = value.as_array().map(Vec::as_slice).unwrap_or_default();
                     let twice = |(number, item)| items[..number].contains(item);
@@ -129,7 +148,7 @@ impl Schemas {
                         problems.push(format!("{at}: {value} has none of the forms it can have"));
                     }
                 }
-                "type" | "enum" | "const" | "minimum" | "maximum" | "not" => {}
+                "type" | "enum" | "const" | "minimum" | "maximum" | "pattern" | "not" => {}
                 known if IGNORED.contains(&known) => {}
                 unknown => panic!("the schemas use `{unknown}`, which is not known here"),
             }
@@ -210,6 +229,12 @@ fn check_version(root: &str, api: &str, problems: &mut Vec<String>) {
     }
 }
 
+/// What is no text has no pattern to follow.
+fn matches(value: &Value, pattern: &str) -> bool {
+    let pattern = regex_lite::Regex::new(pattern).unwrap();
+    value.as_str().is_none_or(|text| pattern.is_match(text))
+}
+
 /// One type, or one of several.
 fn is_of_types(value: &Value, kinds: &Value) -> bool {
     match kinds.as_array() {
@@ -279,6 +304,7 @@ mod tests {
                 "kind": {"anyOf": [{"$ref": "#/$defs/Kind"}, {"type": "null"}]},
                 "size": {"type": ["integer", "null"], "minimum": 0, "maximum": 9},
                 "names": {"type": "array", "uniqueItems": true},
+                "pair": {"prefixItems": [{"pattern": "^a+$"}, {"type": "integer"}], "minItems": 2, "maxItems": 2},
             },
             "not": {"required": ["kind", "size"]},
         });
@@ -287,6 +313,7 @@ mod tests {
             json!({"kind": "a"}),
             json!({"kind": null}),
             json!({"size": null, "names": [1, 2]}),
+            json!({"pair": ["aa", 1]}),
         ] {
             assert!(problems(fits.clone()).is_empty(), "{fits}");
         }
@@ -297,6 +324,10 @@ mod tests {
             json!({"size": 10}),
             json!({"size": "1"}),
             json!({"names": [1, 1]}),
+            json!({"pair": ["ab", 1]}),
+            json!({"pair": ["a", "1"]}),
+            json!({"pair": ["a"]}),
+            json!({"pair": ["a", 1, 1]}),
         ] {
             assert_eq!(problems(wrong.clone()).len(), 1, "{wrong}");
         }

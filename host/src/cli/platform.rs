@@ -120,10 +120,14 @@ pub struct GrantArgs {
 pub enum SchemaName {
     /// The operator's grants file (`--grants`).
     Grants,
+    /// The list of guards in a directory (`--guards`), as the lines that name one.
+    Guards,
     /// A plugin's manifest (`plugin.toml`).
     Plugin,
     /// The report of a run (`--report`).
     Report,
     /// A file of scenarios (`plugin test`).
     Scenarios,
+    /// A recorded session (`run --record`, `plugin test --replay`).
+    Session,
 }

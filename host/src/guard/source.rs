@@ -239,6 +239,30 @@ impl GuardSource {
     }
 }
 
+/// The lines of a list of guards, as a schema: JSON knows no comments, so those and blank lines are not in it.
+#[cfg(test)]
+pub(crate) fn list_schema() -> serde_json::Value {
+    serde_json::json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A list of guards of orka-step",
+        "description": "The lines of the file `guards` in the directory given with `--guards`, in order, without the blank ones and \
+                        those that begin with `#`.",
+        "type": "array",
+        "minItems": 1,
+        "items": {
+            "description": "`REF[@sha256:DIGEST][=CONFIG-FILE]`: the name of a file of this directory or of a bundled guard, or a \
+                            path; paths are relative to the directory. Guards are not fetched.",
+            "type": "string",
+            "pattern": "^[^=@][^=]*(=.+)?$",
+            "not": {"pattern": "^(https?|oci)://"},
+            "anyOf": [
+                {"pattern": "^[^=]+@sha256:[0-9A-Fa-f]{64}(=.+)?$"},
+                {"not": {"pattern": "^[^=]*@sha256:"}},
+            ],
+        },
+    })
+}
+
 /// A failure about a guard that cannot be used.
 pub(super) fn refused(shown: &str, problem: &str) -> Failure {
     Failure::denied(

@@ -38,13 +38,18 @@ pub(crate) const FORMAT_WITH_TIDYING: u32 = 2;
 
 /// A recorded run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(title = "A recorded session of orka-step"))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Session {
-    /// [`FORMAT`].
+    /// The form of this file.
+    // [`FORMAT`] is the newest that is read.
+    #[cfg_attr(test, schemars(range(max = FORMAT)))]
     pub session: u32,
     /// Which program recorded it.
     pub recorded_by: String,
     /// When the run began.
+    #[cfg_attr(test, schemars(with = "String"))]
     pub began: jiff::Timestamp,
     /// Which plugin ran.
     pub plugin: PluginRecord,
@@ -58,6 +63,7 @@ pub struct Session {
 
 /// A plugin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PluginRecord {
     /// Its name.
@@ -70,6 +76,7 @@ pub struct PluginRecord {
 
 /// What a run was given.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Given {
     /// Parameters, as they were given.
@@ -94,6 +101,7 @@ pub struct Given {
 
 /// A signal that stopped a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct StoppedRecord {
     /// When, in milliseconds after its start.
@@ -104,6 +112,7 @@ pub struct StoppedRecord {
 
 /// A file of the workspace.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum FileRecord {
     /// One that the plugin did not read.
@@ -117,6 +126,7 @@ pub enum FileRecord {
 
 /// Bytes: text where they are text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum Blob {
     /// UTF-8.
@@ -150,6 +160,7 @@ impl Blob {
 
 /// One call and its answer.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Exchange {
     /// Which, such as `deploy`.
@@ -185,6 +196,7 @@ fn is_zero(count: &u64) -> bool {
 
 /// Output of one stream that came without any of the other between.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct OutputRecord {
     /// Whether it is standard error.
@@ -196,6 +208,7 @@ pub struct OutputRecord {
 
 /// How a program ended.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ProgramEnd {
     /// After so long, in milliseconds.
@@ -213,6 +226,7 @@ pub struct ProgramEnd {
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct EndedRecord {
     /// The result `outcome`.

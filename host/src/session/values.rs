@@ -12,20 +12,30 @@ use crate::failure::{Class, Failure, Kind};
 
 /// A failure.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct FailureRecord {
+    /// Which case of the contract's `error` a plugin is told.
     kind: String,
+    /// Whose failure it is.
     class: String,
+    /// Its stable code.
     code: String,
+    /// In words, with its causes.
     message: String,
+    /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
+    /// Whether later may work.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     retryable: bool,
+    /// When, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
+    /// Whether the work may have happened all the same.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     may_have_happened: bool,
+    /// More, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     details: Vec<(String, String)>,
 }

@@ -91,6 +91,22 @@ impl FromStr for Capability {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Capability {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Capability".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let names = Self::ALL.map(Self::as_str);
+        schemars::json_schema!({
+            "description": "A power of the host that a plugin can ask for.",
+            "type": "string",
+            "enum": names,
+        })
+    }
+}
+
 /// A name that is no capability. Its `Display` lists the valid ones and suggests the nearest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(

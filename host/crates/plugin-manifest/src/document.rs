@@ -47,9 +47,11 @@ pub(crate) struct PluginTable {
     pub(crate) minimum_host: Option<String>,
     /// Capabilities that it needs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::Capability>"))]
     pub(crate) capabilities: Vec<String>,
     /// Capabilities that it can do without.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::Capability>"))]
     pub(crate) optional_capabilities: Vec<String>,
     /// Names of secrets that it uses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -95,6 +97,7 @@ pub(crate) struct ParameterTable {
     pub(crate) items: Option<Items>,
     /// The capability that any value but the default needs; checked before anything is deployed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::Capability>"))]
     pub(crate) capability: Option<String>,
 }
 
