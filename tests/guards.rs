@@ -3,6 +3,8 @@
 use end_to_end::{Cluster, Ended, Step, bundled, guest};
 use sha2::{Digest as _, Sha256};
 
+use crate::plugins::component;
+
 const TRUE: &str = "#!/bin/sh\ntrue\n";
 
 /// Makes two artifacts and shows its environment and arguments.
@@ -320,6 +322,45 @@ async fn what_cannot_be_a_guard_denies_before_anything_is_sent() {
         let ended = Step::new(command).ended().await;
         assert_eq!(ended.code, Some(212), "{command:?}: {ended}");
         ended.assert_says(&said);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_that_imports_more_than_its_log_denies() {
+    for import in [
+        "orka:plugin/clock@0.1.0",
+        "orka:plugin/console@0.1.0",
+        "wasi:cli/environment@0.2.0",
+        "acme:tool/net@1.0.0",
+    ] {
+        let (package, rest) = import.split_once('/').unwrap();
+        let (interface, version) = rest.split_once('@').unwrap();
+        let body = format!("interface {interface} {{ act: func(); }}");
+        let (name, own, foreign) = match package {
+            "orka:plugin" => (interface, body, String::new()),
+            _ => {
+                let foreign = format!("package {package}@{version} {{ {body} }}");
+                (import, String::new(), foreign)
+            }
+        };
+        let guard = component(&format!(
+            "package orka:plugin@0.1.0; {own} interface guarding {{ ask: func(); }} \
+             world plugin {{ import {name}; export guarding; }} {foreign}"
+        ));
+        let cluster = Cluster::start().await;
+        let step = cluster.build(TRUE);
+        let file = step.scratch_file("greedy.wasm", &guard);
+        let ended = step.flag("--guard", &file).ended().await;
+        ended.assert(212, "denied");
+        ended.assert_says(&[
+            &format!(
+                "it imports `{import}`; a guard has `orka:plugin/guard-log@0.1` and nothing else"
+            ),
+            "so nothing is allowed",
+        ]);
+        cluster.assert_untouched();
+        let checked = Step::new(&["plugin", "check", &file]).ended().await;
+        assert_eq!(checked.code, Some(212), "{checked}");
     }
 }
 

@@ -18,7 +18,7 @@ async fn assert_rejected(bytes: &[u8], texts: &[&str]) {
 }
 
 /// A component whose one world is `wit`'s `plugin`, with bodies that do nothing.
-fn component(wit: &str) -> Vec<u8> {
+pub(crate) fn component(wit: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let package = resolve.push_str("plugin.wit", wit).unwrap();
     let world = resolve.select_world(&[package], Some("plugin")).unwrap();

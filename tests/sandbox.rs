@@ -1,11 +1,16 @@
 //! The sandbox as a table: imports, limits, capabilities and handles, each with what becomes of a guest that goes too far.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use end_to_end::{Cluster, Ended, Step};
-use wasm_encoder::{CustomSection, Section as _};
-use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
-use wit_parser::{ManglingAndAbi, Resolve};
+use end_to_end::{Cluster, Ended, Step, guest};
+use wasm_encoder::{
+    ComponentSection as _, CustomSection, InstanceSection, MemorySection, MemoryType, Module,
+    ModuleArg, ModuleSection, Section as _,
+};
+use wasmparser::Payload;
+
+use crate::plugins::component;
 
 /// Every capability, and the calls of the guest `powers` that are denied without it.
 const POWERS: [(&str, &[&str]); 12] = [
@@ -102,12 +107,116 @@ async fn forger(how: &str, prepare: impl FnOnce(Step) -> Step) -> Ended {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handle_that_is_not_the_guests_ends_the_guest() {
-    for how in ["forged", "dropped", "of-another-kind"] {
+    for how in ["forged", "dropped", "reused", "of-another-kind"] {
         let ended = forger(how, |step| step).await;
         ended.assert(213, "plugin-failed");
         ended.assert_says(&["plugin `forger` trapped: ", "handle", "purged `tekton-"]);
         assert!(!ended.stderr.contains("got "), "{ended}");
     }
+}
+
+/// What the guest `forger` tells of its calls.
+fn told(ended: &Ended) -> BTreeMap<&str, &str> {
+    let lines = ended.stderr.lines();
+    let calls = lines.filter_map(|line| line.split_once(' ')?.1.split_once(": "));
+    calls.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handle_of_another_run_is_none() {
+    let cluster = Cluster::start().await;
+    let first = cluster.guest("forger").param("how", "leak").ended().await;
+    first.assert(0, "succeeded");
+    let (_, rest) = first.stderr.split_once("got handle ").unwrap();
+    let handle: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    let other = Cluster::start().await;
+    let step = other.guest("forger").param("how", "of-another-run");
+    let ended = step.param("handle", &handle).ended().await;
+    ended.assert(213, "plugin-failed");
+    ended.assert_says(&["plugin `forger` trapped: ", "handle"]);
+    assert!(!ended.stderr.contains("got "), "{ended}");
+    other.assert_untouched();
+    cluster.assert_purged();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handles_of_what_is_gone_reach_nothing() {
+    let cluster = Cluster::start().await;
+    let ended = cluster
+        .guest("forger")
+        .param("how", "after-purge")
+        .ended()
+        .await;
+    ended.assert(0, "succeeded");
+    for (call, code) in [
+        ("wait", "ssh.lost"),
+        ("exec", "ssh.lost"),
+        ("connect", "ssh.vm-deleted"),
+        // Gone is what was asked for.
+        ("delete", "done"),
+        ("deploy", "run.config-purged"),
+    ] {
+        assert_eq!(told(&ended)[call], code, "{ended}");
+    }
+    assert_eq!(ended.report["vmsDeployed"], 1, "{ended}");
+    cluster.assert_purged();
+    let cluster = Cluster::start().await;
+    let step = cluster.guest("forger").param("how", "after-sign-out");
+    let ended = step.ended().await;
+    ended.assert(0, "succeeded");
+    for call in ["images", "sign-in", "create-config", "deploy"] {
+        assert_eq!(told(&ended)[call], "run.signed-out", "{ended}");
+    }
+    cluster.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wasi_gives_no_variable_no_file_and_no_network() {
+    let cluster = Cluster::start().await;
+    let url = cluster.sim.url().to_string();
+    let (_, port) = url.trim_end_matches('/').rsplit_once(':').unwrap();
+    let step = cluster.guest("wasi-powers").param("how", "look");
+    let ended = step
+        .param("port", port)
+        .environment("OF_THE_HOST", "seen")
+        .ended()
+        .await;
+    ended.assert(0, "succeeded");
+    let said = told(&ended);
+    for (what, found) in [
+        ("variables", "0"),
+        ("arguments", "0"),
+        ("directory", "None"),
+        ("directories", "0"),
+        ("input", "none"),
+    ] {
+        assert_eq!(said[what], found, "{ended}");
+    }
+    for (what, code) in [
+        ("name", "permanent-resolver-failure"),
+        ("connection", "access-denied"),
+        ("listening", "access-denied"),
+    ] {
+        assert!(said[what].contains(code), "{ended}");
+    }
+    cluster.assert_untouched();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wasi_is_held_to_the_limits_of_the_contract() {
+    let cluster = Cluster::start().await;
+    let powers = |how: &str| cluster.guest("wasi-powers").param("how", how);
+    let waits = powers("wait").flag("--timeout", "2s").ended().await;
+    waits.assert(218, "timed-out");
+    assert!(waits.took < Duration::from_secs(12), "{waits}");
+    let limited = powers("hoard").argument("--limit").argument("handles=100");
+    let hoards = limited.ended().await;
+    hoards.assert(213, "plugin-failed");
+    hoards.assert_says(&["it kept more than 100 resources", "`--limit handles=200`"]);
+    let much = powers("much").ended().await;
+    much.assert(213, "plugin-failed");
+    much.assert_says(&["plugin `wasi-powers` trapped: "]);
+    cluster.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,6 +228,12 @@ async fn every_structural_limit_is_told_with_its_number_and_its_flag() {
             "it wanted tables of ",
             "`--limit table-elements=",
         ),
+        ("tables=1", "it is made of ", "`--limit tables="),
+        (
+            "memories=1",
+            "it is made of 2 memories and may have 1",
+            "`--limit memories=2`",
+        ),
         (
             "memory-mib=1",
             "MiB of memory and may have 1",
@@ -126,8 +241,11 @@ async fn every_structural_limit_is_told_with_its_number_and_its_flag() {
         ),
     ] {
         let cluster = Cluster::start().await;
-        let ended = cluster
-            .guest("powers")
+        let step = cluster.guest("powers");
+        let powers = std::fs::read(guest("powers")).unwrap();
+        let file = step.scratch_file("powers.wasm", &with_another_memory(powers));
+        let ended = step
+            .flag("--plugin", file)
             .argument("--limit")
             .argument(limit)
             .ended()
@@ -169,16 +287,42 @@ async fn programs_at_once_are_limited_to_what_is_given() {
     cluster.assert_purged();
 }
 
+/// The component with one core instance more, which has a memory.
+fn with_another_memory(mut component: Vec<u8>) -> Vec<u8> {
+    let mut depth = 0;
+    let mut modules = 0;
+    for payload in wasmparser::Parser::new(0).parse_all(&component) {
+        match payload.unwrap() {
+            Payload::ModuleSection { .. } => {
+                modules += u32::from(depth == 0);
+                depth += 1;
+            }
+            Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) if depth > 0 => depth -= 1,
+            _ => {}
+        }
+    }
+    let mut memories = MemorySection::new();
+    memories.memory(MemoryType {
+        minimum: 1,
+        maximum: None,
+        memory64: false,
+        shared: false,
+        page_size_log2: None,
+    });
+    let mut module = Module::new();
+    module.section(&memories);
+    ModuleSection(&module).append_to_component(&mut component);
+    let mut instances = InstanceSection::new();
+    let nothing: [(&str, ModuleArg); 0] = [];
+    instances.instantiate(modules, nothing);
+    instances.append_to_component(&mut component);
+    component
+}
+
 /// A component of this world, with a manifest that asks for nothing.
-fn component(wit: &str) -> Vec<u8> {
-    let mut resolve = Resolve::default();
-    let package = resolve.push_str("plugin.wit", wit).unwrap();
-    let world = resolve.select_world(&[package], Some("plugin")).unwrap();
-    let mut module = dummy_module(&resolve, world, ManglingAndAbi::Standard32);
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false).unwrap();
-    let mut encoder = ComponentEncoder::default();
-    encoder.validate(true);
-    let mut bytes = encoder.module(&module).unwrap().encode().unwrap();
+fn odd(wit: &str) -> Vec<u8> {
+    let mut bytes = component(wit);
     let manifest = br#"{"schema":1,"plugin":{"name":"odd","version":"1.0.0","contract":"0.1","description":"x"}}"#;
     let section = CustomSection {
         name: "orka:plugin-manifest".into(),
@@ -191,7 +335,7 @@ fn component(wit: &str) -> Vec<u8> {
 async fn refused(wit: &str, texts: &[&str]) {
     let cluster = Cluster::start().await;
     let step = cluster.run();
-    let file = step.scratch_file("odd.wasm", &component(wit));
+    let file = step.scratch_file("odd.wasm", &odd(wit));
     let ended = step.flag("--plugin", file.clone()).ended().await;
     ended.assert(212, "plugin-failed");
     ended.assert_says(texts);

@@ -258,6 +258,31 @@ async fn a_plugin_uses_a_secret_and_neither_it_nor_the_log_shows_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_has_learned_a_secret_by_a_detour_cannot_have_it_shown() {
+    for (end, code, outcome) in [
+        ("return", 0, "succeeded"),
+        ("error", 213, "plugin-failed"),
+        ("code", 213, "plugin-failed"),
+        ("panic", 213, "plugin-failed"),
+    ] {
+        let cluster = cluster(Cluster::orka2()).await;
+        let step = with_secret(cluster.guest("leaker").param("end", end));
+        let session = step.scratch_file("report/session.yaml", b"");
+        let ended = step.flag("--record", session.as_str()).ended().await;
+        ended.assert(code, outcome);
+        ended.assert_says(&[&format!("length: {}", TOKEN_X.len())]);
+        assert_eq!(ended.result("seen"), "***");
+        // Whole, and the beginning that a text which is cut off might end with.
+        let needles = needles(&cluster, &[TOKEN_X[..12].to_owned()]);
+        assert_hidden(&ended, &needles);
+        let session = ended.scratch().join("report/session.yaml");
+        let session = std::fs::read_to_string(session).unwrap();
+        assert!(session.contains("***"), "{session}");
+        cluster.assert_purged();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_the_run_has_not_is_told_before_anything_is_deployed() {
     let cluster = Cluster::start().await;
     let ended = cluster.guest("secret-probe").ended().await;

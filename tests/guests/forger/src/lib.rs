@@ -1,12 +1,19 @@
-//! Uses handles that it was never given, has dropped, or has of another kind.
+//! Uses handles that it was never given, has dropped, has of another kind, or kept for longer than what they stand for.
 
-use orka_plugin_sdk::cluster::{Session, Vm};
+use orka_plugin_sdk::cluster::{DeployOptions, Session, Vm, VmSpec};
 use orka_plugin_sdk::console::{self, Level};
-use orka_plugin_sdk::ssh::{self, ConnectOptions};
+use orka_plugin_sdk::ssh::{self, ConnectOptions, ExecOptions};
+use orka_plugin_sdk::wait::{self, Waitable};
 use orka_plugin_sdk::{Error, Plugin, Verdict, cluster, params};
 
 /// Far above every handle that a guest has.
 const FORGED: u32 = 4242;
+
+/// Longer than the guest lives.
+const LONG_MS: u64 = 600_000;
+
+/// So long it waits for the end of a program whose VM is gone.
+const PATIENCE_MS: u64 = 10_000;
 
 struct Forger;
 
@@ -17,10 +24,59 @@ fn vm(handle: u32) -> Vm {
     unsafe { Vm::from_handle(handle) }
 }
 
+fn tell<T>(call: &str, result: Result<T, Error>) {
+    let said = result.map_or_else(|error| error.code().to_owned(), |_| "done".to_owned());
+    console::log(Level::Info, &format!("{call}: {said}"));
+}
+
+/// Uses everything that belonged to a VM once that is gone.
+fn after_purge() -> Result<Verdict, Error> {
+    let config = guest_common::config()?;
+    let vm = config.deploy(&DeployOptions::default())?;
+    let connection = ssh::connect(&vm, &ConnectOptions::default())?;
+    let command = connection.exec("sleep", &["600".to_owned()], &ExecOptions::default())?;
+    config.purge()?;
+    tell("wait", command.wait(Some(PATIENCE_MS)));
+    tell(
+        "exec",
+        connection.exec("true", &[], &ExecOptions::default()),
+    );
+    tell("connect", ssh::connect(&vm, &ConnectOptions::default()));
+    tell("delete", vm.delete());
+    tell("deploy", config.deploy(&DeployOptions::default()));
+    Ok(Verdict::Succeeded)
+}
+
+/// Uses a session, and what was made with it, once it has signed out.
+fn after_sign_out() -> Result<Verdict, Error> {
+    let session = cluster::sign_in()?;
+    let config = session.create_config(&VmSpec::from_image("Sonoma.orkasi"))?;
+    config.purge()?;
+    session.sign_out()?;
+    tell("images", session.images());
+    tell("sign-in", cluster::sign_in());
+    let spec = VmSpec::from_image("Sonoma.orkasi");
+    tell("create-config", session.create_config(&spec));
+    tell("deploy", config.deploy(&DeployOptions::default()));
+    Ok(Verdict::Succeeded)
+}
+
 impl Plugin for Forger {
     fn run() -> Result<Verdict, Error> {
+        let how = params::required_text("how")?;
+        match how.as_str() {
+            "of-another-run" => {
+                let handle = params::integer("handle")?.and_then(|it| u32::try_from(it).ok());
+                let address = vm(handle.unwrap_or(FORGED)).info().address;
+                console::log(Level::Info, &format!("got {address}"));
+                return Ok(Verdict::Succeeded);
+            }
+            "after-purge" => return after_purge(),
+            "after-sign-out" => return after_sign_out(),
+            _ => {}
+        }
         let own = guest_common::deploy()?;
-        let address = match params::required_text("how")?.as_str() {
+        let address = match how.as_str() {
             "forged" => vm(FORGED).info().address,
             "dropped" => {
                 let handle = own.handle();
@@ -31,6 +87,20 @@ impl Plugin for Forger {
                 let session: Session = cluster::sign_in()?;
                 vm(session.take_handle()).info().address
             }
+            "reused" => {
+                let handle = own.handle();
+                drop(own);
+                let mut kept = Vec::new();
+                while kept
+                    .last()
+                    .is_none_or(|timer: &Waitable| timer.handle() != handle)
+                {
+                    kept.push(wait::timer(LONG_MS));
+                }
+                vm(handle).info().address
+            }
+            // The number alone crosses from one run to the next.
+            "leak" => format!("handle {}", own.handle()),
             "shout" => {
                 console::log(Level::Info, &"x".repeat(4 << 20));
                 "a shout".to_owned()
