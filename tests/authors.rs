@@ -1,5 +1,6 @@
 //! What an author of plugins does: make a project, build it, test it, record a run and play it again.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -128,6 +129,63 @@ async fn the_same_scenario_runs_on_the_simulated_cluster() {
 ";
     let ended = test_with(scenarios).ended().await;
     said(&ended, 0, &["ok   a real build"]);
+}
+
+/// Three scenarios, of which two fit a filter.
+const THREE: &str = "defaults:
+  params: { base-image: sonoma.orkasi, script: make ipa }
+  programs: [{ run: ../build-script }]
+scenarios:
+  - name: one that passes
+  - name: another that passes
+  - name: one that fails
+    expect: { outcome: build-failed }
+";
+
+#[tokio::test]
+async fn a_filter_plays_what_its_text_is_in_the_name_of_and_nothing_else() {
+    let ended = test_with(THREE)
+        .flag("--filter", "that passes")
+        .ended()
+        .await;
+    said(
+        &ended,
+        0,
+        &[
+            "ok   one that passes",
+            "ok   another that passes",
+            "2 passed, 0 failed (2 runs in ",
+        ],
+    );
+    assert!(!ended.stdout.contains("that fails"), "{ended}");
+    let ended = test_with(THREE).flag("--filter", "one").ended().await;
+    said(&ended, 1, &["FAIL one that fails", "1 passed, 1 failed"]);
+    let ended = test_with(THREE).flag("--filter", "One").ended().await;
+    said(
+        &ended,
+        211,
+        &["no scenario has such a name", "`--list` shows the names"],
+    );
+    assert_eq!(ended.stdout, "");
+}
+
+#[tokio::test]
+async fn a_list_names_scenarios_with_their_files_and_plays_none() {
+    let step = test_with(THREE);
+    let file = step.scratch_file("scenarios.yaml", THREE.as_bytes());
+    let ended = step.argument("--list").ended().await;
+    let lines = |names: &[&str]| -> String {
+        let line = |name: &&str| format!("{file}: {name}\n");
+        names.iter().map(line).collect()
+    };
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let all = ["one that passes", "another that passes", "one that fails"];
+    assert_eq!(ended.stdout, lines(&all));
+    let step = test_with(THREE).argument("--list");
+    let file = step.scratch_file("scenarios.yaml", THREE.as_bytes());
+    let ended = step.flag("--filter", "another").ended().await;
+    assert_eq!(ended.code, Some(0), "{ended}");
+    assert_eq!(ended.stdout, format!("{file}: another that passes\n"));
 }
 
 /// A run of the bundled policy whose session is recorded to the returned path.
@@ -391,6 +449,58 @@ async fn a_missing_tool_is_named_with_the_command_that_installs_it() {
             .await;
         said(&built, 211, texts);
     }
+}
+
+/// `plugin build` of a new project in Python, with this in its manifest, by a stand-in for componentize-py that copies what
+/// it is given: what is looked at is what comes after the tool.
+async fn built_by_a_stand_in(manifest: &str, component: &Path) -> (Step, Ended) {
+    let step = Step::new(&["plugin", "new", "x"]).flag("--lang", "python");
+    let tool = step.scratch_file(
+        "bin/componentize-py",
+        format!(
+            "#!/bin/sh\nfor output; do :; done\ncp '{}' \"$output\"\n",
+            component.display()
+        )
+        .as_bytes(),
+    );
+    std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let tools = Path::new(&tool).parent().unwrap();
+    let directory = tools.with_file_name("x").to_str().unwrap().to_owned();
+    let made = step.flag("--dir", directory.as_str()).ended().await;
+    assert_eq!(made.code, Some(0), "{made}");
+    let file = Path::new(&directory).join("plugin.toml");
+    let text = std::fs::read_to_string(&file).unwrap() + manifest;
+    std::fs::write(&file, text).unwrap();
+    let path = format!("{}:/usr/bin:/bin", tools.display());
+    let build = Step::new(&["plugin", "build"]).environment("PATH", &path);
+    let built = build.argument(&directory).ended().await;
+    let check = Step::new(&["plugin", "check"]);
+    let plugin = std::fs::read(Path::new(&directory).join("dist/x.wasm")).unwrap();
+    let plugin = check.scratch_file("x.wasm", &plugin);
+    (check.argument(plugin), built)
+}
+
+#[tokio::test]
+async fn what_is_probably_meant_otherwise_is_warned_of_when_a_plugin_is_built() {
+    let pattern = |pattern: &str| {
+        format!(
+            "\n[parameters.size]\ntype = \"string\"\npattern = '{pattern}'\ndescription = \"x\"\n"
+        )
+    };
+    let warning = "the pattern `[0-9]+` of parameter `size` is looked for anywhere in the value; put `^…$` around it";
+    let (check, built) = built_by_a_stand_in(&pattern("[0-9]+"), &bundled("build")).await;
+    said(&built, 0, &["x.wasm  ", "sha256:"]);
+    built.assert_says(&["warning: ", warning]);
+    assert_eq!(built.stdout.lines().count(), 1, "{built}");
+    // So is whoever looks at what was built.
+    let checked = check.ended().await;
+    said(&checked, 0, &[warning]);
+    let (_, built) = built_by_a_stand_in(&pattern("^[0-9]+$"), &bundled("build")).await;
+    said(&built, 0, &["x.wasm  ", "sha256:"]);
+    assert!(!built.stderr.contains("warning"), "{built}");
+    // What does not fit is no matter of a warning.
+    let (_, guard) = built_by_a_stand_in("", &bundled("allowed-vms")).await;
+    said(&guard, 212, &["it is a guard and no plugin"]);
 }
 
 #[tokio::test]
