@@ -267,26 +267,56 @@ async fn parameters_are_checked_all_at_once_before_anything_is_sent() {
             "parameter `vcpu-count` has to be at least 1",
             "parameter `vnc-console` has to be `true` or `false`",
             "did you mean `most-allocated`?",
-            "parameter `memory` has to match",
+            "parameter `memory` cannot be `8GB`: Memory in GiB, such as `8` or `7.5`",
         ],
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_policy_refuses_is_told_before_anything_is_sent() {
-    let scripts: [(&str, &str); 6] = [
-        ("vm-metadata", "key: value"),
-        ("artifacts", "dist/[z-a]"),
-        ("artifacts", "../elsewhere"),
-        ("exclude", "dist/[z-a]"),
+    let wrong = [
+        ("vm-metadata", "[{ key: name }]"),
         ("env", "no equals sign"),
         ("script-file", "ci/build.sh"),
     ];
-    for (name, value) in scripts {
+    for (name, value) in wrong {
         let cluster = Cluster::start().await;
         let ended = cluster.build(TRUE).param(name, value).ended().await;
         ended.assert(211, "infra-failed");
         assert_refused(&cluster, &ended, &["parameter `"]);
+    }
+}
+
+/// What a manifest can say of a value, a run and a look ahead say alike.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_of_the_wrong_form_is_told_before_the_plugin_is_started() {
+    let wrong = [
+        ("vm-metadata", "key: value"),
+        ("reserved-ports", "80"),
+        ("vm-options", "net-boost"),
+        ("keep-for", "3"),
+        ("artifacts", "dist/[z-a]"),
+        ("artifacts", "dist/[a"),
+        ("artifacts", "../elsewhere"),
+        ("artifacts", "/Users/admin/dist"),
+        ("artifacts", "~/dist"),
+        ("exclude", "**a[**"),
+    ];
+    let cluster = Cluster::start().await;
+    let looked_at = Cluster::start().await;
+    for (name, value) in wrong {
+        let said = format!("parameter `{name}` ");
+        let ended = cluster.build(TRUE).param(name, value).ended().await;
+        ended.assert(211, "infra-failed");
+        assert_refused(&cluster, &ended, &[&said]);
+        assert!(
+            !ended.stderr.contains("plugin `build` 0."),
+            "{}",
+            ended.stderr
+        );
+        let ahead = looked_at.doctor().param(name, value).ended().await;
+        assert_eq!(ahead.code, Some(211), "{ahead}");
+        assert!(ahead.stdout.contains(&said), "{ahead}");
     }
 }
 

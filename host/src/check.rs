@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use plugin_manifest::{Manifest, Parameter, ParameterType, on_one_line};
+use plugin_manifest::{Manifest, Parameter, on_one_line};
 use serde::Serialize;
 
 use crate::cli::CheckArgs;
@@ -178,11 +178,9 @@ fn guard(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
 
 /// Warnings of patterns of parameters that fit in the middle of a value too.
 pub(crate) fn unanchored(manifest: &Manifest) -> Vec<String> {
-    let pattern = |parameter: &Parameter| match &parameter.kind {
-        ParameterType::Text {
-            pattern: Some(pattern),
-        } if !pattern.is_anchored() => Some(pattern.as_str().to_owned()),
-        _ => None,
+    let pattern = |parameter: &Parameter| {
+        let pattern = parameter.kind.pattern()?;
+        (!pattern.is_anchored()).then(|| pattern.as_str().to_owned())
     };
     let found = manifest.parameters.iter();
     found

@@ -334,10 +334,8 @@ fn uses_workspace(manifest: &Manifest) -> bool {
 /// The description with what the type says beside it: every Task parameter is text.
 fn described(parameter: &Parameter) -> String {
     let kind = match &parameter.kind {
-        ParameterType::Text { pattern: None } => return parameter.description.clone(),
-        ParameterType::Text {
-            pattern: Some(pattern),
-        } => format!("matches {}", pattern.as_str()),
+        // What a pattern says, the description says in words.
+        ParameterType::Text { .. } => return parameter.description.clone(),
         ParameterType::Boolean => "true or false".to_owned(),
         ParameterType::Integer { minimum, maximum } => match (minimum, maximum) {
             (Some(least), Some(most)) => format!("a whole number from {least} to {most}"),
@@ -346,10 +344,10 @@ fn described(parameter: &Parameter) -> String {
             (None, None) => "a whole number".to_owned(),
         },
         ParameterType::Choice { choices } => format!("one of {}", choices.join(", ")),
-        ParameterType::List if parameter.description.contains("one a line") => {
+        ParameterType::List { .. } if parameter.description.contains("one a line") => {
             return parameter.description.clone();
         }
-        ParameterType::List => "one a line".to_owned(),
+        ParameterType::List { .. } => "one a line".to_owned(),
     };
     format!("{} ({kind})", parameter.description)
 }

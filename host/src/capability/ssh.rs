@@ -418,10 +418,13 @@ impl HostConnection for HostState {
                     Class::Files,
                     "files.nothing-matched",
                     format!(
-                        "no file in `{source}` matches {}",
-                        choice.include.join(", ")
+                        "no file in `{source}` matches `{}`",
+                        choice.include.join("`, `")
                     ),
-                ));
+                )
+                .with_hint(format!(
+                    "patterns begin at `{source}` in the VM, and `/` at their beginning stands for it; the files have to lie there when the script ends"
+                )));
             }
             tell(&run, "copied back", &copied, began.elapsed());
             let answer = summary(&copied, began.elapsed());

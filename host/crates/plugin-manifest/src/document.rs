@@ -82,8 +82,9 @@ pub(crate) struct ParameterTable {
     /// The texts of a `choice`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) choices: Option<Vec<String>>,
-    /// A regular expression (dialect of the crate `regex-lite`) that has to be found somewhere in a `string`; `^…$` around
-    /// it makes it the whole value.
+    /// A regular expression (dialect of the crate `regex-lite`) that has to be found somewhere in a `string`, or in each
+    /// text of a `list`; `^…$` around it makes it the whole value. Who gives a value that it is not found in is shown the
+    /// description first: an example in it helps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pattern: Option<String>,
     /// The smallest `integer`.
@@ -230,16 +231,14 @@ impl From<&Parameter> for ParameterTable {
             default: parameter.default.clone(),
             description: parameter.description.clone(),
             choices: None,
-            pattern: None,
+            pattern: parameter.kind.pattern().map(|it| it.as_str().to_owned()),
             minimum: None,
             maximum: None,
             items: parameter.items,
             capability: parameter.capability.as_ref().map(ToString::to_string),
         };
         match &parameter.kind {
-            ParameterType::Text { pattern } => {
-                table.pattern = pattern.as_ref().map(|it| it.as_str().to_owned())
-            }
+            ParameterType::Text { .. } => {}
             ParameterType::Boolean => table.kind = TypeName::Boolean,
             ParameterType::Integer { minimum, maximum } => {
                 (table.kind, table.minimum, table.maximum) =
@@ -248,7 +247,7 @@ impl From<&Parameter> for ParameterTable {
             ParameterType::Choice { choices } => {
                 (table.kind, table.choices) = (TypeName::Choice, Some(choices.clone()));
             }
-            ParameterType::List => table.kind = TypeName::List,
+            ParameterType::List { .. } => table.kind = TypeName::List,
         }
         table
     }

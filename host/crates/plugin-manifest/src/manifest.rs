@@ -320,7 +320,7 @@ impl Check {
         }
         let kind = self.parameter_type(name, &table)?;
         if let Some(default) = &table.default
-            && let Err(problem) = check_value(name, &kind, default)
+            && let Err(problem) = check_value(name, &kind, &table.description, default)
                 .and_then(|()| check_items(name, table.items, default))
         {
             self.problem(format!("the default does not fit: {problem}"));
@@ -393,7 +393,9 @@ impl Check {
             TypeName::Choice => ParameterType::Choice {
                 choices: self.choices(name, table.choices.as_deref())?,
             },
-            TypeName::List => ParameterType::List,
+            TypeName::List => ParameterType::List {
+                pattern: self.pattern(name, table.pattern.as_deref())?,
+            },
         })
     }
 
@@ -438,8 +440,8 @@ impl Check {
             (
                 "pattern",
                 table.pattern.is_some(),
-                matches!(table.kind, TypeName::String),
-                "string",
+                matches!(table.kind, TypeName::String | TypeName::List),
+                "string` or `list",
             ),
             (
                 "minimum",
@@ -466,6 +468,11 @@ impl Check {
                     "parameter `{name}` has `{member}`, which only type `{kind}` can have"
                 ));
             }
+        }
+        if table.items.is_some() && table.pattern.is_some() {
+            self.problem(format!(
+                "parameter `{name}` has `items` and `pattern`; only one of them can say what its texts are"
+            ));
         }
     }
 

@@ -202,7 +202,11 @@ fn a_default_has_to_fit_its_type() {
         ),
         (
             "type = \"string\"\npattern = \"^a$\"\ndefault = \"b\"",
-            "has to match `^a$`, and `b` does not",
+            "cannot be `b`: TEXT (it has to match `^a$`)",
+        ),
+        (
+            "type = \"list\"\npattern = \"^a$\"\ndefault = [\"a\", \"b\"]",
+            "cannot have the line `b`: TEXT (it has to match `^a$`)",
         ),
         (
             "type = \"boolean\"\ndefault = 1",
@@ -211,7 +215,7 @@ fn a_default_has_to_fit_its_type() {
     ];
     for (table, expected) in cases {
         let message = refusal(with(&format!(
-            "[parameters.p]\ndescription = \"\"\n{table}\n"
+            "[parameters.p]\ndescription = \"TEXT\"\n{table}\n"
         )));
         assert!(
             message.starts_with("the default does not fit: parameter `p` ")
@@ -247,6 +251,14 @@ fn impossible_parameters_are_refused() {
         (
             "type = \"list\"\nchoices = [\"a\"]",
             "has `choices`, which only type `choice` can have",
+        ),
+        (
+            "type = \"boolean\"\npattern = \"^a$\"",
+            "has `pattern`, which only type `string` or `list` can have",
+        ),
+        (
+            "type = \"list\"\nitems = \"globs\"\npattern = \"^a$\"",
+            "has `items` and `pattern`; only one of them can say",
         ),
         (
             "type = \"string\"\nrequired = true\ndefault = \"a\"",

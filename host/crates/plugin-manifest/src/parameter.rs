@@ -115,8 +115,11 @@ pub enum ParameterType {
         /// The texts; never empty.
         choices: Vec<String>,
     },
-    /// `list`: any number of texts.
-    List,
+    /// `list`: any number of texts, or of texts that match the pattern.
+    List {
+        /// What each text has to match.
+        pattern: Option<Pattern>,
+    },
 }
 
 impl ParameterType {
@@ -127,7 +130,15 @@ impl ParameterType {
             Self::Boolean => "boolean",
             Self::Integer { .. } => "integer",
             Self::Choice { .. } => "choice",
-            Self::List => "list",
+            Self::List { .. } => "list",
+        }
+    }
+
+    /// What a text, or each text of a list, has to match.
+    pub const fn pattern(&self) -> Option<&Pattern> {
+        match self {
+            Self::Text { pattern } | Self::List { pattern } => pattern.as_ref(),
+            Self::Boolean | Self::Integer { .. } | Self::Choice { .. } => None,
         }
     }
 }
@@ -135,9 +146,6 @@ impl ParameterType {
 impl fmt::Display for ParameterType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Text {
-                pattern: Some(pattern),
-            } => write!(f, "string matching `{}`", on_one_line(pattern.as_str())),
             Self::Integer { minimum, maximum } => match (minimum, maximum) {
                 (Some(least), Some(most)) => write!(f, "integer from {least} to {most}"),
                 (Some(least), None) => write!(f, "integer of at least {least}"),
@@ -145,7 +153,18 @@ impl fmt::Display for ParameterType {
                 (None, None) => f.write_str("integer"),
             },
             Self::Choice { choices } => write!(f, "one of {}", on_one_line(&choices.join(", "))),
-            Self::Text { pattern: None } | Self::Boolean | Self::List => f.write_str(self.name()),
+            Self::Text { pattern } | Self::List { pattern } => {
+                f.write_str(self.name())?;
+                let Some(pattern) = pattern else {
+                    return Ok(());
+                };
+                let of = match self {
+                    Self::List { .. } => " of texts",
+                    _ => "",
+                };
+                write!(f, "{of} matching `{}`", on_one_line(pattern.as_str()))
+            }
+            Self::Boolean => f.write_str(self.name()),
         }
     }
 }

@@ -62,16 +62,21 @@ pub enum ParameterProblem {
         /// The largest value allowed.
         maximum: Option<i64>,
     },
-    /// The text does not match the pattern.
+    /// The text, or one of a list, does not match the pattern. The description says in words what the pattern says to a
+    /// program.
     #[error(
-        "parameter `{name}` has to match `{pattern}`, and {} does not",
-        shown(given)
+        "parameter `{name}` cannot {} {}: {description} (it has to match `{pattern}`)",
+        if *is_list { "have the line" } else { "be" }, shown(given)
     )]
     PatternMismatch {
         /// The parameter.
         name: String,
         /// The text that was given.
         given: String,
+        /// Whether it is one of several.
+        is_list: bool,
+        /// What the parameter is for.
+        description: String,
         /// The regular expression.
         pattern: String,
     },
@@ -179,7 +184,7 @@ fn value(
     match given {
         Some(text) if !stands_for_absent(parameter, text) => {
             let value = typed(name, &parameter.kind, text)?;
-            check_value(name, &parameter.kind, &value)?;
+            check_value(name, &parameter.kind, &parameter.description, &value)?;
             check_items(name, parameter.items, &value)?;
             Ok(Some(value))
         }
@@ -199,7 +204,7 @@ fn stands_for_absent(parameter: &Parameter, text: &str) -> bool {
         }
         ParameterType::Choice { choices } => choices.iter().any(String::is_empty),
         ParameterType::Boolean | ParameterType::Integer { .. } => false,
-        ParameterType::List => true,
+        ParameterType::List { .. } => true,
     };
     text.is_empty() && (parameter.required || !can_be_empty)
 }
@@ -211,7 +216,7 @@ fn typed(name: &str, kind: &ParameterType, text: &str) -> Result<ParameterValue,
         }
         ParameterType::Boolean => text.parse().ok().map(ParameterValue::Boolean),
         ParameterType::Integer { .. } => text.parse().ok().map(ParameterValue::Integer),
-        ParameterType::List => list(text).map(ParameterValue::List),
+        ParameterType::List { .. } => list(text).map(ParameterValue::List),
     };
     value.ok_or_else(|| wrong_type(name, kind, text.to_owned()))
 }
@@ -237,18 +242,30 @@ fn list(text: &str) -> Option<Vec<String>> {
 pub(crate) fn check_value(
     name: &str,
     kind: &ParameterType,
+    description: &str,
     value: &ParameterValue,
 ) -> Result<(), ParameterProblem> {
     let name = || name.to_owned();
-    match (kind, value) {
-        (ParameterType::Text { pattern }, ParameterValue::Text(text)) => match pattern {
-            Some(pattern) if !pattern.matches(text) => Err(ParameterProblem::PatternMismatch {
+    let matches = |texts: &[String]| {
+        let Some(pattern) = kind.pattern() else {
+            return Ok(());
+        };
+        let wrong = texts.iter().find(|text| !pattern.matches(text));
+        wrong.map_or(Ok(()), |given| {
+            Err(ParameterProblem::PatternMismatch {
                 name: name(),
-                given: text.clone(),
+                given: given.clone(),
+                is_list: matches!(kind, ParameterType::List { .. }),
+                description: description.to_owned(),
                 pattern: pattern.as_str().to_owned(),
-            }),
-            _ => Ok(()),
-        },
+            })
+        })
+    };
+    match (kind, value) {
+        (ParameterType::Text { .. }, ParameterValue::Text(text)) => {
+            matches(std::slice::from_ref(text))
+        }
+        (ParameterType::List { .. }, ParameterValue::List(texts)) => matches(texts),
         (ParameterType::Integer { minimum, maximum }, ParameterValue::Integer(given)) => {
             let allowed = minimum.unwrap_or(i64::MIN)..=maximum.unwrap_or(i64::MAX);
             if allowed.contains(given) {
@@ -271,8 +288,7 @@ pub(crate) fn check_value(
                 choices: choices.clone(),
             })
         }
-        (ParameterType::Boolean, ParameterValue::Boolean(_))
-        | (ParameterType::List, ParameterValue::List(_)) => Ok(()),
+        (ParameterType::Boolean, ParameterValue::Boolean(_)) => Ok(()),
         (kind, value) => Err(wrong_type(&name(), kind, value.to_string())),
     }
 }
@@ -320,7 +336,7 @@ fn wrong_type(name: &str, kind: &ParameterType, given: String) -> ParameterProbl
         ParameterType::Text { .. } | ParameterType::Choice { .. } => "a string",
         ParameterType::Boolean => "`true` or `false`",
         ParameterType::Integer { .. } => "an integer",
-        ParameterType::List => "a list of strings",
+        ParameterType::List { .. } => "a list of strings",
     };
     ParameterProblem::WrongType {
         name: name.to_owned(),

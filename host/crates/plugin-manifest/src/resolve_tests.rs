@@ -142,7 +142,7 @@ fn reports_every_problem_at_once_in_the_order_of_the_names() {
             "the plugin has no parameter `base-imgae`; did you mean `base-image`?",
             "parameter `copy-build` has to be `true` or `false`, not `yes`",
             "parameter `cpu-count` has to be from 1 to 24, not 25",
-            "parameter `memory` has to match `^\\d+[MG]$`, and `16 GB` does not",
+            "parameter `memory` cannot be `16 GB`: memory of the VM (it has to match `^\\d+[MG]$`)",
             "parameter `scheduler` has to be one of `default`, `most-allocated`, not `most-alocated`; \
              did you mean `most-allocated`?",
             "the plugin has no parameter `weather`",

@@ -92,6 +92,7 @@ fn parse(directory: &Path, text: &[u8]) -> Result<Gitignore, String> {
     // As git: a byte order mark is not part of the first pattern.
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let mut builder = GitignoreBuilder::new(directory);
+    builder.allow_unclosed_class(false);
     for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
         let number = index + 1;
         let line = line.strip_suffix(b"\r").unwrap_or(line);

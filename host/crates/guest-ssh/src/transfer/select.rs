@@ -126,6 +126,8 @@ fn matcher(what: &'static str, patterns: &[&str]) -> Result<Gitignore, Error> {
         ),
     };
     let mut builder = GitignoreBuilder::new("");
+    // Taken for the letter `[`, it would silently match nothing.
+    builder.allow_unclosed_class(false);
     for pattern in patterns {
         let body = pattern.strip_prefix('!').unwrap_or(pattern);
         if body.trim().is_empty() || body.contains('\0') {
@@ -139,6 +141,14 @@ fn matcher(what: &'static str, patterns: &[&str]) -> Result<Gitignore, Error> {
             .any(|component| component == Component::ParentDir)
         {
             return Err(invalid(pattern, "`..` would leave the tree".to_owned()));
+        }
+        // The top of the tree is never called so, but whoever means a path of the machine writes it so.
+        if body.starts_with("~/") || body.starts_with("/Users/") {
+            return Err(invalid(
+                pattern,
+                "patterns begin at the top of the tree, not at that of the file system: `/build/` is its directory `build`"
+                    .to_owned(),
+            ));
         }
         let body = normal(body);
         let line = if pattern.starts_with('!') {
@@ -239,11 +249,19 @@ mod tests {
 
     #[test]
     fn a_pattern_cannot_leave_the_tree() {
-        for pattern in ["../x", "a/../../x", ""] {
+        for pattern in ["../x", "a/../../x", "~/x", "/Users/admin/x", ""] {
             assert!(Selection::parse(&[pattern], &NONE).is_err(), "{pattern}");
             assert!(Selection::parse(&NONE, &[pattern]).is_err(), "{pattern}");
         }
-        assert!(Selection::parse(&["[z-a]"], &NONE).is_err());
+        assert!(Selection::parse(&["Users/admin", "/tmp/", "~x"], &NONE).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_pattern_is_refused() {
+        for pattern in ["[z-a]", "build/[a", "**a[**", "{a"] {
+            assert!(Selection::parse(&[pattern], &NONE).is_err(), "{pattern}");
+            assert!(Selection::parse(&NONE, &[pattern]).is_err(), "{pattern}");
+        }
     }
 
     #[test]
