@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use plugin_manifest::{ANY_SECRET, Capability, Items, Manifest, ParameterValue};
+use plugin_manifest::{ANY_SECRET, Capability, Items, Manifest, Parameter, ParameterValue};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::backend::Copied;
@@ -75,10 +75,69 @@ struct Decider {
 }
 
 /// What a run may have beside what it has.
-#[derive(Clone, Copy)]
-enum More<'a> {
-    Capability(Capability),
-    Secret(&'a str),
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct More {
+    capabilities: BTreeSet<Capability>,
+    secrets: BTreeSet<String>,
+}
+
+impl More {
+    /// What values of parameters need, as far as the manifest says so: capabilities, and those secrets that there are.
+    pub(crate) fn for_parameters(
+        manifest: &Manifest,
+        values: &BTreeMap<String, ParameterValue>,
+        at_hand: &BTreeMap<String, SecretString>,
+    ) -> Self {
+        let mut more = Self::default();
+        for (_, parameter, value) in declared(manifest, values) {
+            more.capabilities.extend(needed(parameter, value));
+            let secrets = named_secrets(parameter, value).into_iter();
+            // A name that is wrong is not to be granted first.
+            let there = secrets.filter(|name| at_hand.contains_key(*name));
+            more.secrets.extend(there.map(str::to_owned));
+        }
+        more
+    }
+
+    fn capability(capability: Capability) -> Self {
+        Self {
+            capabilities: BTreeSet::from([capability]),
+            ..Self::default()
+        }
+    }
+
+    fn secret(name: &str) -> Self {
+        Self {
+            secrets: BTreeSet::from([name.to_owned()]),
+            ..Self::default()
+        }
+    }
+}
+
+/// Parameters and their values, by name.
+fn declared<'a>(
+    manifest: &'a Manifest,
+    values: &'a BTreeMap<String, ParameterValue>,
+) -> impl Iterator<Item = (&'a String, &'a Parameter, &'a ParameterValue)> {
+    values
+        .iter()
+        .filter_map(|(name, value)| Some((name, manifest.parameters.get(name)?, value)))
+}
+
+/// The capability that this value needs.
+fn needed(parameter: &Parameter, value: &ParameterValue) -> Option<Capability> {
+    let is_default = parameter.default.as_ref() == Some(value);
+    parameter.capability.filter(|_| !is_default)
+}
+
+/// The secrets that this value names.
+fn named_secrets<'a>(parameter: &Parameter, value: &'a ParameterValue) -> BTreeSet<&'a str> {
+    let Some(items @ Items::SecretEnvironment) = parameter.items else {
+        return BTreeSet::new();
+    };
+    let lines = value.as_list().unwrap_or_default().iter();
+    let variables = lines.filter_map(|line| items.variable(line));
+    variables.map(|(_, secret)| secret).collect()
 }
 
 /// What says that a secret is nowhere.
@@ -132,6 +191,22 @@ impl Grants {
         digest: &str,
         bundled: bool,
     ) -> Result<Self, Failure> {
+        Self::intersect_for(file, manifest, digest, bundled, &More::default())
+    }
+
+    /// As [`Grants::intersect`], for a run that needs `more` for its parameters: what would allow the one is told together
+    /// with what would allow the other.
+    ///
+    /// # Errors
+    ///
+    /// As [`Grants::intersect`]; that `more` is granted is left to [`Grants::admit_parameters`].
+    pub(crate) fn intersect_for(
+        file: Option<&GrantsFile>,
+        manifest: &Manifest,
+        digest: &str,
+        bundled: bool,
+        more: &More,
+    ) -> Result<Self, Failure> {
         let found = file.and_then(|file| {
             let (position, grant) = file.find(manifest, digest, bundled)?;
             Some((grant, file.place(position)))
@@ -176,6 +251,7 @@ impl Grants {
             manifest,
             digest,
             &granted,
+            more,
         )))
     }
 
@@ -270,21 +346,20 @@ impl Grants {
             self.used().capabilities.insert(capability.to_string());
             return Ok(());
         }
-        Err(self.lacks(
-            capability,
-            format!("this run was not granted `{capability}`"),
-        ))
+        let message = format!("this run was not granted `{capability}`");
+        let more = More::capability(capability);
+        Err(self.lacks_capability(capability, message, &more))
     }
 
-    /// A denial for want of a capability, with what would grant it.
-    fn lacks(&self, capability: Capability, message: String) -> Failure {
+    /// A denial for want of a capability, with what would grant it and all else of `more`.
+    fn lacks_capability(&self, capability: Capability, message: String, more: &More) -> Failure {
         let denied = Failure::denied("run.not-granted", message);
         if self.withheld.contains(&capability) {
             return denied.with_hint(self.ceilings.how_to_raise("workspace"));
         }
         let asker = self.asker.as_ref();
         denied.with_hint(match asker.filter(|asker| asker.asked.contains(&capability)) {
-            Some(asker) => asker.how_to_add(More::Capability(capability)),
+            Some(asker) => asker.how_to_add(more),
             None => format!(
                 "ask for `{capability}` in the plugin's manifest and grant it in the grants file"
             ),
@@ -304,42 +379,35 @@ impl Grants {
         at_hand: &BTreeMap<String, SecretString>,
     ) -> Result<(), Vec<Failure>> {
         let mut failures = Vec::new();
-        for (name, value) in values {
-            let Some(parameter) = manifest.parameters.get(name) else {
-                continue;
-            };
-            if let Some(capability) = parameter.capability
-                && parameter.default.as_ref() != Some(value)
+        let mut more = More::for_parameters(manifest, values, at_hand);
+        more.capabilities
+            .retain(|it| !self.allows(*it) && !self.withheld.contains(it));
+        more.secrets.retain(|it| !self.secrets.contains(it));
+        for (name, parameter, value) in declared(manifest, values) {
+            if let Some(capability) = needed(parameter, value)
                 && !self.allows(capability)
             {
-                failures.push(self.lacks(
-                    capability,
-                    format!(
-                        "`{name}={value}` needs `{capability}`, which this run was not granted"
-                    ),
-                ));
+                let message = format!(
+                    "`{name}={value}` needs `{capability}`, which this run was not granted"
+                );
+                failures.push(self.lacks_capability(capability, message, &more));
             }
-            if let Some(items @ Items::SecretEnvironment) = parameter.items {
-                let lines = value.as_list().unwrap_or_default();
-                let secrets = lines.iter().filter_map(|line| items.variable(line));
-                let secrets: BTreeSet<&str> = secrets.map(|(_, secret)| secret).collect();
-                for secret in secrets {
-                    // A name that is wrong is not to be granted first.
-                    let Some(value) = at_hand.get(secret) else {
-                        failures.push(no_such_secret(secret, at_hand));
-                        continue;
-                    };
-                    if self.secrets.contains(secret) {
-                        failures.extend(unfit_for_scripts(secret, value));
-                    } else {
-                        let message = format!(
-                            "`{name}` names the secret `{secret}`, which this run was not granted"
-                        );
-                        failures.push(self.lacks_secret(secret, message));
-                    }
+            for secret in named_secrets(parameter, value) {
+                let Some(value) = at_hand.get(secret) else {
+                    failures.push(no_such_secret(secret, at_hand));
+                    continue;
+                };
+                if self.secrets.contains(secret) {
+                    failures.extend(unfit_for_scripts(secret, value));
+                } else {
+                    let message = format!(
+                        "`{name}` names the secret `{secret}`, which this run was not granted"
+                    );
+                    failures.push(self.lacks_secret(message, &more));
                 }
             }
         }
+        once(&mut failures);
         if failures.is_empty() {
             Ok(())
         } else {
@@ -347,11 +415,11 @@ impl Grants {
         }
     }
 
-    /// A denial for want of a secret, with what would grant it.
-    fn lacks_secret(&self, name: &str, message: String) -> Failure {
+    /// A denial for want of a secret, with what would grant it and all else of `more`.
+    fn lacks_secret(&self, message: String, more: &More) -> Failure {
         let asker = self.asker.as_ref();
         let hint = match asker.filter(|asker| asker.takes_any_secret) {
-            Some(asker) => asker.how_to_add(More::Secret(name)),
+            Some(asker) => asker.how_to_add(more),
             None => {
                 "name it under `secrets` in the plugin's manifest and in the grants file".to_owned()
             }
@@ -382,10 +450,8 @@ impl Grants {
             self.used().secrets.insert(name.to_owned());
             return Ok(());
         }
-        Err(self.lacks_secret(
-            name,
-            format!("this run was not granted the secret `{name}`"),
-        ))
+        let message = format!("this run was not granted the secret `{name}`");
+        Err(self.lacks_secret(message, &More::secret(name)))
     }
 
     /// Lets a VM of this shape through, as [`Ceilings::admit`], and notes it.
@@ -541,14 +607,13 @@ impl Asker {
         }
     }
 
-    /// What grants one thing more.
-    fn how_to_add(&self, more: More<'_>) -> String {
+    /// What grants all that besides.
+    fn how_to_add(&self, more: &More) -> String {
+        let names = || more.capabilities.iter().map(ToString::to_string);
         let whole = || {
             let mut entry = self.entry.clone();
-            match more {
-                More::Capability(capability) => entry.capabilities.insert(capability.to_string()),
-                More::Secret(name) => entry.secrets.insert(name.to_owned()),
-            };
+            entry.capabilities.extend(names());
+            entry.secrets.extend(more.secrets.iter().cloned());
             entry.text(self.form)
         };
         match &self.decided_by {
@@ -560,26 +625,50 @@ impl Asker {
                 format!("put this before the entry at {at}{set_off}:\n{}", whole())
             }
             Some(decider) => {
-                let (member, mut items, item) = match more {
-                    More::Capability(capability) => (
-                        "capabilities",
-                        decider.capabilities.clone(),
-                        capability.to_string(),
-                    ),
-                    More::Secret(name) => ("secrets", decider.secrets.clone(), name.to_owned()),
-                };
-                items.push(item);
-                let line = self.form.member(member, &items.into());
-                let place = &decider.place;
-                let set_off = self.form.set_off();
-                let what = match (place.member(member), place.entry()) {
-                    (Some(at), _) => format!("change `{member}` at {at} to"),
-                    (None, Some(at)) if set_off.is_empty() => format!("add this below {at}"),
-                    (None, Some(at)) => format!("add this to the entry at {at}{set_off}"),
-                    (None, None) => "add this to its entry in the grants file".to_owned(),
-                };
-                format!("{what}:\n{}{line}", self.form.indentation())
+                let secrets = more.secrets.iter().cloned();
+                let changes = [
+                    self.how_to_change(decider, "capabilities", &decider.capabilities, names()),
+                    self.how_to_change(decider, "secrets", &decider.secrets, secrets),
+                ];
+                let changes: Vec<String> = changes.into_iter().flatten().collect();
+                changes.join("\nand ")
             }
+        }
+    }
+
+    /// The line of an entry that has these items as well; none if there are none.
+    fn how_to_change(
+        &self,
+        decider: &Decider,
+        member: &str,
+        items: &[String],
+        more: impl Iterator<Item = String>,
+    ) -> Option<String> {
+        let all: Vec<String> = items.iter().cloned().chain(more).collect();
+        if all.len() == items.len() {
+            return None;
+        }
+        let line = self.form.member(member, &all.into());
+        let place = &decider.place;
+        let set_off = self.form.set_off();
+        let what = match (place.member(member), place.entry()) {
+            (Some(at), _) => format!("change `{member}` at {at} to"),
+            (None, Some(at)) if set_off.is_empty() => format!("add this below {at}"),
+            (None, Some(at)) => format!("add this to the entry at {at}{set_off}"),
+            (None, None) => "add this to its entry in the grants file".to_owned(),
+        };
+        Some(format!("{what}:\n{}{line}", self.form.indentation()))
+    }
+}
+
+/// Leaves of hints that follow one another and are the same the last one.
+fn once(failures: &mut [Failure]) {
+    for position in 1..failures.len() {
+        let (before, after) = failures.split_at_mut(position);
+        if let (Some(before), Some(after)) = (before.last_mut(), after.first())
+            && before.hint == after.hint
+        {
+            before.hint = None;
         }
     }
 }
@@ -591,11 +680,19 @@ fn how_to_grant(
     manifest: &Manifest,
     digest: &str,
     granted: &Grants,
+    more: &More,
 ) -> String {
-    let wanted: BTreeSet<Capability> = manifest
-        .capabilities
-        .union(&granted.capabilities)
+    let wanted: BTreeSet<Capability> = [&manifest.capabilities, &granted.capabilities]
+        .into_iter()
+        .chain([&more.capabilities])
+        .flatten()
         .copied()
+        .collect();
+    let secrets: BTreeSet<String> = [&manifest.secrets, &granted.secrets]
+        .into_iter()
+        .chain([&more.secrets])
+        .flatten()
+        .cloned()
         .collect();
     let withheld = !wanted.is_disjoint(&granted.withheld);
     let with_ceiling: BTreeSet<Capability> = granted
@@ -603,7 +700,7 @@ fn how_to_grant(
         .union(&granted.withheld)
         .copied()
         .collect();
-    if withheld && wanted.is_subset(&with_ceiling) && manifest.secrets.is_subset(&granted.secrets) {
+    if withheld && wanted.is_subset(&with_ceiling) && secrets.is_subset(&granted.secrets) {
         return granted.ceilings.how_to_raise("workspace");
     }
     let form = file.map_or(Form::TOML, |file| file.form);
@@ -650,7 +747,7 @@ fn how_to_grant(
         digest: Some(digest.to_owned()),
         capabilities: wanted.iter().map(ToString::to_string).collect(),
         // What it can do without was granted all the same, and stays so.
-        secrets: manifest.secrets.union(&granted.secrets).cloned().collect(),
+        secrets,
         ..Entry::default()
     };
     if let Some((grant, _)) = found {

@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::console::{Console, Level, seconds};
 use crate::engine::{self, Compiled, Started};
 use crate::failure::{Class, Failure, Kind};
-use crate::grants::Grants;
+use crate::grants::{Grants, More};
 use crate::guard::{Guards, Wanted};
 use crate::host_folder;
 use crate::ledger::Ledger;
@@ -154,11 +154,12 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
     let shown = config.plugin.to_string();
     let params = check_parameters(&plugin.manifest, &given, config.script.as_deref(), &shown)?;
     let one = |failure| vec![failure];
-    let grants = Grants::intersect(
+    let grants = Grants::intersect_for(
         config.grants.as_ref(),
         &plugin.manifest,
         &plugin.digest,
         plugin.bundled,
+        &More::for_parameters(&plugin.manifest, &params, &config.secrets),
     )
     .map_err(one)?;
     grants.admit_parameters(&plugin.manifest, &params, &config.secrets)?;

@@ -20,7 +20,7 @@ use crate::cli::{DoctorArgs, RunArgs};
 use crate::config::{Config, Environment, SshConfig};
 use crate::engine;
 use crate::failure::Failure;
-use crate::grants::Grants;
+use crate::grants::{Grants, More};
 use crate::host_folder;
 use crate::mask::Masker;
 use crate::parameters::{check_parameters, given_parameters};
@@ -269,6 +269,7 @@ fn plugin(
     // Whether it can be read is another check's.
     let script = args.run.script.as_ref().map(|_| [].as_slice());
     let shown = config.plugin.to_string();
+    let mut more = More::default();
     let params = match check_parameters(&plugin.manifest, &given, script, &shown) {
         Ok(values) => {
             // What another plugin's parameter of that name means is its own business.
@@ -282,6 +283,7 @@ fn plugin(
             if let Some(check) = denied_values(config, &plugin, &values) {
                 checks.add(check);
             }
+            more = More::for_parameters(&plugin.manifest, &values, &config.secrets);
             values
                 .into_iter()
                 .map(|(name, value)| (name, value.to_string()))
@@ -296,7 +298,7 @@ fn plugin(
             given
         }
     };
-    checks.add(grants(args, config, &plugin, &params));
+    checks.add(grants(args, config, &plugin, &params, &more));
     params
 }
 
@@ -405,12 +407,14 @@ fn grants(
     config: &Config,
     plugin: &Plugin,
     params: &BTreeMap<String, String>,
+    more: &More,
 ) -> Check {
-    let granted = match Grants::intersect(
+    let granted = match Grants::intersect_for(
         config.grants.as_ref(),
         &plugin.manifest,
         &plugin.digest,
         plugin.bundled,
+        more,
     ) {
         Ok(granted) => granted,
         Err(failure) => return Check::failed(Subject::Grants, Stage::Grants, vec![failure]),

@@ -1,7 +1,7 @@
 //! The operator's grants file, in TOML or YAML, and which of its lines says what.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -13,7 +13,7 @@ use super::expand;
 use crate::failure::Failure;
 use crate::plugin::is_bundled_name;
 
-/// The files of a directory that is given as grants, in this order.
+/// What the file of a directory that is given as grants can be called.
 const FILE_NAMES: [&str; 3] = ["grants.toml", "grants.yaml", "grants.yml"];
 
 /// The operator's grants file, in TOML or, by its name's ending `.yaml` or `.yml`, in YAML.
@@ -180,10 +180,10 @@ impl GrantsFile {
     ///
     /// A file that cannot be read, is not TOML or YAML, or has unknown members or capabilities.
     pub fn load(path: &Path) -> Result<Self, Failure> {
-        let inside = FILE_NAMES.map(|name| path.join(name));
+        let inside;
         let path = if path.is_dir() {
-            let there = inside.iter().find(|path| path.exists());
-            there.unwrap_or(&inside[0])
+            inside = only_file_of(path)?;
+            &inside
         } else {
             path
         };
@@ -224,9 +224,9 @@ impl GrantsFile {
             (file, toml_lines(text))
         };
         file.form = form_of(text, is_yaml, &file.grants);
-        if let (true, Layout::Below(indent)) = (is_yaml, file.form.layout) {
+        if let Layout::Below(indent) = file.form.layout {
             for lines in &mut entries {
-                lines.entry = dash_of(text, lines.entry, indent);
+                lines.entry = begin_of(text, lines.entry, is_yaml.then_some(indent));
             }
         }
         file.lines = Lines {
@@ -381,11 +381,40 @@ fn has_member(text: &str, is_yaml: bool, name: &str) -> bool {
     members.is_some_and(|members| members.contains_key(name))
 }
 
-/// The line with the `-` of an entry whose first member is at `line`: the nearest above that begins an entry.
-fn dash_of(text: &str, line: usize, indent: usize) -> usize {
+/// The one file of a directory that can be meant.
+fn only_file_of(directory: &Path) -> Result<PathBuf, Failure> {
+    let shown = directory.display();
+    let there: Vec<&str> = FILE_NAMES
+        .into_iter()
+        .filter(|name| directory.join(name).exists())
+        .collect();
+    match there[..] {
+        [name] => Ok(directory.join(name)),
+        [] => Err(Failure::config(format!(
+            "there is no grants file in the directory `{shown}`"
+        ))
+        .with_hint(format!(
+            "put one there as `{}`, or give the path of the file itself",
+            FILE_NAMES[..2].join("` or `")
+        ))),
+        // Whichever was taken, somebody would believe that the other one holds.
+        _ => Err(Failure::config(format!(
+            "there are several grants files in the directory `{shown}`: `{}`",
+            there.join("`, `")
+        ))
+        .with_hint("leave one there, or give the path of the one that is meant")),
+    }
+}
+
+/// The line that begins the entry whose first member is at `line`, the nearest above: in YAML the one with its `-` after so
+/// many spaces, in TOML its `[[grant]]`.
+fn begin_of(text: &str, line: usize, yaml_indent: Option<usize>) -> usize {
     let begins = |line: &str| {
-        let body = line.trim_start_matches(' ');
-        line.len() - body.len() == indent && body.starts_with('-')
+        let body = line.trim_start();
+        match yaml_indent {
+            Some(indent) => line.len() - body.len() == indent && body.starts_with('-'),
+            None => body.starts_with("[["),
+        }
     };
     let lines: Vec<&str> = text.lines().take(line).collect();
     lines

@@ -282,14 +282,21 @@ fn a_plugin_that_takes_any_secret_is_granted_those_that_are_named() {
     let harmless = [("secret-env", ""), ("keep", "false")];
     assert!(denied(&stock, harmless, &[]).is_ok());
     let given = [("secret-env", "KEY=SIGNING"), ("keep", "true")];
-    // Both at once, each with what would allow it.
+    // Both at once, and once what would allow both.
     let failures = denied(&granted("[\"OWN\"]"), given, &["SIGNING"]).unwrap_err();
     let [keep, secret] = &failures[..] else {
         panic!("{failures:?}");
     };
     assert!(keep.message.contains("`keep=true` needs `cluster.keep`"));
     assert!(secret.message.contains("the secret `SIGNING`"));
-    assert_eq!(example_of(secret), "secrets = [\"OWN\", \"SIGNING\"]");
+    assert_eq!(keep.hint, None);
+    assert_eq!(
+        secret.hint.as_deref(),
+        Some(
+            "add this below grants.toml:1:\ncapabilities = [\"cluster.keep\"]\n\
+             and change `secrets` at grants.toml:3 to:\nsecrets = [\"OWN\", \"SIGNING\"]"
+        )
+    );
     let mended = granted("[\"OWN\", \"SIGNING\"]");
     let given = [("secret-env", "KEY=SIGNING"), ("keep", "false")];
     assert!(denied(&mended, given, &["SIGNING"]).is_ok());
@@ -544,7 +551,7 @@ fn a_wildcard_stands_only_for_a_whole_part() {
 }
 
 const TOML: &str = "\
-# The first line of an entry counts.
+# The line that begins an entry counts.
 [[grant]]
 plugin = \"mine\"
 capabilities = [\"*\"]
@@ -576,7 +583,7 @@ grants:
 #[test]
 fn what_lies_above_a_ceiling_is_told_with_the_line_that_sets_it_in_both_languages() {
     for (text, shown, is_yaml, [entry, images, cores, namespaces, programs, lifetime]) in [
-        (TOML, "grants.toml", false, [3, 8, 11, 12, 13, 14]),
+        (TOML, "grants.toml", false, [2, 8, 11, 12, 13, 14]),
         (YAML, "grants.yaml", true, [2, 6, 7, 8, 9, 10]),
     ] {
         let file = GrantsFile::parse(text, shown, is_yaml).unwrap();
@@ -627,7 +634,79 @@ fn what_is_missing_is_told_with_the_line_of_the_entry_that_grants_less() {
         failure
             .hint
             .unwrap()
-            .contains("the entry at grants.toml:4 grants less")
+            .contains("the entry at grants.toml:3 grants less")
+    );
+}
+
+/// With an entry for all that grants too little, with one of its own, and with none.
+#[test]
+fn what_plugin_and_parameters_lack_is_told_at_once_and_one_change_allows_it() {
+    let manifest = Manifest::parse_toml(
+        "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
+         capabilities = [\"ssh.exec\"]\noptional-capabilities = [\"cluster.keep\"]\noptional-secrets = [\"*\"]\n\
+         [parameters.keep]\ntype = \"boolean\"\ndefault = false\ncapability = \"cluster.keep\"\ndescription = \"x\"\n\
+         [parameters.secret-env]\ntype = \"list\"\nitems = \"secret-environment\"\ndescription = \"x\"\n",
+    )
+    .unwrap();
+    let given = BTreeMap::from(
+        [("keep", "true"), ("secret-env", "ONE\nTWO")].map(|(a, b)| (a.to_owned(), b.to_owned())),
+    );
+    let values = manifest.resolve(&given).unwrap();
+    let at_hand: BTreeMap<String, SecretString> = ["ONE", "TWO"]
+        .map(|name| (name.to_owned(), "a secret".into()))
+        .into();
+    let more = More::for_parameters(&manifest, &values, &at_hand);
+    let admitted = |text: &str| -> Result<(), Vec<Failure>> {
+        Grants::intersect_for(Some(&file(text)), &manifest, &digest("a"), false, &more)
+            .map_err(|failure| vec![failure])?
+            .admit_parameters(&manifest, &values, &at_hand)
+    };
+    let hint = |text: &str| {
+        let failures = admitted(text).unwrap_err();
+        let hints: Vec<String> = failures.into_iter().filter_map(|it| it.hint).collect();
+        assert_eq!(hints.len(), 1, "{hints:?}");
+        hints.concat()
+    };
+    for before in [
+        "",
+        "[[grant]]\nplugin = \"*\"\n",
+        "[[grant]]\nplugin = \"*\"\ncapabilities = [\"ssh.*\"]\n",
+    ] {
+        let hint = hint(before);
+        let entry = &hint[hint.find("[[grant]]").unwrap()..];
+        admitted(&format!("{entry}\n{before}")).unwrap();
+    }
+    let own = hint("[[grant]]\nplugin = \"mine\"\ncapabilities = [\"ssh.exec\"]\n");
+    assert_eq!(
+        own,
+        "change `capabilities` at grants.toml:3 to:\ncapabilities = [\"ssh.exec\", \"cluster.keep\"]\n\
+         and add this below grants.toml:1:\nsecrets = [\"ONE\", \"TWO\"]"
+    );
+}
+
+#[test]
+fn of_a_directory_the_one_grants_file_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let load = || GrantsFile::load(directory.path());
+    let none = load().unwrap_err();
+    assert!(
+        none.message
+            .starts_with("there is no grants file in the directory"),
+        "{none}"
+    );
+    assert!(
+        none.hint
+            .unwrap()
+            .contains("`grants.toml` or `grants.yaml`")
+    );
+    let grant = "grants:\n  - plugin: '*'\n";
+    std::fs::write(directory.path().join("grants.yml"), grant).unwrap();
+    assert_eq!(load().unwrap().grants.len(), 1);
+    std::fs::write(directory.path().join("grants.toml"), "").unwrap();
+    let several = load().unwrap_err();
+    assert!(
+        several.message.ends_with("`grants.toml`, `grants.yml`"),
+        "{several}"
     );
 }
 
