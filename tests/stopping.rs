@@ -324,6 +324,12 @@ async fn stopped_with_a_sick_api(config: orka_sim::SimConfig, illness: FaultActi
     let left = &ended.report["leftovers"][0];
     assert_eq!(left["name"], name.as_str(), "{ended}");
     assert!(left["command"].as_str().unwrap().contains(&name), "{ended}");
+    // A server that answers is told by its answer.
+    let reason = left["reason"].as_str().unwrap();
+    match illness {
+        FaultAction::Error { .. } => assert!(reason.contains("answered 500"), "{ended}"),
+        _ => assert!(reason.contains("did not answer"), "{ended}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

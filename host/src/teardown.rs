@@ -483,6 +483,8 @@ pub(crate) async fn limited<T>(
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     let limit = CALL_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
+    // What Orka says is worth more than that nobody waited any longer.
+    let work = orka_client::patient_until(Instant::now() + limit, work);
     timeout(limit, work).await.unwrap_or_else(|_| {
         Err(Failure::new(
             Kind::TimedOut,

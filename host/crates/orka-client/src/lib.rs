@@ -46,6 +46,7 @@ mod error;
 mod http;
 mod lenient;
 mod options;
+mod patience;
 mod placement;
 mod refusal;
 mod retry;
@@ -67,6 +68,7 @@ pub use config::{
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{Error, Rejection, UnreachableKind};
 pub use http::{BODY_BYTES_MAX, install_crypto_provider};
+pub use patience::patient_until;
 pub use spec::{DeployRequest, Display, PortReservation, Protocol, Scheduler, VmConfigSpec};
 pub use version::ApiVersion;
 pub use vm::{

@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::config::RetryPolicy;
+use crate::patience;
 
 /// The waits of one call: doubling, with jitter, bounded in number and length.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     policy: RetryPolicy,
     failures: u32,
+    /// When the attempt that is being made began.
+    began: Instant,
 }
 
 impl Backoff {
@@ -16,6 +21,7 @@ impl Backoff {
         Self {
             policy,
             failures: 0,
+            began: Instant::now(),
         }
     }
 
@@ -24,7 +30,8 @@ impl Backoff {
         self.failures + 1
     }
 
-    /// Counts a failure; how long to wait before the next attempt, or `None` if there is to be none.
+    /// Counts a failure; how long to wait before the next attempt, or `None` if there is to be none: also where one that
+    /// takes as long as this one did would end after the caller has gone.
     ///
     /// `at_least` is what the server asked for. Builds that failed together must not return together, so the wait
     /// is drawn from the upper half of the range.
@@ -40,11 +47,13 @@ impl Backoff {
             .saturating_mul(1 << doublings)
             .min(self.policy.wait_max);
         let drawn = longest.mul_f64(rand::random_range(0.5..=1.0));
-        Some(
-            drawn
-                .max(at_least.unwrap_or_default())
-                .min(self.policy.wait_max),
-        )
+        let wait = drawn
+            .max(at_least.unwrap_or_default())
+            .min(self.policy.wait_max);
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.began);
+        self.began = now.checked_add(wait).unwrap_or(now);
+        patience::lasts(wait.saturating_add(took)).then_some(wait)
     }
 }
 

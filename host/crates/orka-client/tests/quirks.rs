@@ -7,12 +7,15 @@ mod support;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use orka_client::{Client, DeployRequest, Error, Removal, UnreachableKind, VmConfigSpec, VmState};
+use orka_client::{
+    Client, DeployRequest, Error, Removal, UnreachableKind, VmConfigSpec, VmState, patient_until,
+};
 use serde_json::{Value, json};
 use support::{
     Answer, Fake, Request, TOKEN, config, envelope, login, page_not_found, raw, refusal, reply,
     status_object, token, with_header,
 };
+use tokio::time::{Instant, timeout};
 
 const NAME: &str = "tekton-1a2b3c4d";
 const DEPLOY: &str = "/resources/vm/deploy";
@@ -287,6 +290,21 @@ async fn q10_a_deletion_that_fails_for_a_moment_is_repeated() {
         Error::Server { .. }
     ));
     assert_eq!(fake.count("DELETE", PURGE), 3, "the attempts are bounded");
+}
+
+/// What waits for an hour is not waited for by one who leaves in a minute: the answer is told instead.
+#[tokio::test]
+async fn q10_a_deletion_is_not_repeated_for_a_caller_who_will_be_gone() {
+    let fake = Fake::orka2("2.4.0", |_| refusal(500, "boom")).await;
+    let mut config = config(&fake.url, login());
+    let hour = Duration::from_secs(3600);
+    (config.retry.wait_first, config.retry.wait_max) = (hour, hour);
+    let client = Client::connect(config).await.unwrap();
+    let minute = Duration::from_secs(60);
+    let purge = patient_until(Instant::now() + minute, client.purge(NAME));
+    let error = timeout(minute, purge).await.unwrap().unwrap_err();
+    assert_eq!(error.server_messages(), ["boom"]);
+    assert_eq!(fake.count("DELETE", PURGE), 1);
 }
 
 #[tokio::test]
