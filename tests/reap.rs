@@ -459,7 +459,35 @@ async fn what_is_no_run_is_refused_before_anything_is_asked() {
         .flag("--run", uid("run"))
         .flag("--live-pods", "-");
     assert_eq!(both.ended().await.code, Some(2));
+    let neither_typed = cluster
+        .reap()
+        .environment("ORKA_RUN_UID", "a")
+        .environment("ORKA_LIVE_PODS", "-");
+    assert_eq!(neither_typed.ended().await.code, Some(2));
     cluster.assert_untouched();
+}
+
+/// A variable may be set for other commands of the same pod.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_variable_gives_way_to_a_flag_that_means_something_else() {
+    let cluster = Cluster::start().await;
+    let runs = cluster
+        .reap()
+        .flag("--run", uid("run"))
+        .environment("ORKA_LIVE_PODS", "/nowhere");
+    let runs = runs.ended().await;
+    assert_eq!(runs.code, Some(0), "{runs}");
+    runs.assert_says(&["`ORKA_LIVE_PODS` is not looked at"]);
+    let pods = cluster
+        .reap()
+        .flag("--live-pods", "/nowhere")
+        .environment("ORKA_RUN_UID", &uid("run"));
+    let pods = pods.ended().await;
+    assert_eq!(pods.code, Some(211), "{pods}");
+    pods.assert_says(&[
+        "`ORKA_RUN_UID` is not looked at",
+        "cannot read live pods from `/nowhere`",
+    ]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -479,6 +479,11 @@ async fn a_file_that_is_cut_off_odd_missing_or_stale_deletes_nothing() {
         .ended()
         .await;
     assert_eq!(ended.code, Some(211), "{ended}");
+    assert!(!ended.stderr.contains("did you mean"), "{ended}");
+    let misspelt = cluster.reap().flag("--live-pods", "kubernets");
+    let misspelt = misspelt.ended().await;
+    assert_eq!(misspelt.code, Some(211), "{misspelt}");
+    misspelt.assert_says(&["hint: did you mean `kubernetes`"]);
     let step = cluster.reap();
     let path = step.scratch_file("pods", whole.as_bytes());
     let file = std::fs::File::options().write(true).open(&path).unwrap();

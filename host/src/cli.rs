@@ -4,7 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{
+    ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+};
 
 use crate::failure::Failure;
 use crate::plugin::remote::Fetched;
@@ -37,6 +41,23 @@ pub struct Cli {
     pub common: Common,
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// What this process was started with. Ends it where that is wrong, or asks for help.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let matches = Self::command().get_matches();
+        let cli = Self::from_arg_matches(&matches).and_then(|mut cli| {
+            if let (Command::Reap(args), Some((_, of_reap))) =
+                (&mut cli.command, matches.subcommand())
+            {
+                args.prefer_what_was_typed(of_reap)?;
+            }
+            Ok(cli)
+        });
+        cli.unwrap_or_else(|error| error.exit())
+    }
 }
 
 /// What every command takes.
@@ -320,6 +341,34 @@ pub struct RunArgs {
     /// What names of VMs and VM configs begin with.
     #[arg(long, env = "ORKA_VM_PREFIX", hide_env_values = true, value_name = "PREFIX", default_value = crate::identity::DEFAULT_PREFIX, help_heading = "Run")]
     pub vm_prefix: String,
+}
+
+impl ReapArgs {
+    /// Runs that are named and pods that live exclude each other. A variable, which may have been set for other commands,
+    /// gives way to the flag.
+    fn prefer_what_was_typed(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        if self.runs.is_empty() || self.live_pods.is_none() {
+            return Ok(());
+        }
+        let is_typed = |name| matches.value_source(name) == Some(ValueSource::CommandLine);
+        self.passed_over = Some(match (is_typed("runs"), is_typed("live_pods")) {
+            (true, false) => {
+                self.live_pods = None;
+                "ORKA_LIVE_PODS"
+            }
+            (false, true) => {
+                self.runs.clear();
+                "ORKA_RUN_UID"
+            }
+            _ => {
+                return Err(Cli::command().error(
+                    ErrorKind::ArgumentConflict,
+                    "`--run` (`ORKA_RUN_UID`) and `--live-pods` (`ORKA_LIVE_PODS`) are both given; give one of them",
+                ));
+            }
+        });
+        Ok(())
+    }
 }
 
 impl RunArgs {
@@ -647,7 +696,7 @@ pub struct DoctorArgs {
 
 /// `orka-step reap`.
 #[derive(Args, Clone, Debug)]
-#[command(group = clap::ArgGroup::new("finished").required(true).args(["runs", "live_pods"]))]
+#[command(group = clap::ArgGroup::new("finished").required(true).multiple(true).args(["runs", "live_pods"]))]
 pub struct ReapArgs {
     /// Delete everything of this run, whose `--run-uid` it was; may be repeated, or several with commas. The run must be
     /// over: nothing else is asked.
@@ -672,6 +721,10 @@ pub struct ReapArgs {
         help_heading = "Which runs are over"
     )]
     pub live_pods: Option<String>,
+
+    /// The variable that is not looked at, since a flag was typed that means something else.
+    #[arg(skip)]
+    pub passed_over: Option<&'static str>,
 
     /// With `--live-pods`: builds with this prefix run in this namespace and in no other; may be repeated, or several with
     /// commas. Kubernetes is asked for these alone, and a list may be of these alone, where it must otherwise show that it is
@@ -829,7 +882,6 @@ fn any_duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_consistent() {

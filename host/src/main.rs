@@ -32,7 +32,7 @@ const LOG_PATIENCE_STOPPED: Duration = Duration::from_millis(500);
 const LOG_AFTER_BUDGET: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::of_process();
     let level = if cli.common.verbose > 0 {
         Level::Debug
     } else {

@@ -53,6 +53,11 @@ pub async fn reap(
     stop: &Stop,
     verbose: bool,
 ) -> u8 {
+    if let Some(variable) = args.passed_over {
+        console.info(&format!(
+            "`{variable}` is not looked at: the command line says which runs are over"
+        ));
+    }
     let summary = match ReapConfig::resolve(args, environment, console.masker()) {
         Ok((orka, config)) => sweep(&OrkaCluster::new(orka), &config, console, stop).await,
         Err(failures) => Summary::not_started(failures),

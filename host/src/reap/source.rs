@@ -1,7 +1,7 @@
 //! Where live pods are read from.
 
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 #[cfg(feature = "kubernetes")]
@@ -93,9 +93,15 @@ impl PodSource {
             .await
             .map_err(|error| Failure::internal("reading live pods broke off").with_source(error))?
             .map_err(|error| {
-                Failure::config(format!(
+                let failure = Failure::config(format!(
                     "cannot read live pods from {self}; nothing was deleted"
-                ))
+                ));
+                match &self.place {
+                    Place::File(path) if is_meant_as_word(path, &error) => failure.with_hint(
+                        format!("did you mean `{KUBERNETES}`, which asks the Kubernetes API?"),
+                    ),
+                    _ => failure,
+                }
                 .with_source(error)
             })?;
         let live = Live::parse(&text)?;
@@ -113,6 +119,13 @@ impl std::fmt::Display for PodSource {
             Place::Kubernetes(kubernetes) => write!(f, "{kubernetes}"),
         }
     }
+}
+
+/// Whether a file that is not there is rather the word for the API, misspelt.
+fn is_meant_as_word(path: &Path, error: &std::io::Error) -> bool {
+    let name = path.to_str().unwrap_or_default();
+    error.kind() == std::io::ErrorKind::NotFound
+        && plugin_manifest::nearest(name, [KUBERNETES]).is_some()
 }
 
 fn read_all(from: impl std::io::Read) -> std::io::Result<String> {
