@@ -442,6 +442,10 @@ async fn a_missing_tool_is_named_with_the_command_that_installs_it() {
         let project = Path::new(&step.scratch_file("marker", b"")).with_file_name("x");
         let made = step.flag("--dir", project.to_str().unwrap()).ended().await;
         assert_eq!(made.code, Some(0), "{made}");
+        let unbuilt = project.join("dist/x.wasm");
+        let inspected = Step::new(&["plugin", "inspect", unbuilt.to_str().unwrap()]);
+        let build = format!("hint: `orka-step plugin build {}`", project.display());
+        said(&inspected.ended().await, 212, &[&build]);
         let built = Step::new(&["plugin", "build"])
             .argument(project.to_str().unwrap())
             .environment("PATH", "/nowhere")
@@ -501,6 +505,30 @@ async fn what_is_probably_meant_otherwise_is_warned_of_when_a_plugin_is_built() 
     // What does not fit is no matter of a warning.
     let (_, guard) = built_by_a_stand_in("", &bundled("allowed-vms")).await;
     said(&guard, 212, &["it is a guard and no plugin"]);
+}
+
+#[tokio::test]
+async fn a_new_project_is_told_with_what_this_machine_lacks_for_it() {
+    for (language, install) in [
+        (
+            "rust",
+            "rustup toolchain install stable --target wasm32-unknown-unknown",
+        ),
+        ("typescript", "apt-get install nodejs npm"),
+        ("python", "apt-get install python3 python3-venv"),
+    ] {
+        let step = Step::new(&["plugin", "new", "x"]).flag("--lang", language);
+        let project = Path::new(&step.scratch_file("marker", b"")).with_file_name("x");
+        let step = step.flag("--dir", project.to_str().unwrap());
+        let made = step.environment("PATH", "/nowhere").ended().await;
+        said(
+            &made,
+            0,
+            &["is missing: ", install, "orka-step plugin build"],
+        );
+        let first = made.stdout.lines().next().unwrap_or_default().trim();
+        assert_eq!(first, install, "{made}");
+    }
 }
 
 #[tokio::test]

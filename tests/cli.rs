@@ -183,6 +183,13 @@ async fn inspecting_a_foreign_plugin_shows_its_secrets_and_that_it_is_granted_no
 }
 
 #[tokio::test]
+async fn checking_a_plugin_shows_also_the_secrets_that_it_can_do_without() {
+    let ended = said(&["plugin", "check", "build"]).await;
+    let line = "  may use   any secret that is granted to it by name\n";
+    assert!(ended.stdout.contains(line), "{ended}");
+}
+
+#[tokio::test]
 async fn inspecting_what_is_no_plugin_fails_as_a_run_would() {
     let ended = Step::new(&["plugin", "inspect", "/etc/passwd"])
         .ended()

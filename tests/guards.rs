@@ -312,7 +312,11 @@ async fn what_cannot_be_a_guard_denies_before_anything_is_sent() {
         .ended()
         .await;
     ended.assert(212, "plugin-failed");
-    let said = ["it is a guard and no plugin", "give it with `--guard`"];
+    let said = [
+        "it is a guard and no plugin",
+        "give it with `--guard`",
+        "`orka-step plugin check` says what is known of it",
+    ];
     ended.assert_says(&said);
     cluster.assert_untouched();
     for command in [

@@ -49,6 +49,19 @@ fn create(args: &PluginNewArgs, console: &Console) -> Result<(), Failure> {
     };
     let files = plugin_project::create(&directory, &args.name, language).map_err(failure)?;
     let shown = directory.display();
+    // Only what is missing is told: that `rustc` cannot be asked is for the build to tell.
+    let missing = plugin_project::tools(&directory, language).err();
+    let tool = match missing {
+        Some(Error::ToolMissing {
+            tool,
+            reason,
+            install,
+        }) => {
+            console.warn(&format!("`{tool}` is missing: {reason}"));
+            Some(install)
+        }
+        _ => None,
+    };
     console.info(&format!("made `{shown}` with {} files; next:", files.len()));
     let install = match language {
         Language::Rust => None,
@@ -58,6 +71,7 @@ fn create(args: &PluginNewArgs, console: &Console) -> Result<(), Failure> {
         }
     };
     let steps = [
+        tool,
         Some(format!("cd {shown}")),
         install.map(str::to_owned),
         Some("orka-step plugin build".to_owned()),

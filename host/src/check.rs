@@ -1,6 +1,6 @@
 //! `orka-step plugin check`: whether a plugin or a guard fits this host, without running it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use plugin_manifest::{Manifest, Parameter, on_one_line};
@@ -13,6 +13,7 @@ use crate::failure::Failure;
 use crate::fit::{self, Difference};
 use crate::grants::{Grants, GrantsFile};
 use crate::guard::GuardSource;
+use crate::inspect::may_use;
 use crate::outcome;
 use crate::parameters::wrong_defaults;
 use crate::plugin::Plugin;
@@ -32,6 +33,7 @@ struct Found {
     capabilities: Vec<String>,
     optional_capabilities: Vec<String>,
     secrets: Vec<String>,
+    optional_secrets: BTreeSet<String>,
     /// Each with what its type demands.
     parameters: BTreeMap<String, String>,
     /// Whether a grants file was looked at.
@@ -110,6 +112,7 @@ fn examine(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
             .map(ToString::to_string)
             .collect(),
         secrets: manifest.secrets.iter().cloned().collect(),
+        optional_secrets: manifest.optional_secrets.clone(),
         parameters: parameters
             .map(|(name, parameter)| (name.clone(), parameter.to_string()))
             .collect(),
@@ -230,6 +233,9 @@ impl Found {
             let _ = writeln!(text, "  asks for  {}", list(&self.capabilities));
             let _ = writeln!(text, "  optional  {}", list(&self.optional_capabilities));
             let _ = writeln!(text, "  secrets   {}", list(&self.secrets));
+            if let Some(secrets) = may_use(&self.optional_secrets) {
+                let _ = writeln!(text, "  may use   {secrets}");
+            }
         }
         for (position, (name, takes)) in self.parameters.iter().enumerate() {
             let label = if position == 0 { "takes" } else { "" };

@@ -1,5 +1,6 @@
 //! `orka-step plugin inspect`: what a plugin says of itself, without running it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use plugin_manifest::{ANY_SECRET, Manifest, on_one_line};
@@ -186,15 +187,8 @@ fn describe(
                 .join(", ")
         );
     }
-    if manifest.optional_secrets.contains(ANY_SECRET) {
-        text.push_str("  may use   any secret that is granted to it by name\n");
-    } else if !manifest.optional_secrets.is_empty() {
-        let names: Vec<&str> = manifest
-            .optional_secrets
-            .iter()
-            .map(String::as_str)
-            .collect();
-        let _ = writeln!(text, "  may use   the secrets {}", names.join(", "));
+    if let Some(secrets) = may_use(&manifest.optional_secrets) {
+        let _ = writeln!(text, "  may use   {secrets}");
     }
     match granted {
         Err(_) if !has_grants => text.push_str("  granted   nothing without `--grants`\n"),
@@ -219,6 +213,18 @@ fn describe(
     let imports: Vec<String> = imports.iter().map(|it| on_one_line(it)).collect();
     let _ = writeln!(text, "  imports   {}", imports.join("\n            "));
     text
+}
+
+/// The secrets that a plugin can do without, in words.
+pub(crate) fn may_use(optional: &BTreeSet<String>) -> Option<String> {
+    let names: Vec<&str> = optional.iter().map(String::as_str).collect();
+    match names[..] {
+        [] => None,
+        _ if optional.contains(ANY_SECRET) => {
+            Some("any secret that is granted to it by name".to_owned())
+        }
+        _ => Some(format!("the secrets {}", names.join(", "))),
+    }
 }
 
 fn parameters(text: &mut String, manifest: &Manifest) {

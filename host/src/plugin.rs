@@ -10,6 +10,7 @@ use crate::aot;
 use crate::failure::Failure;
 use crate::guard::GUARD_EXPORT;
 
+mod project;
 #[cfg(all(feature = "authoring", feature = "registry"))]
 pub mod publish;
 pub mod remote;
@@ -132,12 +133,14 @@ impl PluginRef {
                 homes.iter().map(|home| home.join(&file)).find(|path| path.is_file()).map(|path| (path, true)).ok_or_else(|| {
                     let looked: Vec<String> =
                         directory.iter().chain(&homes).map(|home| format!("`{}`", home.display())).collect();
-                    Failure::plugin_rejected("plugin.not-found", format!("there is no plugin named `{name}`")).with_hint(
+                    let hint = project::of_this_directory(name).unwrap_or_else(|| {
                         format!(
                             "looked in {}; in a source tree `cargo xtask plugins` builds the bundled ones; a file is given with its path, such as `./{file}`",
                             looked.join(", ")
-                        ),
-                    )
+                        )
+                    });
+                    Failure::plugin_rejected("plugin.not-found", format!("there is no plugin named `{name}`"))
+                        .with_hint(hint)
                 })
             }
         }
@@ -190,14 +193,16 @@ impl Plugin {
         let (path, bundled) = reference.locate()?;
         let shown = path.display().to_string();
         let cannot = |error: std::io::Error| {
+            let is_missing = error.kind() == std::io::ErrorKind::NotFound;
+            let unbuilt = is_missing.then(|| project::unbuilt(&path)).flatten();
             Failure::plugin_rejected(
                 "plugin.unreadable",
                 format!("cannot read the plugin `{shown}`"),
             )
             .with_source(error)
-            .with_hint(
-                "give `--plugin` a bundled name such as `build`, or the path of a `.wasm` file",
-            )
+            .with_hint(unbuilt.unwrap_or_else(|| {
+                "give a bundled name such as `build`, or the path of a `.wasm` file".to_owned()
+            }))
         };
         let metadata = std::fs::metadata(&path).map_err(cannot)?;
         if metadata.len() > PLUGIN_BYTES_MAX {
@@ -354,7 +359,7 @@ pub(crate) fn check_names(
             "plugin.other-world",
             format!("cannot load plugin `{shown}`: it is a guard and no plugin"),
         )
-        .with_hint("give it with `--guard`, beside the plugin that it is to watch; in a scenario file, under `guards`"));
+        .with_hint("give it with `--guard`, beside the plugin that it is to watch, or in a scenario file under `guards`; `orka-step plugin check` says what is known of it"));
     }
     for import in imports.unwrap_or_default() {
         if import.starts_with("wasi:") {

@@ -51,6 +51,19 @@ impl Language {
     }
 }
 
+/// Finds out whether this machine has what a project's language needs beside what the project brings itself.
+///
+/// # Errors
+///
+/// [`Error::ToolMissing`] names the first tool that is not there.
+pub fn tools(directory: &Path, language: Language) -> Result<(), Error> {
+    match language {
+        Language::Rust => rust::tools(directory),
+        Language::TypeScript => typescript::tools(),
+        Language::Python => python::tools(),
+    }
+}
+
 /// Why a project could not be made or built.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -7,6 +7,18 @@ use crate::{Error, tool};
 
 const TOOL: &str = "componentize-py";
 
+/// That what the project's own tool runs on is there.
+pub(crate) fn tools() -> Result<(), Error> {
+    match tool::find("python3") {
+        Some(_) => Ok(()),
+        None => Err(Error::ToolMissing {
+            tool: "python3".to_owned(),
+            reason: "the tool that makes components of Python runs on it",
+            install: "apt-get install python3 python3-venv".to_owned(),
+        }),
+    }
+}
+
 pub(crate) fn component(root: &Path, scratch: &Path) -> Result<Vec<u8>, Error> {
     let own = root.join(".venv/bin").join(TOOL);
     let program = Some(own)

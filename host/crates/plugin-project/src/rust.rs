@@ -11,7 +11,8 @@ use crate::{Error, tool};
 /// It has no WASI: a plugin imports nothing but the contract.
 const TARGET: &str = "wasm32-unknown-unknown";
 
-pub(crate) fn component(root: &Path) -> Result<Vec<u8>, Error> {
+/// That all is there that a project in Rust is built with.
+pub(crate) fn tools(root: &Path) -> Result<(), Error> {
     let missing = |tool: &str, reason, install: &str| Error::ToolMissing {
         tool: tool.to_owned(),
         reason,
@@ -29,6 +30,11 @@ pub(crate) fn component(root: &Path) -> Result<Vec<u8>, Error> {
             install,
         ));
     }
+    Ok(())
+}
+
+pub(crate) fn component(root: &Path) -> Result<Vec<u8>, Error> {
+    tools(root)?;
     let messages = tool::output(
         Command::new("cargo")
             .args(["build", "--release", "--lib", "--target", TARGET])

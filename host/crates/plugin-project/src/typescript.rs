@@ -10,14 +10,20 @@ use crate::{Error, tool};
 
 const ENTRY: &str = "src/plugin.ts";
 
-pub(crate) fn component(root: &Path, scratch: &Path) -> Result<Vec<u8>, Error> {
-    if tool::find("node").is_none() {
-        return Err(Error::ToolMissing {
+/// That what the project's own tools run on is there.
+pub(crate) fn tools() -> Result<(), Error> {
+    match tool::find("node") {
+        Some(_) => Ok(()),
+        None => Err(Error::ToolMissing {
             tool: "node".to_owned(),
             reason: "the tools of TypeScript run on Node.js 20 or newer",
             install: "apt-get install nodejs npm".to_owned(),
-        });
+        }),
     }
+}
+
+pub(crate) fn component(root: &Path, scratch: &Path) -> Result<Vec<u8>, Error> {
+    tools()?;
     let check = needed(root, "tsc", "it checks types")?;
     let bundle = needed(
         root,
