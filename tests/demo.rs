@@ -16,6 +16,36 @@ fn demo() -> Step {
         .environment("TMPDIR", directory.to_str().unwrap())
 }
 
+/// A line without what differs from run to run and from machine to machine. How many requests were made does not.
+fn shape(line: &str) -> String {
+    if line.starts_with("left on the cluster") {
+        return line.to_owned();
+    }
+    let line = line.split(" as ").next().unwrap_or_default();
+    let varies = |word: &str| word.contains(|it: char| it == '/' || it.is_ascii_digit());
+    let words = line
+        .split(' ')
+        .map(|word| if varies(word) { "#" } else { word });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// As on a terminal, where lines have no time before them.
+#[tokio::test]
+async fn the_demo_prints_what_the_readme_shows() {
+    let readme = include_str!("../README.md");
+    let start = readme.find("simulated cluster: ").unwrap();
+    let shown = readme[start..].split("```").next().unwrap();
+    let mut shown: Vec<String> = shown.lines().map(shape).collect();
+    let ended = demo().ended().await;
+    let log = ended.stderr.lines();
+    let log = log.map(|line| line.split_once("Z ").map_or(line, |(_, line)| line));
+    let mut printed: Vec<String> = log.chain(ended.stdout.lines()).map(shape).collect();
+    // The two streams have an order each.
+    shown.sort();
+    printed.sort();
+    assert_eq!(shown, printed, "{ended}");
+}
+
 #[tokio::test]
 async fn the_demo_builds_and_leaves_nothing_but_its_workspace() {
     let ended = demo().ended().await;
