@@ -277,6 +277,13 @@ impl Scenario {
         self
     }
 
+    /// What the cluster's list of images has.
+    #[must_use]
+    pub fn images(mut self, names: &[&str]) -> Self {
+        self.images = names.iter().map(|name| (*name).to_owned()).collect();
+        self
+    }
+
     /// Puts a file into the workspace.
     #[must_use]
     pub fn file(mut self, path: &str, contents: impl Into<Vec<u8>>) -> Self {

@@ -1,6 +1,10 @@
 //! Which cells there are: named one by one, or every combination of images, cores and tags.
 
+use std::collections::BTreeSet;
+
 use orka_plugin_common::{Change, VmSettings};
+use orka_plugin_sdk::cluster::Session;
+use orka_plugin_sdk::console::{self, Level};
 use orka_plugin_sdk::{Error, params};
 
 /// So many at most: each is a line of the log's table and a member of the result.
@@ -50,6 +54,51 @@ pub(crate) fn from_params() -> Result<Vec<Wanted>, Error> {
         name,
     });
     Ok(wanted.collect())
+}
+
+/// Finds an image that the cluster has not before there is a VM of another one. Of a single image the first deployment says
+/// the same, and sooner.
+///
+/// # Errors
+///
+/// `params.invalid` names the images; that the run is being stopped. A list that cannot be had keeps nobody from building.
+pub(crate) fn check_images(session: &Session, wanted: &[Wanted]) -> Result<(), Error> {
+    let named: BTreeSet<&str> = wanted.iter().map(|it| it.vm.base_image.as_str()).collect();
+    if named.len() < 2 {
+        return Ok(());
+    }
+    let offered = match session.images() {
+        Ok(offered) => offered,
+        Err(error) if error.is_final() => return Err(error),
+        Err(error) => {
+            let message = &error.info().message;
+            let text = format!("whether all images are there could not be checked: {message}");
+            console::log(Level::Warn, &text);
+            return Ok(());
+        }
+    };
+    let is_there = |image: &&str| is_in_registry(image) || offered.iter().any(|it| it == image);
+    let missing: Vec<&str> = named.into_iter().filter(|it| !is_there(it)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let parameter = if params::list("images")?.is_empty() {
+        "cells"
+    } else {
+        "images"
+    };
+    let problem = format!(
+        "names what is no image of the cluster: `{}`",
+        missing.join("`, `")
+    );
+    let hint = format!("the cluster has `{}`", offered.join("`, `"));
+    Err(Error::parameter(parameter, problem).with_hint(hint))
+}
+
+/// Whether the node pulls it, so that no list has it: the part before the first `/` is a host.
+fn is_in_registry(image: &str) -> bool {
+    let host = image.split_once('/').map_or("", |(host, _)| host);
+    host == "localhost" || host.contains(['.', ':'])
 }
 
 /// `NAME=IMAGE`, and behind a comma what else differs.

@@ -27,6 +27,7 @@ impl Plugin for Matrix {
             is_fail_fast: params::flag("fail-fast")?,
         };
         let session = phase("sign in", cluster::sign_in)?;
+        cells::check_images(&session, &wanted)?;
         let mut board = Board::new(&session, &work, rules, wanted);
         board.play()?;
         let is_settled = board.is_settled();

@@ -16,8 +16,12 @@ const SCRIPT: &str = "../build-script";
 /// From the deployment until SSH answers.
 const COMES_UP: u64 = 5 + 20;
 
+/// Those of the tests.
+const IMAGES: [&str; 4] = ["sonoma.orkasi", "ventura.orkasi", "x", "y"];
+
 fn with(cells: &str) -> Scenario {
     Scenario::new()
+        .images(&IMAGES)
         .param("script", "make test\n")
         .param("cells", cells)
 }
@@ -343,6 +347,7 @@ fn the_result_fits_however_many_cells_there_are() {
 #[test]
 fn images_and_configurations_are_combined() {
     let report = run(Scenario::new()
+        .images(&IMAGES)
         .param("script", "make test\n")
         .param("images", "sonoma.orkasi\nventura.orkasi")
         .param("cpu-counts", "4\n8")
@@ -407,6 +412,28 @@ fn wrong_parameters_are_told_before_anything_is_sent() {
         );
         assert!(report.calls.is_empty(), "{:?}", report.calls);
     }
+}
+
+#[test]
+fn an_image_that_is_not_there_is_told_before_there_is_a_vm_of_another() {
+    let report = run(with("a=x\nb=nope\nc=ghcr.io/org/sonoma:14"));
+    let log = report.log_text();
+    assert_eq!(report.exit_code, 211, "{log}");
+    let problem = "parameter `cells` names what is no image of the cluster: `nope`";
+    assert!(log.contains(problem), "{log}");
+    assert!(log.contains("the cluster has `sonoma.orkasi`, "), "{log}");
+    assert!(!report.calls.contains(&"create-config".to_owned()), "{:?}", report.calls);
+}
+
+/// An account may have no right to the list.
+#[test]
+fn a_list_of_images_that_cannot_be_had_keeps_nobody_from_building() {
+    let denied = Failure::new(Kind::Denied, Class::Orka, "orka.forbidden", "no right to list");
+    let report = run(three()
+        .fails("images", 0, denied)
+        .on_exec(SCRIPT, ExecReply::exit(0)));
+    assert_eq!(report.exit_code, 0, "{}", report.log_text());
+    assert!(report.log_text().contains("could not be checked: no right to list"));
 }
 
 #[test]
