@@ -1,11 +1,12 @@
 //! `--hand-over kubernetes`: the Secret and the ConfigMap of the older Tasks, for steps that are not ours.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use end_to_end::{Cluster, Ended, Kubernetes, Refusal, Step, Stream, documents, hash, repository};
+use end_to_end::{
+    Cluster, Ended, Kubernetes, Refusal, Step, Stream, documents, granted, hash, repository,
+};
 use orka_sim::{FaultAction, FaultRule};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -342,27 +343,7 @@ async fn the_role_of_the_overlay_has_what_is_asked_for_and_nothing_besides() {
     }
     let path = repository().join("tekton/overlays/hand-over/role.yaml");
     let role = documents(&std::fs::read_to_string(path).unwrap()).remove(0);
-    let texts = |value: &Value| -> Vec<String> {
-        let items = value.as_array().into_iter().flatten();
-        items.map(|it| it.as_str().unwrap().to_owned()).collect()
-    };
-    let mut granted = BTreeSet::new();
-    for rule in role["rules"].as_array().unwrap() {
-        for resource in texts(&rule["resources"]) {
-            let names = texts(&rule["resourceNames"]);
-            let things = match names.as_slice() {
-                [] => vec![resource],
-                names => names
-                    .iter()
-                    .map(|name| format!("{resource}/{name}"))
-                    .collect(),
-            };
-            for verb in texts(&rule["verbs"]) {
-                granted.extend(things.iter().map(|thing| format!("{verb} {thing}")));
-            }
-        }
-    }
-    assert_eq!(kubernetes.rights(), granted);
+    assert_eq!(kubernetes.rights(), granted(&role));
 }
 
 #[tokio::test(flavor = "multi_thread")]

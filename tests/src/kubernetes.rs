@@ -208,7 +208,7 @@ impl Kubernetes {
         self.state.lock().unwrap().pipeline_runs.push(run);
     }
 
-    /// What was asked for of Secrets and ConfigMaps, as a Role grants it: `create secrets`, `get secrets/orka-token`.
+    /// What was asked for, as [`granted`] tells it of a Role.
     pub fn rights(&self) -> BTreeSet<String> {
         self.state.lock().unwrap().rights.clone()
     }
@@ -303,7 +303,10 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, state: &Mutex<S
                         let (code, body) = pipeline_run(&mut state, name);
                         (code, body, true)
                     }
-                    None => (200, page(&state, &target), true),
+                    None => {
+                        let (code, body) = list(&mut state, &target);
+                        (code, body, true)
+                    }
                 },
             },
         }
@@ -351,7 +354,9 @@ fn forbidden(verb: &str, resource: &str) -> (u16, Value) {
 
 /// One pipeline run, as the API gives any object or says that there is none.
 fn pipeline_run(state: &mut State, name: &str) -> (u16, Value) {
-    state.rights.insert("get pipelineruns".to_owned());
+    state
+        .rights
+        .insert("get pipelineruns.tekton.dev".to_owned());
     if state.forbidden.contains("get pipelineruns") {
         return forbidden("get", "pipelineruns");
     }
@@ -462,6 +467,75 @@ fn merge(target: &mut Value, patch: &Value) {
             merge(&mut target[key], value);
         }
     }
+}
+
+fn list(state: &mut State, target: &str) -> (u16, Value) {
+    state.rights.insert(list_right(target));
+    let path = target.split('?').next().unwrap_or_default();
+    let resource = path.rsplit('/').next().unwrap_or_default();
+    if state.forbidden.contains(&format!("list {resource}")) {
+        return forbidden("list", resource);
+    }
+    (200, page(state, target))
+}
+
+/// What a list needs, which the path tells: `/api/v1/pods`, `/apis/tekton.dev/v1/namespaces/ci/taskruns`.
+fn list_right(target: &str) -> String {
+    let path = target.split('?').next().unwrap_or_default();
+    let resource = path.rsplit('/').next().unwrap_or_default();
+    let group = path
+        .strip_prefix("/apis/")
+        .and_then(|rest| rest.split('/').next());
+    let group = group.map_or_else(String::new, |group| format!(".{group}"));
+    let scope = if path.contains("/namespaces/") {
+        ""
+    } else {
+        EVERYWHERE
+    };
+    format!("list {resource}{group}{scope}")
+}
+
+/// Marks what a ClusterRole grants that is bound for all namespaces.
+const EVERYWHERE: &str = " everywhere";
+
+/// What a Role or ClusterRole grants: `create secrets`, `get secrets/orka-token`, `list taskruns.tekton.dev everywhere`.
+pub fn granted(role: &Value) -> BTreeSet<String> {
+    let texts = |value: &Value| -> Vec<String> {
+        let items = value.as_array().into_iter().flatten();
+        items.map(|it| it.as_str().unwrap().to_owned()).collect()
+    };
+    let scope = if role["kind"] == "ClusterRole" {
+        EVERYWHERE
+    } else {
+        ""
+    };
+    let mut granted = BTreeSet::new();
+    for rule in role["rules"].as_array().unwrap() {
+        let names = match texts(&rule["resourceNames"]).as_slice() {
+            [] => vec![String::new()],
+            names => names.iter().map(|name| format!("/{name}")).collect(),
+        };
+        for (group, resource) in product(&texts(&rule["apiGroups"]), &texts(&rule["resources"])) {
+            let group = if group.is_empty() {
+                group
+            } else {
+                format!(".{group}")
+            };
+            for (verb, name) in product(&texts(&rule["verbs"]), &names) {
+                granted.insert(format!("{verb} {resource}{group}{name}{scope}"));
+            }
+        }
+    }
+    granted
+}
+
+fn product(left: &[String], right: &[String]) -> Vec<(String, String)> {
+    let pairs = left
+        .iter()
+        .flat_map(|one| right.iter().map(move |other| (one, other)));
+    pairs
+        .map(|(one, other)| (one.clone(), other.clone()))
+        .collect()
 }
 
 /// One page of a list: Kubernetes API concepts, "Retrieving large results sets in chunks".

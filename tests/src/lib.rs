@@ -20,7 +20,7 @@ mod web;
 
 pub use built::{bundled, guest, program, target_directory};
 pub use cluster::Cluster;
-pub use kubernetes::{Kubernetes, Refusal};
+pub use kubernetes::{Kubernetes, Refusal, granted};
 pub use names::{hash, name, uid};
 pub use registry::{REGISTRY_PASSWORD, Registry};
 pub use schema::Schemas;

@@ -36,6 +36,29 @@ fn manifests() -> Vec<(PathBuf, Value)> {
     found
 }
 
+/// The only document of this kind in a file of the repository.
+pub(super) fn manifest(path: &str, kind: &str) -> Value {
+    let text = std::fs::read_to_string(repository().join(path)).unwrap();
+    let mut found: Vec<Value> = documents(&text)
+        .into_iter()
+        .filter(|document| document["kind"] == kind)
+        .collect();
+    assert_eq!(found.len(), 1, "{path}");
+    found.remove(0)
+}
+
+/// Files below `tekton/` with a whole document of this kind, by their paths in the repository.
+pub(super) fn manifests_of(kind: &str) -> Vec<String> {
+    let found = manifests().into_iter();
+    let of_kind = found.filter(|(path, document)| document["kind"] == kind && !is_patch(path));
+    of_kind
+        .map(|(path, _)| {
+            let own = path.strip_prefix(repository()).unwrap();
+            own.to_str().unwrap().to_owned()
+        })
+        .collect()
+}
+
 #[test]
 fn every_manifest_is_as_kubernetes_and_tekton_describe_it() {
     let schemas = Schemas::read();
