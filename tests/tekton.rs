@@ -12,6 +12,7 @@ mod guarded;
 mod migrate;
 mod printed;
 mod rights;
+mod samples;
 
 /// Everything that a shell, Tekton, Kubernetes or YAML could want to change on the way.
 const AWKWARD: &str = "#!/bin/sh\n# $$ $$$$ $(HOME) $(date) ${HOME} $(params.script) $(ORKA_POD_UID) `id` \"q\" 'q' \\ \\n %s %% !! * ? é 🍎 \u{a0}\n\

@@ -8,6 +8,7 @@
     reason = "a failure here is the failure of the test that asked"
 )]
 
+mod applied;
 mod built;
 mod cluster;
 mod kubernetes;
@@ -18,6 +19,7 @@ mod step;
 mod tekton;
 mod web;
 
+pub use applied::{Applied, Ran};
 pub use built::{bundled, guest, program, target_directory};
 pub use cluster::Cluster;
 pub use kubernetes::{Kubernetes, Refusal, granted};

@@ -139,6 +139,28 @@ impl Namespace {
         self
     }
 
+    /// The same with another value in this ConfigMap.
+    #[must_use]
+    pub fn value(mut self, config_map: &str, key: &str, value: &str) -> Self {
+        let data = self.config_maps.get_mut(config_map).unwrap();
+        data.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// The same with this Secret.
+    #[must_use]
+    pub fn secret(self, name: &str, data: &[(&str, &str)]) -> Self {
+        let data = data
+            .iter()
+            .map(|(key, text)| ((*key).to_owned(), (*text).to_owned()));
+        self.secret_of(name, data.collect())
+    }
+
+    /// What is in a ConfigMap or Secret.
+    pub fn data(&self, name: &str) -> Option<&BTreeMap<String, String>> {
+        self.config_maps.get(name).or(self.secrets.get(name))
+    }
+
     /// The same with a Secret under another name and with other keys.
     #[must_use]
     pub fn renamed(mut self, secret: &str, to: &str, keys: &[(&str, &str)]) -> Self {
@@ -501,7 +523,7 @@ impl Pod {
 }
 
 /// Changes every text below, names of members excepted.
-fn each_text(value: &mut Value, change: &mut impl FnMut(&str) -> String) {
+pub(crate) fn each_text(value: &mut Value, change: &mut impl FnMut(&str) -> String) {
     match value {
         Value::String(text) => *text = change(text),
         Value::Array(items) => items.iter_mut().for_each(|item| each_text(item, change)),
@@ -511,7 +533,7 @@ fn each_text(value: &mut Value, change: &mut impl FnMut(&str) -> String) {
 }
 
 /// Replaces `$(name)` by what it stands for, without looking at what was put in.
-fn one_pass(text: &str, replacements: &BTreeMap<String, String>) -> String {
+pub(crate) fn one_pass(text: &str, replacements: &BTreeMap<String, String>) -> String {
     let mut result = String::new();
     let mut rest = text;
     while let Some(at) = rest.find("$(") {

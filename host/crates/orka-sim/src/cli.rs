@@ -112,6 +112,9 @@ pub(crate) struct Cli {
     /// Directory for the homes of VMs; a temporary one when absent.
     #[arg(long, value_name = "DIR")]
     home_root: Option<PathBuf>,
+    /// Directory with programs that VMs find before the system's.
+    #[arg(long, value_name = "DIR")]
+    guest_programs: Option<PathBuf>,
     /// Fault rules: JSON, or TOML with `[[fault]]` tables.
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
@@ -175,6 +178,7 @@ impl Cli {
                 TlsArg::Expired => Tls::Expired,
             }),
             home_root: self.home_root,
+            guest_programs: self.guest_programs,
             nodes: nodes(self.nodes, self.intel_nodes, &self.node_tags),
             ..SimConfig::default()
         };

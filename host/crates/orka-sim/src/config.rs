@@ -228,6 +228,8 @@ pub struct SimConfig {
     pub tls: Option<Tls>,
     /// Where VM homes are made; a temporary directory when absent.
     pub home_root: Option<PathBuf>,
+    /// Programs that guests find before the system's, such as stand-ins for what only macOS has.
+    pub guest_programs: Option<PathBuf>,
 }
 
 impl Default for SimConfig {
@@ -291,6 +293,7 @@ impl Default for SimConfig {
             accept_env: vec!["LANG".to_owned(), "LC_*".to_owned()],
             tls: None,
             home_root: None,
+            guest_programs: None,
         }
     }
 }

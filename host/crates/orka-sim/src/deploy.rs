@@ -8,7 +8,7 @@ use tokio::net::TcpSocket;
 
 use crate::cluster::{Cluster, Inner, Phase, Vm, VmSpec};
 use crate::config::{Architecture, GuestKind};
-use crate::guest::{Guest, GuestOrder, kill_processes_of};
+use crate::guest::{Guest, GuestOrder, kill_processes_of, search_path};
 use crate::snapshot::DeletionRecord;
 use crate::switches::{NetworkMode, PortNumbers};
 
@@ -173,6 +173,7 @@ fn guest_order(cluster: &Cluster, vm: &Vm, socket: TcpSocket) -> GuestOrder {
         password: config.guest_password.clone(),
         authorized_keys: config.authorized_keys.clone(),
         accept_env: config.accept_env.clone(),
+        path: search_path(config.guest_programs.as_deref()),
     }
 }
 

@@ -195,6 +195,8 @@ pub struct Switches {
     pub network_mode: NetworkMode,
     /// Only the images of the cluster's own list exist; other OCI references fail to pull.
     pub strict_oci_images: bool,
+    /// 3.x: the administrator has enabled GPU passthrough, which only Intel nodes have.
+    pub gpu_passthrough: bool,
 }
 
 impl Default for Switches {
@@ -226,6 +228,7 @@ impl Default for Switches {
             accept_custom_vm_metadata: false,
             network_mode: NetworkMode::default(),
             strict_oci_images: false,
+            gpu_passthrough: false,
         }
     }
 }

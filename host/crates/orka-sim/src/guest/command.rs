@@ -41,6 +41,7 @@ const EXTENDED_STDERR: u32 = 1;
 pub(super) struct Login {
     pub(super) home: PathBuf,
     pub(super) user: String,
+    pub(super) path: String,
 }
 
 /// How a program ended.
@@ -95,10 +96,7 @@ pub(super) fn spawn(
     }
     command
         .env_clear()
-        .env(
-            "PATH",
-            "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
-        )
+        .env("PATH", &login.path)
         .env("HOME", &login.home)
         .env("USER", &login.user)
         .env("LOGNAME", &login.user)

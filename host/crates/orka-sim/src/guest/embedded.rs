@@ -62,6 +62,7 @@ impl EmbeddedGuest {
             login: Login {
                 home: order.home,
                 user: order.user.clone(),
+                path: order.path,
             },
             user: order.user,
             password: order.password,

@@ -8,7 +8,7 @@ mod sshd;
 mod sweep;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::net::TcpSocket;
@@ -50,6 +50,17 @@ pub(crate) struct GuestOrder {
     pub(crate) password: String,
     pub(crate) authorized_keys: Vec<String>,
     pub(crate) accept_env: Vec<String>,
+    /// Where programs are searched.
+    pub(crate) path: String,
+}
+
+/// Where guests search programs: as macOS does, after a directory of stand-ins, if there is one.
+pub(crate) fn search_path(programs: Option<&Path>) -> String {
+    const SYSTEM: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
+    match programs {
+        Some(programs) => format!("{}:{SYSTEM}", programs.display()),
+        None => SYSTEM.to_owned(),
+    }
 }
 
 /// A started guest. Dropping it stops it as well, without waiting.

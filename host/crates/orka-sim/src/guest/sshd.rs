@@ -201,6 +201,7 @@ fn sshd_config(site: &Path, order: &GuestOrder, at: std::net::SocketAddr) -> Str
 /// The wrapper each session runs: the VM's own home and a clean environment, then the command, a shell or SFTP.
 fn login_script(order: &GuestOrder, user: &str) -> String {
     let home = shell_quote(&order.home.display().to_string());
+    let path = shell_quote(&order.path);
     // The user's own login shell runs this script, and may have set anything.
     let kept = order
         .accept_env
@@ -225,7 +226,7 @@ fn login_script(order: &GuestOrder, user: &str) -> String {
          done\n\
          HOME={home}\n\
          TMPDIR=$HOME/tmp\n\
-         PATH=/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin\n\
+         PATH={path}\n\
          USER={user}\n\
          LOGNAME=$USER\n\
          SHELL=/bin/sh\n\

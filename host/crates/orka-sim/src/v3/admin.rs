@@ -22,7 +22,7 @@ pub(super) fn cluster_info(cluster: &Cluster) -> Value {
         "appClientId": "abcdefghijklmnop0123456789",
         "baseOauthEndpoint": "https://auth.example.com",
         "certData": "",
-        "gpuPassthroughEnabled": false,
+        "gpuPassthroughEnabled": cluster.config.switches.gpu_passthrough,
     })
 }
 

@@ -61,10 +61,13 @@ pub(super) fn read(call: &Call<'_>, namespace: &str) -> Result<Order, Failure> {
         ));
     }
     let gpu_passthrough = boolean("gpuPassthrough")?.unwrap_or(false);
-    if gpu_passthrough {
+    if gpu_passthrough && !call.cluster.config.switches.gpu_passthrough {
         return Err(invalid(
             "GPU passthrough is not enabled in this cluster".to_owned(),
         ));
+    }
+    if gpu_passthrough && architecture == Architecture::AppleSilicon {
+        return Err(invalid("gpuPassthrough is for Intel nodes only".to_owned()));
     }
     check_limits(&body).map_err(invalid)?;
     let scheduler = text("scheduler")?;
