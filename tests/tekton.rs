@@ -7,6 +7,7 @@ use end_to_end::{
 use orka_sim::SimConfig;
 use rustix::process::Signal;
 
+mod catalog;
 mod definitions;
 mod guarded;
 mod migrate;

@@ -58,7 +58,9 @@ impl Definition {
 
     fn read(directory: &str, name: &str) -> Self {
         let versions = std::fs::read_dir(repository().join(directory)).unwrap();
-        let newest = versions.map(|entry| entry.unwrap().path()).max().unwrap();
+        // `OWNERS` lies beside them.
+        let versions = versions.map(|entry| entry.unwrap().path());
+        let newest = versions.filter(|path| path.is_dir()).max().unwrap();
         let yaml = std::fs::read_to_string(newest.join(format!("{name}.yaml"))).unwrap();
         Self(documents(&yaml).remove(0))
     }

@@ -236,6 +236,7 @@ async fn our_own_samples_need_no_change() {
         "task/orka-full/0.3",
         "task/orka-deploy/0.3",
         "task/orka-init/0.3",
+        "task/orka-teardown/0.3",
         "stepaction/orka-step/0.1",
     ] {
         let samples = repository().join(format!("tekton/{of}/samples"));

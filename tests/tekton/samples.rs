@@ -405,6 +405,20 @@ async fn the_sample_with_two_deploys_builds_in_both_and_cleans_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_sample_with_a_failed_build_deletes_its_vm_in_finally() {
+    for config in generations() {
+        let site = Site::of(config).await;
+        let applied = site.apply("tekton/task/orka-teardown/0.3/samples/in-finally.yaml");
+        let ran = applied.run().await;
+        let tasks = by_task(&ran);
+        assert_outcome(tasks["setup"], 0, "succeeded");
+        assert_outcome(tasks["build"], 65, "build-failed");
+        assert_outcome(tasks["cleanup"], 0, "succeeded");
+        site.cluster.assert_purged();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_sample_that_hands_over_has_both_objects_for_the_step_between() {
     for config in generations() {
         let site = Site::of(config).await;
@@ -478,6 +492,7 @@ fn every_sample_is_run() {
         "task/orka-full/0.3",
         "task/orka-deploy/0.3",
         "task/orka-init/0.3",
+        "task/orka-teardown/0.3",
         "stepaction/orka-step/0.1",
     ] {
         let samples = repository().join("tekton").join(of).join("samples");
@@ -496,5 +511,5 @@ fn every_sample_is_run() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 21);
+    assert_eq!(seen, 22);
 }

@@ -468,6 +468,9 @@ pub(super) fn annotations(yaml: &mut Yaml, display_name: &str, tags: &str) {
     yaml.line(2, &format!("tekton.dev/tags: {tags}"));
     yaml.line(2, &format!("tekton.dev/displayName: {display_name}"));
     yaml.line(2, "tekton.dev/platforms: linux/amd64,linux/arm64");
+    // Artifact Hub's own categories are others than the catalog's.
+    yaml.line(2, "artifacthub.io/category: integration-delivery");
+    yaml.line(2, "artifacthub.io/license: Apache-2.0");
 }
 
 pub(super) fn params(yaml: &mut Yaml, parameters: &[TaskParameter]) {
