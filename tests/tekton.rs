@@ -12,6 +12,7 @@ mod definitions;
 mod guarded;
 mod migrate;
 mod printed;
+mod readme;
 mod rights;
 mod samples;
 
