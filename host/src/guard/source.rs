@@ -113,7 +113,7 @@ impl GuardSource {
             );
         }
         let reference = PluginRef::parse(component, directory).map_err(|mut failure| {
-            failure.message = failure.message.replacen("--plugin", "--guard", 1);
+            failure.message = failure.message.replacen("plugin", "guard", 1);
             failure
         })?;
         let reference = match reference {

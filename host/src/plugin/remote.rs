@@ -118,7 +118,7 @@ impl PluginRef {
     pub(super) fn parse_remote(text: &str) -> Result<Self, Failure> {
         if !cfg!(feature = "registry") {
             return Err(Failure::config(format!(
-                "`--plugin {text}`: this build does not fetch plugins"
+                "`plugin {text}`: this build does not fetch plugins"
             ))
             .with_hint(
                 "bring the file into the pod, by a workspace or a ConfigMap, and give its path",
@@ -141,11 +141,11 @@ impl UrlRef {
         let wrong = |what: &str| {
             // A query may be a secret: what is wrong can be said without it.
             let shown = address.split('?').next().unwrap_or_default();
-            Failure::config(format!("`--plugin {shown}` {what}"))
+            Failure::config(format!("`plugin {shown}` {what}"))
         };
         let url = Url::parse(address).map_err(|error| wrong("is no URL").with_source(error))?;
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(Failure::config("`--plugin` has a URL with a user or password in it")
+            return Err(Failure::config("the plugin's URL has a user or password in it")
                 .with_hint("a plugin behind a login belongs into a registry: `oci://…` with `--registry-credentials`"));
         }
         if url.scheme() == "http" && !is_loopback(&url) {
@@ -168,30 +168,30 @@ impl UrlRef {
 
 impl OciRef {
     fn parse(text: &str) -> Result<Self, Failure> {
-        refuse_login(text, "--plugin")?;
+        refuse_login(text, "plugin")?;
         let (name, pin) = match text.rsplit_once('@') {
             Some((name, pin)) => (name, Some(pin)),
             None => (text, None),
         };
-        let (repository, tag) = Repository::parse(name, "--plugin")?;
+        let (repository, tag) = Repository::parse(name, "plugin")?;
         match (pin, tag) {
             // With both, the digest is what counts, here as for container images.
             (Some(pin), _) => match digest(pin) {
                 Some(digest) => Ok(Self { repository, digest }),
                 None => Err(Failure::config(format!(
-                    "`--plugin {text}` is pinned by something that is no SHA-256 digest"
+                    "`plugin {text}` is pinned by something that is no SHA-256 digest"
                 ))
                 .with_hint(format!("write it as `{repository}@sha256:` and 64 hexadecimal digits"))),
             },
             (None, Some(tag)) => Err(Failure::config(format!(
-                "`--plugin {text}` names a tag, which may stand for another plugin tomorrow"
+                "`plugin {text}` names a tag, which may stand for another plugin tomorrow"
             ))
             .with_hint(format!(
                 "give the digest of its manifest instead, `{repository}@sha256:…`: `orka-step plugin push` prints it, and `skopeo inspect --raw docker://{}/{}:{tag} | sha256sum` or `oras resolve` finds it",
                 repository.registry, repository.name
             ))),
             (None, None) => Err(Failure::config(format!(
-                "`--plugin {text}` is not pinned by a digest"
+                "`plugin {text}` is not pinned by a digest"
             ))
             .with_hint(format!(
                 "write it as `{repository}@sha256:…`, with the digest of the manifest that `orka-step plugin push` printed"
@@ -248,7 +248,7 @@ fn refuse_login(text: &str, flag: &str) -> Result<(), Failure> {
     let rest = text.strip_prefix("oci://").unwrap_or(text);
     match rest.split_once('/') {
         Some((registry, _)) if registry.contains('@') => Err(Failure::config(format!(
-            "`{flag}` has a user or password in it"
+            "`{flag} …` has a user or password in it"
         ))
         .with_hint("logins are given with `--registry-credentials`")),
         _ => Ok(()),

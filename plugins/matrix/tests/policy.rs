@@ -422,18 +422,31 @@ fn an_image_that_is_not_there_is_told_before_there_is_a_vm_of_another() {
     let problem = "parameter `cells` names what is no image of the cluster: `nope`";
     assert!(log.contains(problem), "{log}");
     assert!(log.contains("the cluster has `sonoma.orkasi`, "), "{log}");
-    assert!(!report.calls.contains(&"create-config".to_owned()), "{:?}", report.calls);
+    assert!(
+        !report.calls.contains(&"create-config".to_owned()),
+        "{:?}",
+        report.calls
+    );
 }
 
 /// An account may have no right to the list.
 #[test]
 fn a_list_of_images_that_cannot_be_had_keeps_nobody_from_building() {
-    let denied = Failure::new(Kind::Denied, Class::Orka, "orka.forbidden", "no right to list");
+    let denied = Failure::new(
+        Kind::Denied,
+        Class::Orka,
+        "orka.forbidden",
+        "no right to list",
+    );
     let report = run(three()
         .fails("images", 0, denied)
         .on_exec(SCRIPT, ExecReply::exit(0)));
     assert_eq!(report.exit_code, 0, "{}", report.log_text());
-    assert!(report.log_text().contains("could not be checked: no right to list"));
+    assert!(
+        report
+            .log_text()
+            .contains("could not be checked: no right to list")
+    );
 }
 
 #[test]
