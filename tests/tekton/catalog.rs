@@ -67,7 +67,14 @@ fn everything_lies_where_the_catalog_looks_for_it() {
         let readme = std::fs::read_to_string(directory.join("README.md")).unwrap();
         assert!(readme.starts_with(&format!("# `{name}`")), "{name}");
         let samples = std::fs::read_dir(directory.join("samples")).unwrap();
-        assert!(samples.count() > 0, "{name} has no sample");
+        let samples: Vec<String> = samples
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        assert!(!samples.is_empty(), "{name} has no sample");
+        for sample in samples {
+            let link = format!("(samples/{sample})");
+            assert!(readme.contains(&link), "{name}: {sample}");
+        }
         // The catalog has rules for Tasks alone.
         if kind == "task" {
             let owners = std::fs::read_to_string(directory.join("../OWNERS")).unwrap();

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-use super::{Architecture, Place, materials, read};
+use super::{Architecture, Place, Tree, materials, read};
 use crate::process;
 use crate::workspace::Workspace;
 
@@ -153,6 +153,38 @@ pub(super) fn pack(
     packed?;
     removed.with_context(|| format!("cannot remove `{}`", storage.display()))?;
     unpack(&place.archive, &place.directory.join("oci"))
+}
+
+/// Fails unless the same files, at another place and with other times, are packed to the same digest.
+pub(super) fn packed_alike(
+    workspace: &Workspace,
+    place: &Place,
+    architecture: Architecture,
+    moment: u64,
+    packed: &Archive,
+) -> Result<()> {
+    let directory = place.directory.join("again/in another place");
+    let again = Place {
+        root: directory.join("root"),
+        archive: directory.join("again.oci.tar"),
+        materials: directory.join("again.cdx.json"),
+        directory,
+    };
+    let (tree, copy) = (Tree::at(&place.root), Tree::new(&again.root)?);
+    // The last one first, so that neither times nor the order in the directories are the same.
+    for file in tree.files()?.iter().rev() {
+        copy.add(&file.path, &read(&tree.path(&file.path))?, file.mode)?;
+    }
+    let archive = pack(workspace, &again, architecture, moment)?;
+    if archive.manifest_digest != packed.manifest_digest {
+        bail!(
+            "the same files were packed to {} and, at another place and time, to {}",
+            packed.manifest_digest,
+            archive.manifest_digest
+        );
+    }
+    fs::remove_dir_all(place.directory.join("again"))?;
+    Ok(())
 }
 
 /// Unpacks an archive into a directory, which is made anew, and reads what it holds.

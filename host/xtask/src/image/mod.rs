@@ -85,6 +85,8 @@ pub(crate) fn run(
         let archive = archive::pack(workspace, &place, architecture, moment)?;
         report(&tree, &archive, plain_compiler)?;
         if check {
+            archive::packed_alike(workspace, &place, architecture, moment, &archive)?;
+            program::names_no_path(workspace, &tree)?;
             check::run(workspace, &place, architecture, &archive)?;
         }
     }

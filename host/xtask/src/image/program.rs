@@ -1,12 +1,13 @@
 //! The image's programs, and the plugins' native code.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use flate2::Compression;
+use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};
 
@@ -110,6 +111,34 @@ fn mapped(workspace: &Workspace) -> [(PathBuf, &'static str); 3] {
     ]
 }
 
+/// Fails if a file of the image names a directory of this machine: built elsewhere, it would be another file.
+pub(super) fn names_no_path(workspace: &Workspace, tree: &Tree) -> Result<()> {
+    for file in tree.files()? {
+        let bytes = unpacked(read(&tree.path(&file.path))?)?;
+        for (own, _) in mapped(workspace) {
+            let own = own.to_string_lossy();
+            if contains(&bytes, own.as_bytes()) {
+                bail!("`/{}` names `{own}` of this machine", file.path);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What `packed` has packed, as it was; anything else as it is.
+fn unpacked(bytes: Vec<u8>) -> Result<Vec<u8>> {
+    if !bytes.starts_with(&[0x1f, 0x8b]) {
+        return Ok(bytes);
+    }
+    let mut plain = Vec::new();
+    GzDecoder::new(bytes.as_slice()).read_to_end(&mut plain)?;
+    Ok(plain)
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|part| part == wanted)
+}
+
 /// Leaves out what only a panic that unwinds needs. The compiler emits it all the same: the standard library comes built for
 /// unwinding, and a function that frees what it owns names the personality. `INSERT` keeps the linker's own layout.
 const NO_UNWINDING: &str = "\
@@ -191,7 +220,25 @@ pub(super) fn started(architecture: Architecture, program: &Path) -> Result<Comm
 
 #[cfg(test)]
 mod tests {
-    use super::{Tree, built_with};
+    use super::{Tree, built_with, mapped, names_no_path, packed};
+    use crate::workspace::Workspace;
+
+    #[test]
+    fn a_path_of_this_machine_is_found_in_plain_and_in_packed_files() {
+        let workspace = Workspace::load().unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let tree = Tree::new(&place.path().join("root")).unwrap();
+        tree.add("bin/plain", b"\0/source/lib.rs\0", 0o755).unwrap();
+        names_no_path(&workspace, &tree).unwrap();
+        for (own, _) in mapped(&workspace) {
+            let file = place.path().join("program");
+            std::fs::write(&file, format!("\0{}/lib.rs\0", own.display())).unwrap();
+            tree.add("bin/packed.gz", &packed(&file).unwrap(), 0o644)
+                .unwrap();
+            let error = names_no_path(&workspace, &tree).unwrap_err().to_string();
+            assert!(error.contains("`/bin/packed.gz` names `"), "{error}");
+        }
+    }
 
     #[test]
     fn the_program_is_told_each_files_name_and_digest() {

@@ -39,6 +39,13 @@ impl Tree {
         Ok(tree)
     }
 
+    /// One that is there already.
+    pub(crate) fn at(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
     /// Where a path of the image is on this machine.
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.root.join(path)
