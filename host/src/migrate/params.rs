@@ -64,7 +64,7 @@ pub(super) fn of_param(task: OldTask, name: &str, value: Option<&str>) -> Option
         Some(Fate::Intel(expected)) if value != Some(expected) => Some(check(
             "param.intel",
             format!(
-                "the parameter `{name}` is for Intel nodes; Apple silicon refuses it, and the run fails with Orka's words"
+                "the parameter `{name}` is for Intel nodes; on Apple silicon the run fails and says so"
             ),
             "leave it out unless the image ends in `.img`",
         )),
