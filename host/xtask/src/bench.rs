@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::ValueEnum;
 
 use crate::workspace::Workspace;
-use crate::{build, plugins, process, setup};
+use crate::{authors, build, plugins, process, setup};
 
 /// The package that measures.
 const PACKAGE: &str = "benches";
@@ -26,6 +26,10 @@ pub(crate) enum Measurement {
     Ready,
     /// How soon a step makes its first request, beside curl
     Start,
+    /// What the stock plugin costs before and while it runs
+    Plugin,
+    /// How long an author waits, from a new project in each language to its demo
+    Scaffolds,
     /// How long a thousand tests of a plugin take
     Testkit,
 }
@@ -36,6 +40,8 @@ impl Measurement {
             Self::Transfer => "transfer",
             Self::Ready => "ready",
             Self::Start => "start",
+            Self::Plugin => "plugin",
+            Self::Scaffolds => "scaffolds",
             Self::Testkit => "testkit",
         }
     }
@@ -58,8 +64,15 @@ pub(crate) fn run(
     let mut command = Command::new(&program);
     match measurement {
         Measurement::Transfer | Measurement::Ready => {}
-        Measurement::Start => {
-            command.args(program_and_plugins(workspace, arguments)?);
+        Measurement::Start | Measurement::Plugin => {
+            command.args(plugin_build(workspace)?);
+            command.args(optimised_program(workspace, arguments)?);
+        }
+        Measurement::Scaffolds => {
+            authors::install(workspace);
+            let tools = workspace.target_directory.join("tools");
+            command.arg("--tools").arg(tools);
+            command.args(optimised_program(workspace, arguments)?);
         }
         Measurement::Testkit => {
             command.args(plugin_build(workspace)?);
@@ -83,18 +96,17 @@ fn built(workspace: &Workspace, what: &[&str], name: &str) -> Result<PathBuf> {
         .ok_or_else(|| anyhow!("cargo built no program `{name}`"))
 }
 
-/// What the measurement of starts needs: the plugins, and the program unless another is named, such as the image's.
-fn program_and_plugins(workspace: &Workspace, given: &[String]) -> Result<Vec<OsString>> {
-    let mut arguments = plugin_build(workspace)?;
-    if !given
+/// The program that is measured, unless another is named, such as the image's.
+fn optimised_program(workspace: &Workspace, given: &[String]) -> Result<Vec<OsString>> {
+    if given
         .iter()
         .any(|argument| argument.starts_with("--program"))
     {
-        let what = ["--package", "orka-step", "--bin", "orka-step"];
-        let program = built(workspace, &what, "orka-step")?;
-        arguments.extend(["--program".into(), program.into_os_string()]);
+        return Ok(Vec::new());
     }
-    Ok(arguments)
+    let what = ["--package", "orka-step", "--bin", "orka-step"];
+    let program = built(workspace, &what, "orka-step")?;
+    Ok(vec!["--program".into(), program.into_os_string()])
 }
 
 /// Builds the plugin `build`, and gives the flag that says where it is.
