@@ -475,9 +475,13 @@ async fn built_by_a_stand_in(manifest: &str, component: &Path) -> (Step, Ended) 
     let file = Path::new(&directory).join("plugin.toml");
     let text = std::fs::read_to_string(&file).unwrap() + manifest;
     std::fs::write(&file, text).unwrap();
-    let path = format!("{}:/usr/bin:/bin", tools.display());
-    let build = Step::new(&["plugin", "build"]).environment("PATH", &path);
-    let built = build.argument(&directory).ended().await;
+    // Relative to where the command is typed, which is not where the tool runs.
+    let build = Step::new(&["plugin", "build"]);
+    let place = std::fs::canonicalize(build.workspace()).unwrap();
+    let up = "../".repeat(place.components().count());
+    let path = format!("{up}{}:/usr/bin:/bin", tools.display());
+    let built = build.environment("PATH", &path);
+    let built = built.argument(&directory).ended().await;
     let check = Step::new(&["plugin", "check"]);
     let plugin = std::fs::read(Path::new(&directory).join("dist/x.wasm")).unwrap();
     let plugin = check.scratch_file("x.wasm", &plugin);

@@ -6,11 +6,12 @@ use std::process::{Command, Stdio};
 
 use crate::Error;
 
-/// Finds a program as the shell would.
+/// Finds a program as the shell would. Its path is whole, since tools run inside the project.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)
         .map(|directory| directory.join(name))
         .find(|path| path.is_file())
+        .and_then(|path| std::path::absolute(path).ok())
 }
 
 /// Runs a tool to its end. What it says goes to standard error.
