@@ -1,5 +1,6 @@
 //! The process of a run crashes: what it had made goes all the same, without a reaper.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use end_to_end::{Cluster, Stream};
@@ -143,6 +144,144 @@ async fn the_worker_does_not_outlive_its_supervisor() {
     // Nobody may have waited for it yet.
     assert!(status.is_err() || status.is_ok_and(|status| status.contains("(zombie)")));
     assert!(!cluster.sim.state().vms.is_empty(), "a reaper's work");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_in_any_moment_after_a_crash_keeps_nothing_from_being_deleted() {
+    for delay in 0..12 {
+        let cluster = Cluster::start().await;
+        let mut running = cluster.build(LONG).start();
+        running.says(Stream::Stdout, "running\n").await;
+        running.crash(Signal::ABORT).await;
+        tokio::time::sleep(Duration::from_millis(delay * 2)).await;
+        running.signal(Signal::TERM);
+        let ended = running.ended().await;
+        ended.assert(INTERNAL, "infra-failed");
+        cluster.assert_purged();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_in_any_moment_of_the_start_is_a_cancellation() {
+    for delay in 0..25 {
+        let cluster = Cluster::start().await;
+        let running = cluster.build(LONG).start();
+        tokio::time::sleep(Duration::from_millis(1 + delay * 2)).await;
+        running.signal(Signal::TERM);
+        let ended = running.ended().await;
+        // In the first moments nobody listens yet, and it ends as any program does.
+        if ended.code.is_some() {
+            ended.assert(143, "cancelled");
+        }
+        assert!(!ended.stderr.contains("crashed"), "{ended}");
+        cluster.assert_nothing_left();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_gone_away_since_the_start_keeps_nothing_from_being_deleted() {
+    let cluster = Cluster::start().await;
+    let step = cluster.build(LONG);
+    let copy = step.scratch_file("orka-step", &std::fs::read(end_to_end::program()).unwrap());
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let workspace = step.workspace();
+    let plugin = end_to_end::bundled("build");
+    let step = step.flag("--plugin-dir", plugin.parent().unwrap().to_str().unwrap());
+    let step = step.granted("[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\n");
+    let mut running = step.program(&copy).start();
+    running.says(Stream::Stdout, "running\n").await;
+    std::fs::remove_file(&copy).unwrap();
+    std::fs::remove_dir_all(cluster.ssh_credentials()).unwrap();
+    std::fs::remove_dir_all(workspace).unwrap();
+    running.crash(Signal::ABORT).await;
+    running.ended().await.assert(INTERNAL, "infra-failed");
+    cluster.assert_purged();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_endpoint_has_gone_away_what_may_be_left_is_named() {
+    let cluster = Cluster::start().await;
+    let mut running = cluster.build(LONG).start();
+    running.says(Stream::Stdout, "running\n").await;
+    std::fs::remove_dir_all(cluster.orka_credentials()).unwrap();
+    running.crash(Signal::ABORT).await;
+    let ended = running.ended().await;
+    ended.assert(INTERNAL, "infra-failed");
+    assert!(ended.result("leftovers").contains("tekton-"), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_the_process_that_crashed_take_no_time_beyond_that_of_the_signal() {
+    let cluster = Cluster::start().await;
+    for path in ["/resources/vm/purge", "/token"] {
+        let slow = FaultAction::DelayReply { ms: 60_000 };
+        cluster.sim.add_fault(FaultRule::new("DELETE", path, slow));
+    }
+    let mut running = cluster.build(LONG).start();
+    running.says(Stream::Stdout, "running\n").await;
+    let sent = Instant::now();
+    running.signal(Signal::TERM);
+    running.says(Stream::Stderr, "SIGTERM: stopping").await;
+    running.crash(Signal::ABORT).await;
+    let ended = running.ended().await;
+    assert!(sent.elapsed() < Duration::from_secs(25), "{ended}");
+    ended.assert_says(&["may still exist"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_ignores_sigchld_changes_nothing() {
+    let cluster = Cluster::start().await;
+    let step = cluster.build("#!/bin/sh\nexit 0\n");
+    let program = end_to_end::program();
+    let wrapper = format!(
+        "#!/bin/sh\ntrap '' CHLD\nexec '{}' \"$@\"\n",
+        program.display()
+    );
+    let wrapper = step.scratch_file("wrapper", wrapper.as_bytes());
+    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    step.program(wrapper).ended().await.assert(0, "succeeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_of_a_purge_of_the_run_says_what_finishes_it() {
+    let cluster = Cluster::start().await;
+    let slow = FaultAction::DelayReply { ms: 60_000 };
+    (cluster.sim).add_fault(FaultRule::new("GET", "/resources/vm/list*", slow));
+    let step = cluster.run().flag("--plugin", "teardown");
+    let running = step.flag("--run-uid", "a-run").start();
+    while !cluster
+        .sim
+        .state()
+        .requests
+        .iter()
+        .any(|it| it.path.starts_with("/resources/vm/list"))
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    running.crash(Signal::ABORT).await;
+    let ended = running.ended().await;
+    ended.assert(INTERNAL, "infra-failed");
+    ended.assert_says(&["orka-step reap --run UID"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_cannot_reach_its_supervisor_runs_alone_and_says_so() {
+    let cluster = Cluster::start().await;
+    let step = cluster.build("#!/bin/sh\nexit 0\n");
+    let told = format!("{}:9999", std::process::id());
+    let ended = step.environment("ORKA_STEP_WORKER", &told).ended().await;
+    ended.assert(0, "succeeded");
+    ended.assert_says(&["its supervisor cannot be reached"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_up_that_cannot_learn_what_is_left_builds_nothing() {
+    let cluster = Cluster::start().await;
+    let step = cluster.build("#!/bin/sh\nexit 0\n");
+    let told = format!("{}:9999:6", std::process::id());
+    let ended = step.environment("ORKA_STEP_WORKER", &told).ended().await;
+    ended.assert(INTERNAL, "infra-failed");
+    cluster.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread")]

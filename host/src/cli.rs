@@ -372,20 +372,6 @@ impl ReapArgs {
 }
 
 impl RunArgs {
-    /// The same with nothing but what deleting needs: neither plugin nor script, nor what judges them.
-    #[must_use]
-    pub fn for_clean_up(mut self) -> Self {
-        // One that needs no login into VMs.
-        self.plugin = "teardown".to_owned();
-        self.fetched = None;
-        (self.script, self.task, self.grants, self.guard_list) = (None, None, None, None);
-        self.record = None;
-        self.params.clear();
-        self.guards.clear();
-        self.limits.clear();
-        self
-    }
-
     /// The same without paths and texts that are empty: a Task's parameter can be empty, but not absent.
     #[must_use]
     pub fn without_empty(mut self) -> Self {

@@ -164,6 +164,57 @@ impl Config {
         is_3.then_some(self.orka.namespace.as_str())
     }
 
+    /// What deleting needs and nothing else, for a run whose process crashed: what has gone away since, or takes its time, must
+    /// not keep anything from being deleted.
+    ///
+    /// # Errors
+    ///
+    /// No cluster to delete from.
+    pub fn for_clean_up(
+        args: &RunArgs,
+        environment: &Environment,
+        masker: Masker,
+    ) -> Result<Self, Vec<Failure>> {
+        let mut problems = Problems::default();
+        let orka = resolve_orka(&args.orka, environment, &masker, &mut problems);
+        // Its hashes are those of the process that crashed.
+        let identity = problems.take(Identity::new(&args.vm_prefix, None, None));
+        let (Some(orka), Some(identity)) = (orka, identity) else {
+            return Err(problems.0);
+        };
+        let written = |file: Result<Option<PathBuf>, Failure>| file.ok().flatten();
+        Ok(Self {
+            plugin: PluginRef::Bundled {
+                name: "build".to_owned(),
+                directory: None,
+            },
+            params: BTreeMap::new(),
+            environment_params: BTreeMap::new(),
+            step_action: false,
+            offered_params: BTreeMap::new(),
+            script: None,
+            grants: None,
+            plugin_cache: None,
+            guards: Vec::new(),
+            guard_failure: args.guard_failure,
+            orka,
+            ssh: SshConfig::without_login(args.ssh.ssh_timeout, args.ssh.ssh_keepalive),
+            workspace: None,
+            results: written(results_directory(args.results.as_deref())),
+            report: written(file_to_write(args.report.as_deref(), "--report", "report")),
+            record: None,
+            black_box: None,
+            timeout: args.timeout,
+            identity: identity.in_task(given(&args.task_uid)),
+            owner: owner(args),
+            #[cfg(feature = "kubernetes")]
+            hand_over: None,
+            limits: Limits::default(),
+            secrets: BTreeMap::new(),
+            masker,
+        })
+    }
+
     /// Resolves the command line and the environment.
     ///
     /// # Errors

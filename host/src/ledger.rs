@@ -301,6 +301,11 @@ impl Ledger {
         self
     }
 
+    /// Where a crash of this process does not lose what is entered.
+    pub fn black_box(&self) -> Option<&BlackBox> {
+        self.black_box.as_deref()
+    }
+
     /// Whether the process that writes the ledger of this name is certainly at work.
     pub fn is_held(folder: &Dir, name: &Path) -> bool {
         let Ok(file) = folder.open(name) else {
@@ -348,6 +353,9 @@ impl Ledger {
         if self.debt(&entry.name).is_some() {
             return Ok(());
         }
+        if let Some(black_box) = &self.black_box {
+            black_box.note_inherited(&entry.name);
+        }
         let (debt, steps) = taken_over(entry, may_still_come);
         self.write_all(steps, Patience::OnDisk)?;
         self.entries().debts.push(debt);
@@ -355,21 +363,28 @@ impl Ledger {
     }
 
     /// Takes over what a process of this very run left that has crashed: it is this run's to remove, and to answer for.
-    pub fn claim(&self, record: &Record) {
-        for entry in record
-            .entries
-            .iter()
-            .filter(|entry| entry.is_open() || !entry.kept.is_empty())
-        {
-            if self.debt(&entry.name).is_none() {
+    pub fn claim(&self, recovered: &Recovered) {
+        let mut entries = self.entries();
+        for entry in &recovered.record.entries {
+            if entry.is_open() || !entry.kept.is_empty() {
                 // It was at work a moment ago.
-                let (debt, steps) = taken_over(entry, true);
-                // Removed all the same if that cannot be written.
-                warn_of(self.queue(steps, Patience::None));
-                self.entries().debts.push(debt);
+                let (mut debt, _) = taken_over(entry, true);
+                debt.inherited = recovered.inherited.contains(&entry.name);
+                entries.debts.push(debt);
             }
-            self.change(&entry.name, |debt| debt.inherited = false);
         }
+    }
+
+    /// Notes in the file that a process has left which of its names are gone, so that no successor looks for them.
+    ///
+    /// # Errors
+    ///
+    /// What the file system said.
+    pub fn note_removed(folder: &Dir, head: &Head, names: &[String]) -> io::Result<()> {
+        let name = record::file_name(&head.pod);
+        let mut options = OpenOptions::new();
+        let mut file = folder.open_with(name, options.append(true))?;
+        record::append_released(&mut file, head, names)
     }
 
     /// Notes that a VM is kept on purpose.

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser as _;
@@ -52,8 +51,17 @@ fn main() -> ExitCode {
             };
             match ended {
                 supervisor::Ended::With(code) => return ExitCode::from(code),
-                supervisor::Ended::Crashed(failure) => role = Role::Bereft(failure),
-                supervisor::Ended::NotBegun(_) => {}
+                supervisor::Ended::Crashed(failure, recovered) => {
+                    role = Role::Bereft(failure, recovered);
+                }
+                supervisor::Ended::NotBegun(error) => {
+                    role = Role::Alone(
+                        Failure::internal(
+                            "if this process crashes, VMs stay that it has made: it cannot start a second one",
+                        )
+                        .with_source(error),
+                    );
+                }
             }
         }
     }
@@ -121,6 +129,10 @@ async fn dispatch(mut cli: Cli, role: Role, console: Console, stop: Stop) -> u8 
         report::print_failure(&console, &failure);
         return EXIT_INTERNAL;
     }
+    if let Role::CleanUp(crash) = &role {
+        crash.stop(&stop);
+    }
+    role.listens();
     if let Some((place, plugins)) = cli.command.named()
         && let Err(failure) = remote::bring(place, &plugins, &config::environment(), &console).await
     {
@@ -199,8 +211,15 @@ async fn run_command(mut args: RunArgs, role: Role, console: Console, stop: Stop
     let black_box = match role {
         Role::First => None,
         Role::Worker(black_box) => Some(black_box),
+        Role::Alone(failure) => {
+            let cause = failure.causes().join(": ");
+            console.warn(&format!("{}\ncaused by: {cause}", failure.message));
+            None
+        }
         Role::CleanUp(crash) => return clean_up_command(args, crash, console, stop).await,
-        Role::Bereft(failure) => return not_started(vec![failure], &args, &console, &stop),
+        Role::Bereft(failure, recovered) => {
+            return concluded_at_once(Finished::bereft(vec![failure], &recovered), &args, &console);
+        }
     };
     for notice in args.task.iter().flat_map(|task| &task.notices) {
         console.warn(notice);
@@ -208,7 +227,7 @@ async fn run_command(mut args: RunArgs, role: Role, console: Console, stop: Stop
     args.fetched = remote::for_run(&args, &environment, &console, &stop).await;
     match Config::resolve(&args, &environment, console.masker().clone()) {
         Ok(mut config) => {
-            config.black_box = black_box.map(Arc::new);
+            config.black_box = black_box;
             concluded(config, console, |config, console| {
                 run::run(config, console, stop)
             })
@@ -220,17 +239,20 @@ async fn run_command(mut args: RunArgs, role: Role, console: Console, stop: Stop
 
 /// Cleans up after a worker that crashed.
 async fn clean_up_command(args: RunArgs, crash: Crash, console: Console, stop: Stop) -> u8 {
-    let args = args.for_clean_up();
-    match Config::resolve(&args, &config::environment(), console.masker().clone()) {
+    match Config::for_clean_up(&args, &config::environment(), console.masker().clone()) {
         Ok(config) => {
             concluded(config, console, |config, console| {
-                run::clean_up(config, console, stop, crash)
+                run::clean_up(config, args.workspace, console, stop, crash)
             })
             .await
         }
         Err(mut failures) => {
             failures.insert(0, crash.failure());
-            not_started(failures, &args, &console, &stop)
+            concluded_at_once(
+                Finished::bereft(failures, &crash.recovered),
+                &args,
+                &console,
+            )
         }
     }
 }
@@ -252,6 +274,11 @@ fn not_started(failures: Vec<Failure>, args: &RunArgs, console: &Console, stop: 
     if let (Outcome::Cancelled, Some(signal)) = (finished.conclusion.outcome, stop.signal()) {
         finished.conclusion.exit_code = signal.exit_code();
     }
+    concluded_at_once(finished, args, console)
+}
+
+/// Says how something ended that has no configuration.
+fn concluded_at_once(finished: Finished, args: &RunArgs, console: &Console) -> u8 {
     // Where results go may itself be wrong: what can be told is told.
     let results = config::results_directory(args.results.as_deref())
         .ok()

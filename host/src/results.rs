@@ -110,6 +110,32 @@ impl Results {
         self
     }
 
+    /// Takes back what a process of the same run has said of its end and could not keep to, and what it left half written.
+    /// What it deployed and what is kept stays.
+    pub fn take_back(&self) {
+        let Some(directory) = &self.directory else {
+            return;
+        };
+        let stays = ["vm-name", KEPT_VM, KEPT_UNTIL];
+        for name in OWN.iter().filter(|name| !stays.contains(name)) {
+            // Most are not there.
+            let _ = directory.remove_file(name);
+        }
+        let entries = directory.entries().into_iter().flatten().flatten();
+        for entry in entries {
+            let name = entry.file_name();
+            let is_half = |name: &str| {
+                let of = name
+                    .strip_suffix(".partial")
+                    .and_then(|name| name.split_once('.'));
+                of.is_some_and(|(name, _)| OWN.contains(&name))
+            };
+            if name.to_str().is_some_and(is_half) {
+                let _ = directory.remove_file(&name);
+            }
+        }
+    }
+
     /// Sets one of the host's own results. Where they would be too large together, some are left out instead, see
     /// [`Results::left_out`].
     ///

@@ -3,8 +3,9 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use crate::aot::{self, Bounds};
 use crate::artifacts;
@@ -21,8 +22,8 @@ use crate::failure::{Class, Failure, Kind};
 use crate::grants::{Grants, More};
 use crate::guard::{Guards, Wanted};
 use crate::host_folder;
-use crate::ledger::Ledger;
-use crate::outcome::{self, EXIT_LEFTOVERS, Outcome, StopSignal};
+use crate::ledger::{Head, Ledger, Recovered};
+use crate::outcome::{self, EXIT_INTERNAL, EXIT_LEFTOVERS, Outcome, StopSignal};
 use crate::parameters::{check_parameters, given_parameters, named};
 use crate::plugin::{CONTRACT_VERSION, Plugin};
 use crate::predecessors;
@@ -31,11 +32,17 @@ use crate::results::Results;
 use crate::session::{Recorder, Witness};
 use crate::state::{RunContext, RunParts, Stop};
 use crate::supervisor::Crash;
-use crate::teardown::{self, Settlement};
+use crate::teardown::{self, Leftover, Settlement};
 use crate::trap;
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
 use futures_util::FutureExt as _;
 use plugin_manifest::{ContractVersion, Manifest};
 use rand::SeedableRng as _;
+use secrecy::SecretString;
+
+/// How long the ledger in the workspace is waited for once everything else is done.
+const NOTE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How a run ended, for the report and the exit code.
 #[derive(Debug)]
@@ -187,7 +194,7 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
     console.log(Level::Debug, &ready.origin.to_string());
     let ledger = open_ledger(&config, &console).map_err(one)?;
     if let Some(black_box) = &config.black_box {
-        black_box.note_plugin(&plugin.manifest, &plugin.digest);
+        black_box.note_began(&plugin.manifest, &plugin.digest);
     }
     let parts = RunParts {
         cluster: Arc::new(OrkaCluster::new(config.orka).noting_tokens(config.black_box)),
@@ -241,28 +248,33 @@ fn open_ledger(config: &Config, console: &Console) -> Result<Ledger, Failure> {
 }
 
 /// Deletes what a run has made whose process crashed, and concludes it.
-pub async fn clean_up(mut config: Config, console: Console, stop: Stop, crash: Crash) -> Finished {
+///
+/// Goes by the black box alone. A volume may be what hangs, so the ledger in the `workspace` is told at the end, for a moment.
+pub async fn clean_up(
+    mut config: Config,
+    workspace: Option<PathBuf>,
+    console: Console,
+    stop: Stop,
+    crash: Crash,
+) -> Finished {
     let failure = crash.failure();
-    let Some(head) = &crash.recovered.head else {
+    let recovered = crash.recovered;
+    let Some(head) = recovered.head.clone() else {
         // It had not come to where anything is made.
         return Finished::not_started(vec![failure]);
     };
     console.warn(&format!("{}; cleaning up after it", failure.message));
-    crash.stop(&stop);
-    config.identity.resume(head);
-    let ledger = open_ledger(&config, &console).unwrap_or_else(|failure| {
-        tracing::debug!(error = %failure, "cleaning up without a ledger in the workspace");
-        Ledger::in_memory()
-    });
-    ledger.claim(&crash.recovered.record);
-    let results = Results::new(config.results.as_ref()).or_else(|_| Results::new(None));
-    let results = match results {
+    config.identity.resume(&head);
+    let ledger = Ledger::in_memory();
+    ledger.claim(&recovered);
+    let results = match Results::new(config.results.as_ref()).or_else(|_| Results::new(None)) {
         Ok(results) => results,
         Err(more) => return Finished::not_started(vec![failure, more]),
     };
-    let (name, version, digest) = crash.recovered.plugin.unwrap_or_default();
-    let run = RunContext::new(RunParts {
-        cluster: Arc::new(OrkaCluster::new(config.orka)),
+    results.take_back();
+    let (name, version, digest) = recovered.plugin.unwrap_or_default();
+    let parts = RunParts {
+        cluster: Arc::new(OrkaCluster::new(config.orka).known_as(recovered.orka2)),
         guests: Arc::new(SshGuests::new(config.ssh)),
         console,
         ledger,
@@ -271,7 +283,7 @@ pub async fn clean_up(mut config: Config, console: Console, stop: Stop, crash: C
         params: BTreeMap::new(),
         script: None,
         manifest: nothing_but(name, &version),
-        workspace: config.workspace,
+        workspace: None,
         results,
         secrets: config.secrets,
         identity: config.identity,
@@ -280,13 +292,43 @@ pub async fn clean_up(mut config: Config, console: Console, stop: Stop, crash: C
         timeout: config.timeout,
         stop,
         random: Box::new(rand::rngs::StdRng::from_os_rng()),
-    });
-    let conclusion = settled(&run, Ending::Failed(failure)).await;
-    teardown::give_back(&run, crash.recovered.tokens).await;
+    };
+    let began = recovered.began.unwrap_or_else(jiff::Timestamp::now);
+    let run = RunContext::began_at(parts, began);
+    if let Some(claimed) = &recovered.claimed {
+        run.console.warn(&format!(
+            "{claimed} may still exist; Kubernetes deletes it with its PipelineRun, and the next `orka-init` takes it over once that is over"
+        ));
+    }
+    let failure = if recovered.was_purging {
+        failure.with_detail(
+            "what is missing",
+            "everything of the pipeline run was being purged; `orka-step reap --run UID` finishes that",
+        )
+    } else {
+        failure
+    };
+    let conclusion = settled(&run, Ending::Failed(failure), recovered.tokens).await;
+    let removed = conclusion.settlement.removed.clone();
+    let noted =
+        tokio::task::spawn_blocking(move || note_removed(workspace.as_deref(), &head, &removed));
+    // It spares a successor a look, and is not worth more.
+    let _ = tokio::time::timeout(NOTE_PATIENCE, noted).await;
     Finished {
         conclusion,
         run: Some(run),
         plugin_digest: Some(digest).filter(|digest| !digest.is_empty()),
+    }
+}
+
+fn note_removed(workspace: Option<&Path>, head: &Head, removed: &[String]) {
+    let note = |workspace: &Path| {
+        let workspace = Dir::open_ambient_dir(workspace, ambient_authority())?;
+        let folder = host_folder::of_run(&workspace, &head.run)?;
+        Ledger::note_removed(&folder, head, removed)
+    };
+    if let Some(Err(error)) = workspace.map(note) {
+        tracing::debug!(%error, "the ledger in the workspace is behind");
     }
 }
 
@@ -338,11 +380,11 @@ pub async fn execute(compiled: &Compiled, run: Arc<RunContext>) -> Conclusion {
         .await
         .unwrap_or_else(|panic| Ending::Failed(panicked(panic.as_ref())));
     // The store is gone here: nothing a guest does can reach past this point.
-    settled(&run, ending).await
+    settled(&run, ending, Vec::new()).await
 }
 
-/// Settles what the run owes and concludes it.
-async fn settled(run: &RunContext, ending: Ending) -> Conclusion {
+/// Settles what the run owes, tokens of a process that crashed included, and concludes it.
+async fn settled(run: &RunContext, ending: Ending, tokens: Vec<SecretString>) -> Conclusion {
     // Nobody who reads the log can hold it up from here on.
     run.console.stop_waiting();
     run.stop_programs().await;
@@ -361,7 +403,7 @@ async fn settled(run: &RunContext, ending: Ending) -> Conclusion {
     }
     // Written before the courtesies that follow: whoever kills us next must not keep anybody from knowing.
     report::record(&conclusion, &run.console, &run.results);
-    teardown::sign_out(run).await;
+    tokio::join!(teardown::sign_out(run), teardown::give_back(run, tokens));
     conclusion
 }
 
@@ -583,6 +625,22 @@ impl Finished {
             run: None,
             plugin_digest: None,
         }
+    }
+
+    /// A run whose process crashed and that nobody could clean up after.
+    pub fn bereft(failures: Vec<Failure>, recovered: &Recovered) -> Self {
+        let mut finished = Self::not_started(failures);
+        finished.conclusion.outcome = Outcome::InfraFailed;
+        finished.conclusion.exit_code = EXIT_INTERNAL;
+        let left = recovered.open().map(|name| Leftover {
+            name: name.to_owned(),
+            reason: "the process of the run crashed, and nothing could be deleted after that"
+                .to_owned(),
+            command: "orka-step reap --run UID".to_owned(),
+            inherited: recovered.inherited.contains(name),
+        });
+        finished.conclusion.settlement.leftovers = left.collect();
+        finished
     }
 
     /// What the guest said last before it trapped, if anything.

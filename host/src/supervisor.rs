@@ -6,22 +6,31 @@
 //! [`BlackBox`], which is its own memory; the worker's signals come by it, so their time is kept as well.
 //!
 //! The worker dies with the supervisor: whoever kills one kills both, as before there were two. It is in a process group of
-//! its own, so that a signal to the group of the step, as Tekton's entrypoint sends it, does not come twice.
+//! its own, so that a signal to the group of the step, as Tekton's entrypoint sends it, does not come twice; at a terminal it
+//! stays in the group, since one that is not in the foreground may neither read nor, with `stty tostop`, write. Signals are
+//! held back until a process says that it answers to them.
 //!
 //! Where a worker cannot be started, the run goes on in the process that is there.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, getppid, kill_process, set_parent_process_death_signal,
+    setrlimit, test_kill_process,
+};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal as Incoming, SignalKind, signal};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::failure::Failure;
 use crate::ledger::{BlackBox, Recovered};
@@ -43,16 +52,38 @@ const PASSED_ON: [(SignalKind, Signal); 8] = [
     (SignalKind::io(), Signal::IO),
 ];
 
+/// How long a signal is held back for a process that does not say that it answers to it.
+const HELD_AT_MOST: Duration = Duration::from_secs(2);
+
+/// How often that is looked at, while a signal is held back.
+const HELD_TICK: Duration = Duration::from_millis(2);
+
+/// What the file of the black box is called by the kernel: nothing else is written to, whatever the variable says.
+const BLACK_BOX: &str = "/memfd:orka-step-ledger (deleted)";
+
 /// What this process is.
 pub enum Role {
     /// It was started by a person or by Tekton.
     First,
     /// It runs what its supervisor was started for.
-    Worker(BlackBox),
+    Worker(Arc<BlackBox>),
+    /// The same, where the box cannot be reached.
+    Alone(Failure),
     /// It deletes what a worker left.
     CleanUp(Crash),
-    /// Its worker crashed, and so did the clean-up: there is nothing to do but to say so.
-    Bereft(Failure),
+    /// A worker crashed and nothing can be deleted: there is nothing to do but to say so, and what may be left.
+    Bereft(Failure, Recovered),
+}
+
+impl Role {
+    /// Lets the supervisor know that this process answers to signals.
+    pub fn listens(&self) {
+        match self {
+            Self::Worker(black_box) => black_box.note_listening(),
+            Self::CleanUp(crash) => crash.black_box.note_listening(),
+            Self::First | Self::Alone(_) | Self::Bereft(..) => {}
+        }
+    }
 }
 
 /// How a worker crashed, and what it left.
@@ -62,6 +93,8 @@ pub struct Crash {
     signal: i32,
     /// What it had noted.
     pub recovered: Recovered,
+    /// Where that was read.
+    black_box: BlackBox,
     /// The signal that had stopped the run before, and when it came.
     stopped: Option<(StopSignal, Instant)>,
 }
@@ -71,7 +104,7 @@ pub enum Ended {
     /// By itself, with this exit code.
     With(u8),
     /// By a crash that nobody has cleaned up after.
-    Crashed(Failure),
+    Crashed(Failure, Recovered),
     /// There is no worker: the run has not begun.
     NotBegun(io::Error),
 }
@@ -118,44 +151,103 @@ fn crashed(number: i32) -> Failure {
 
 /// What this process is, by its environment.
 pub fn role() -> Role {
-    worker().unwrap_or(Role::First)
+    let told = std::env::var(VARIABLE).ok();
+    let Some(told) = told.as_deref().and_then(Told::parse) else {
+        return Role::First;
+    };
+    if getppid() != Some(told.supervisor) {
+        if test_kill_process(told.supervisor) == Err(Errno::SRCH) {
+            // It ended before this process began: whoever killed it meant both.
+            std::process::abort();
+        }
+        // Somebody's idea of the variable.
+        return Role::First;
+    }
+    told.role()
 }
 
-/// None for a process that is no worker, or whose supervisor is gone.
-fn worker() -> Option<Role> {
-    let told = std::env::var(VARIABLE).ok()?;
-    let mut words = told.split(':');
-    let pid: i32 = words.next()?.parse().ok()?;
-    let descriptor: u32 = words.next()?.parse().ok()?;
-    if getppid() != Pid::from_raw(pid) {
-        return None;
+/// What the variable says.
+struct Told<'a> {
+    supervisor: Pid,
+    descriptor: u32,
+    /// Of a worker that crashed: its signal, and which one had stopped the run, so many milliseconds ago.
+    signal: Option<i32>,
+    stopped: Option<(&'a str, &'a str)>,
+}
+
+impl<'a> Told<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let mut words = text.split(':');
+        Some(Self {
+            supervisor: Pid::from_raw(words.next()?.parse().ok()?)?,
+            descriptor: words.next()?.parse().ok()?,
+            signal: words.next().and_then(|word| word.parse().ok()),
+            stopped: words.next().zip(words.next()),
+        })
     }
-    // Whoever fails here still has a run to make.
-    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
-        tracing::debug!(%error, "the worker may outlive its supervisor");
+
+    /// Never that of a first process: its supervisor is there, and one more would have one more, without end.
+    fn role(&self) -> Role {
+        if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+            tracing::debug!(%error, "the worker may outlive its supervisor");
+        }
+        if getppid() != Some(self.supervisor) {
+            // It ended in between, and this process would not be told.
+            std::process::abort();
+        }
+        let none = Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        };
+        // What a crash leaves must not hold passwords and tokens, and must not take time.
+        if let Err(error) = setrlimit(Resource::Core, none) {
+            tracing::debug!(%error, "a crash may leave a core dump");
+        }
+        match (self.signal, self.open()) {
+            (None, Ok(file)) => Role::Worker(Arc::new(BlackBox::new(file))),
+            (None, Err(error)) => Role::Alone(
+                Failure::internal("if this process crashes, VMs stay that it has made: its supervisor cannot be reached")
+                    .with_source(error),
+            ),
+            (Some(signal), Ok(mut file)) => match Recovered::read(&mut file) {
+                Ok(recovered) => Role::CleanUp(Crash {
+                    signal,
+                    recovered,
+                    black_box: BlackBox::new(file),
+                    stopped: self.stopped(),
+                }),
+                Err(error) => {
+                    Role::Bereft(crashed(signal).with_source(error), Recovered::default())
+                }
+            },
+            (Some(signal), Err(error)) => {
+                Role::Bereft(crashed(signal).with_source(error), Recovered::default())
+            }
+        }
     }
-    if getppid() != Pid::from_raw(pid) {
-        // It ended in between, and this process would not be told.
-        std::process::abort();
+
+    /// By name, so that no other program that is started from here inherits it.
+    fn open(&self) -> io::Result<File> {
+        let path = format!(
+            "/proc/{}/fd/{}",
+            self.supervisor.as_raw_pid(),
+            self.descriptor
+        );
+        // With another PID namespace's `/proc` it would be a stranger's file.
+        if std::fs::read_link(&path)? != Path::new(BLACK_BOX) {
+            return Err(io::Error::other(format!("`{path}` is something else")));
+        }
+        File::options().read(true).append(true).open(path)
     }
-    // By name, so that no other program that is started from here inherits it.
-    let path = format!("/proc/{pid}/fd/{descriptor}");
-    let Some(signal) = words.next() else {
-        let file = File::options().append(true).open(path).ok()?;
-        return Some(Role::Worker(BlackBox::new(file)));
-    };
-    let stopped = words.next().zip(words.next()).and_then(|(name, ago)| {
+
+    fn stopped(&self) -> Option<(StopSignal, Instant)> {
+        let (name, ago) = self.stopped?;
         let signal = [StopSignal::Terminate, StopSignal::Interrupt]
             .into_iter()
             .find(|signal| signal.name() == name)?;
         let ago = Duration::from_millis(ago.parse().ok()?);
         Some((signal, Instant::now().checked_sub(ago)?))
-    });
-    Some(Role::CleanUp(Crash {
-        signal: signal.parse().ok()?,
-        recovered: Recovered::read(&mut File::open(path).ok()?).ok()?,
-        stopped,
-    }))
+    }
 }
 
 /// Runs this program once more with the same command line, passes on signals, and cleans up after a crash.
@@ -169,20 +261,35 @@ pub async fn supervise() -> Ended {
 struct Supervisor {
     black_box: File,
     signals: Vec<(Incoming, Signal)>,
+    /// Whether a terminal sends its signals to the worker, too.
+    at_terminal: bool,
     /// The first signal that stops a run.
     stopped: Option<(StopSignal, Instant)>,
+    /// How many processes were started.
+    started: usize,
+    /// Signals that wait for the process to answer to them, and since when.
+    held: Vec<Signal>,
+    held_since: Option<Instant>,
 }
 
 impl Supervisor {
     fn new() -> io::Result<Self> {
+        // A caller that ignores it would keep anybody from waiting for a child.
+        let _children = signal(SignalKind::child())?;
         // Heard from here on: one that comes while the worker starts is passed on as well.
         let signals = PASSED_ON
             .into_iter()
             .map(|(kind, passed)| Ok((signal(kind)?, passed)));
         Ok(Self {
             signals: signals.collect::<io::Result<_>>()?,
-            black_box: memfd_create("ledger", MemfdFlags::CLOEXEC)?.into(),
+            black_box: memfd_create("orka-step-ledger", MemfdFlags::CLOEXEC)?.into(),
+            at_terminal: io::stdin().is_terminal()
+                || io::stdout().is_terminal()
+                || io::stderr().is_terminal(),
             stopped: None,
+            started: 0,
+            held: Vec::new(),
+            held_since: None,
         })
     }
 
@@ -194,70 +301,120 @@ impl Supervisor {
         let signal = match self.attend(worker).await.map(ended) {
             Ok(Ok(code)) => return Ended::With(code),
             Ok(Err(signal)) => signal,
-            Err(error) => return Ended::Crashed(lost(error)),
+            Err(error) => return self.bereft(lost(error)),
         };
         let stopped = self.stopped.map_or_else(String::new, |(signal, at)| {
             format!(":{}:{}", signal.name(), at.elapsed().as_millis())
         });
         let cleaner = match self.start(&format!(":{signal}{stopped}")) {
             Ok(cleaner) => cleaner,
-            Err(error) => return Ended::Crashed(crashed(signal).with_source(error)),
+            Err(error) => return self.bereft(crashed(signal).with_source(error)),
         };
         match self.attend(cleaner).await.map(ended) {
             Ok(Ok(code)) => Ended::With(code),
-            Ok(Err(_)) => Ended::Crashed(crashed(signal).with_detail(
-                "cleaned up",
-                "the clean-up crashed as well; `orka-step reap` deletes what is left",
-            )),
-            Err(error) => Ended::Crashed(lost(error)),
+            Ok(Err(again)) => self.bereft(crashed(signal).with_source(crashed(again))),
+            Err(error) => self.bereft(lost(error)),
         }
     }
 
+    fn bereft(&mut self, failure: Failure) -> Ended {
+        Ended::Crashed(failure, self.recovered())
+    }
+
+    fn recovered(&mut self) -> Recovered {
+        Recovered::read(&mut self.black_box).unwrap_or_default()
+    }
+
     /// Starts the program as a worker.
-    fn start(&self, more: &str) -> io::Result<Child> {
+    fn start(&mut self, more: &str) -> io::Result<Child> {
         let mut arguments = std::env::args_os();
         let told = format!(
             "{}:{}{more}",
             std::process::id(),
             self.black_box.as_raw_fd()
         );
-        Command::new(std::env::current_exe()?)
+        // Not by its path: the file may have been replaced.
+        let mut command = Command::new("/proc/self/exe");
+        command
             .arg0(arguments.next().unwrap_or_default())
             .args(arguments)
-            .env(VARIABLE, told)
-            .process_group(0)
-            .spawn()
+            .env(VARIABLE, told);
+        if !self.at_terminal {
+            command.process_group(0);
+        }
+        let child = command.spawn()?;
+        self.started += 1;
+        Ok(child)
     }
 
-    /// Waits for a worker's end and passes on to it what comes meanwhile.
+    /// Waits for a worker's end and passes on to it what comes meanwhile, once it answers to that.
     async fn attend(&mut self, mut worker: Child) -> io::Result<ExitStatus> {
         let pid = worker.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         loop {
-            let incoming = self.signals.iter_mut().map(|(incoming, passed)| {
-                let passed = *passed;
-                Box::pin(async move {
-                    incoming.recv().await;
-                    passed
-                })
-            });
+            let is_held = !self.held.is_empty();
             let signal = tokio::select! {
                 status = worker.wait() => return status,
-                (signal, ..) = futures_util::future::select_all(incoming) => signal,
+                signal = next(&mut self.signals) => Some(signal),
+                () = sleep(HELD_TICK), if is_held => None,
             };
-            let stops = match signal {
-                Signal::TERM => Some(StopSignal::Terminate),
-                Signal::INT => Some(StopSignal::Interrupt),
-                _ => None,
-            };
-            if self.stopped.is_none() {
-                self.stopped = stops.map(|signal| (signal, Instant::now()));
+            if let Some(signal) = signal {
+                self.take(signal);
             }
-            if let Some(pid) = pid {
-                // One that has just ended needs no signal: it is not waited for yet, so the number is still its own.
-                let _ = kill_process(pid, signal);
+            if let Some(pid) = pid
+                && self.may_pass()
+            {
+                for signal in self.held.drain(..) {
+                    // One that has just ended needs no signal: it is not waited for yet, so the number is still its own.
+                    let _ = kill_process(pid, signal);
+                }
             }
         }
     }
+
+    fn take(&mut self, signal: Signal) {
+        let stops = match signal {
+            Signal::TERM => Some(StopSignal::Terminate),
+            Signal::INT => Some(StopSignal::Interrupt),
+            _ => None,
+        };
+        if self.stopped.is_none() {
+            self.stopped = stops.map(|signal| (signal, Instant::now()));
+        }
+        // A terminal has sent these to the whole group.
+        let is_there = [Signal::INT, Signal::QUIT].contains(&signal) && self.at_terminal;
+        if !is_there {
+            self.held_since.get_or_insert_with(Instant::now);
+            self.held.push(signal);
+        }
+    }
+
+    /// Whether the process answers to signals, or should by now.
+    fn may_pass(&mut self) -> bool {
+        let Some(since) = self.held_since else {
+            return false;
+        };
+        let may = since.elapsed() >= HELD_AT_MOST || {
+            let started = self.started;
+            self.recovered().is_listening(started)
+        };
+        if may {
+            self.held_since = None;
+        }
+        may
+    }
+}
+
+/// The next signal that comes.
+async fn next(signals: &mut [(Incoming, Signal)]) -> Signal {
+    let incoming = signals.iter_mut().map(|(incoming, passed)| {
+        let passed = *passed;
+        Box::pin(async move {
+            incoming.recv().await;
+            passed
+        })
+    });
+    let (signal, ..) = select_all(incoming).await;
+    signal
 }
 
 /// The exit code, or the signal of a crash.

@@ -503,12 +503,7 @@ pub async fn sign_out(run: &RunContext) {
     if run.facts.get().is_none() || run.signed_out.get().is_some() {
         return;
     }
-    let own = Instant::now() + SIGN_OUT_TIMEOUT;
-    // No longer than that after a second signal either, which shortens what comes before.
-    let limit = sleep_until(match run.stop.stopped_at() {
-        Some(stopped_at) => own.min(stopped_at + BUDGET_AFTER_SIGNAL),
-        None => own,
-    });
+    let limit = sleep_until(sign_out_ends(run));
     tokio::select! {
         biased;
         outcome = give_back_token(run) => match outcome {
@@ -522,15 +517,32 @@ pub async fn sign_out(run: &RunContext) {
     }
 }
 
-/// Gives back tokens of a process that could not do so itself.
+/// Gives back tokens of a process that could not do so itself, in the time that signing out has.
 pub async fn give_back(run: &RunContext, tokens: Vec<SecretString>) {
-    for token in tokens {
-        let deadline = Instant::now() + SIGN_OUT_TIMEOUT;
-        match limited(deadline, "sign-out", run.cluster.revoke(token)).await {
-            Ok(outcome) => tell_sign_out(&run.console, &outcome),
-            // Mostly one that has expired, or that this process was given as well and has given back.
-            Err(failure) => tracing::debug!(error = %failure, "a token cannot be given back"),
+    let deadline = sign_out_ends(run);
+    let revoked = tokens
+        .into_iter()
+        .map(|token| limited(deadline, "sign-out", run.cluster.revoke(token)));
+    for outcome in join_all(revoked).await {
+        match outcome {
+            Ok(SignOut::Revoked) => tell_sign_out(&run.console, &SignOut::Revoked),
+            // What this run's own token has been told about already.
+            Ok(_) => {}
+            Err(failure) => run.console.warn(&format!(
+                "the token of the process that crashed was not given back: {}",
+                reason(&failure)
+            )),
         }
+    }
+}
+
+/// When signing out has to have ended.
+fn sign_out_ends(run: &RunContext) -> Instant {
+    let own = Instant::now() + SIGN_OUT_TIMEOUT;
+    // No longer than that after a second signal either, which shortens what comes before.
+    match run.stop.stopped_at() {
+        Some(stopped_at) => own.min(stopped_at + BUDGET_AFTER_SIGNAL),
+        None => own,
     }
 }
 

@@ -45,6 +45,8 @@ pub struct OrkaCluster {
     /// Orka 3: VM configs that are known to be stored, which is the exception there.
     stored: Mutex<BTreeSet<String>>,
     black_box: Option<Arc<BlackBox>>,
+    /// Whether it is of Orka 2, where somebody has found out before.
+    known_orka2: Option<bool>,
 }
 
 impl OrkaCluster {
@@ -55,7 +57,15 @@ impl OrkaCluster {
             client: OnceCell::new(),
             stored: Mutex::default(),
             black_box: None,
+            known_orka2: None,
         }
+    }
+
+    /// The same; commands for people are right also while there is no connection.
+    #[must_use]
+    pub fn known_as(mut self, orka2: Option<bool>) -> Self {
+        self.known_orka2 = orka2;
+        self
     }
 
     /// The same; tokens from logins are noted where a crash of this process does not lose them.
@@ -110,13 +120,14 @@ impl Cluster for OrkaCluster {
             .sign_in()
             .await
             .map_err(|error| failure(error, Stage::SignIn))?;
-        if let Some(black_box) = &self.black_box
-            && client.token_is_from_login()
-            && let Some(token) = client.held_token().await
-        {
-            black_box.note_token(&token);
-        }
         let is_orka3 = client.generation() == ClientGeneration::Orka3;
+        if let Some(black_box) = &self.black_box {
+            black_box.note_orka2(!is_orka3);
+            let is_own = client.token_is_from_login();
+            if let Some(token) = client.held_token().await.filter(|_| is_own) {
+                black_box.note_token(&token);
+            }
+        }
         Ok(Facts {
             generation: if is_orka3 {
                 Generation::Orka3
@@ -348,7 +359,8 @@ impl Cluster for OrkaCluster {
     }
 
     fn removal_command(&self, name: &str) -> String {
-        if self.stores_configs() {
+        let is_known = self.client.get().is_none() && self.known_orka2 == Some(true);
+        if self.stores_configs() || is_known {
             format!("orka vm purge -v {name}")
         } else if self.stored().contains(name) {
             format!("orka3 vm-config delete {name}")

@@ -21,7 +21,7 @@ use crate::bindings::orka::plugin::cluster::{
 use crate::console::seconds;
 use crate::failure::{Class, Failure, Kind};
 use crate::grants::Ceilings;
-use crate::ledger::{Debt, DeployEnd, LimitReached, Thing, VmLimits};
+use crate::ledger::{BlackBox, Debt, DeployEnd, LimitReached, Thing, VmLimits};
 use crate::predecessors;
 use crate::session::Tidying;
 use crate::state::{CallError, HostState, RunContext};
@@ -230,7 +230,12 @@ impl HostSession for HostState {
         let work = run.tidy(Tidying::PurgeRun, async {
             shared::may_purge_run(run)?;
             older::ask_purge(run);
+            let black_box = run.ledger.black_box();
+            black_box.map(BlackBox::note_purging);
             let purged = shared::purge_run(run).await;
+            if purged.is_ok() {
+                black_box.map(BlackBox::note_purged);
+            }
             // VMs cost money: they go first, and what is left of the rest is deleted all the same.
             let retracted = older::retract(run).await;
             purged.and_then(|purged| retracted.map(|()| purged))

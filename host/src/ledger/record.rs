@@ -132,17 +132,38 @@ pub fn append_handed_over<'a>(
     heads: &[Head],
     entries: impl Iterator<Item = &'a Entry>,
 ) -> io::Result<()> {
+    let entries = entries.map(|entry| (entry.name.as_str(), entry.thing));
+    append(file, heads.last(), entries, State::HandedOver)
+}
+
+/// Notes in another process's ledger that what it left is gone.
+///
+/// # Errors
+///
+/// What the file system said.
+pub fn append_released(file: &mut impl io::Write, head: &Head, names: &[String]) -> io::Result<()> {
+    // What bears a name no longer matters to anybody.
+    let entries = names.iter().map(|name| (name.as_str(), Thing::Vm));
+    append(file, Some(head), entries, State::Released)
+}
+
+fn append<'a>(
+    file: &mut impl io::Write,
+    head: Option<&Head>,
+    entries: impl Iterator<Item = (&'a str, Thing)>,
+    state: State,
+) -> io::Result<()> {
     // On a line of its own, whatever the last one is.
     let mut bytes = vec![b'\n'];
     // After half a line only a head says that it never mattered.
-    if let Some(head) = heads.last() {
+    if let Some(head) = head {
         bytes.extend(line(What::Head { head: head.clone() })?);
     }
-    for entry in entries {
+    for (name, thing) in entries {
         bytes.extend(line(What::Step(Step {
-            name: entry.name.clone(),
-            thing: entry.thing,
-            state: State::HandedOver,
+            name: name.to_owned(),
+            thing,
+            state,
             instance: None,
             kept: None,
         }))?);

@@ -43,6 +43,9 @@ pub(super) async fn claim(run: &RunContext) -> Result<(), Failure> {
         ));
         revoke(run, hand_over, before).await;
     }
+    if let (Ok(()), Some(black_box)) = (&claimed, run.ledger.black_box()) {
+        black_box.note_claimed(hand_over.shown());
+    }
     claimed
 }
 
@@ -79,6 +82,9 @@ pub(super) async fn publish(run: &RunContext, config: &str) -> Result<(), Failur
 pub(super) fn published(run: &RunContext) {
     if let Some(hand_over) = run.hand_over() {
         hand_over.publish();
+        if let Some(black_box) = run.ledger.black_box() {
+            black_box.note_published();
+        }
     }
 }
 
