@@ -51,7 +51,8 @@ fn main() -> ExitCode {
             };
             match ended {
                 supervisor::Ended::With(code) => return ExitCode::from(code),
-                supervisor::Ended::Crashed(failure, recovered) => {
+                supervisor::Ended::Crashed(crash) => {
+                    let (failure, recovered) = *crash;
                     role = Role::Bereft(failure, recovered);
                 }
                 supervisor::Ended::NotBegun(error) => {

@@ -104,7 +104,7 @@ pub enum Ended {
     /// By itself, with this exit code.
     With(u8),
     /// By a crash that nobody has cleaned up after.
-    Crashed(Failure, Recovered),
+    Crashed(Box<(Failure, Recovered)>),
     /// There is no worker: the run has not begun.
     NotBegun(io::Error),
 }
@@ -318,7 +318,7 @@ impl Supervisor {
     }
 
     fn bereft(&mut self, failure: Failure) -> Ended {
-        Ended::Crashed(failure, self.recovered())
+        Ended::Crashed(Box::new((failure, self.recovered())))
     }
 
     fn recovered(&mut self) -> Recovered {

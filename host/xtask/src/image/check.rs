@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::archive::{self, Archive};
 use super::{
     AUTHORITIES, Architecture, COMPILER_PACKED, COMPILER_PLAIN, COMPILERS, MATERIALS, PLUGINS,
-    PROGRAM, Place, name_server,
+    PROGRAM, Place, name_server, program,
 };
 use crate::workspace::Workspace;
 use crate::{demo, packages, process};
@@ -419,7 +419,8 @@ impl Bench {
                 .join(PLUGINS)
                 .join("build.wasm");
             // An empty custom section changes the digest and nothing else.
-            let changed = [super::read(&bundled)?, vec![0, 2, 1, b'x']].concat();
+            let bundled = program::unpacked(super::read(&bundled)?)?;
+            let changed = [bundled, vec![0, 2, 1, b'x']].concat();
             fs::write(place.join("creds/custom.wasm"), changed)?;
         }
         for mine in ["workspace", "workspace/input", "results"] {

@@ -126,7 +126,7 @@ pub(super) fn names_no_path(workspace: &Workspace, tree: &Tree) -> Result<()> {
 }
 
 /// What `packed` has packed, as it was; anything else as it is.
-fn unpacked(bytes: Vec<u8>) -> Result<Vec<u8>> {
+pub(super) fn unpacked(bytes: Vec<u8>) -> Result<Vec<u8>> {
     if !bytes.starts_with(&[0x1f, 0x8b]) {
         return Ok(bytes);
     }
