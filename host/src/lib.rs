@@ -13,6 +13,7 @@ pub mod backend;
 pub mod bindings;
 pub mod capability;
 pub mod check;
+pub mod clean_up;
 #[allow(missing_docs, reason = "the doc comments are the command's help")]
 pub mod cli;
 pub mod config;

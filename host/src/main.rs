@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
+use orka_step::clean_up::clean_up;
 use orka_step::cli::{Cli, Command, PluginCommand, RunArgs};
 use orka_step::config::{self, Config};
 use orka_step::console::{Console, Level};
@@ -243,7 +244,7 @@ async fn clean_up_command(args: RunArgs, crash: Crash, console: Console, stop: S
     match Config::for_clean_up(&args, &config::environment(), console.masker().clone()) {
         Ok(config) => {
             concluded(config, console, |config, console| {
-                run::clean_up(config, args.workspace, console, stop, crash)
+                clean_up(config, args.workspace, console, stop, crash)
             })
             .await
         }

@@ -237,6 +237,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_said_of_an_end_that_did_not_come_is_taken_back() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().to_owned();
+        for name in [
+            "vm-name",
+            "kept-vm",
+            "exit-status",
+            "outcome",
+            "outcome.0123.partial",
+            "version",
+            "a.partial",
+        ] {
+            std::fs::write(path.join(name), "x").unwrap();
+        }
+        Results::new(Some(&path)).unwrap().take_back();
+        let left = std::fs::read_dir(&path).unwrap();
+        let mut left: Vec<_> = left
+            .map(|it| it.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["a.partial", "kept-vm", "version", "vm-name"]);
+    }
+
+    #[test]
     fn a_plugin_cannot_fill_the_termination_message() {
         let directory = tempfile::tempdir().unwrap();
         let results = Results::new(Some(&directory.path().to_owned())).unwrap();

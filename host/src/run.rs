@@ -1,11 +1,10 @@
 //! One run, start to finish. Read top to bottom; this file alone decides order.
 
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use crate::aot::{self, Bounds};
 use crate::artifacts;
@@ -22,27 +21,21 @@ use crate::failure::{Class, Failure, Kind};
 use crate::grants::{Grants, More};
 use crate::guard::{Guards, Wanted};
 use crate::host_folder;
-use crate::ledger::{Head, Ledger, Recovered};
+use crate::ledger::{Ledger, Recovered};
 use crate::outcome::{self, EXIT_INTERNAL, EXIT_LEFTOVERS, Outcome, StopSignal};
 use crate::parameters::{check_parameters, given_parameters, named};
-use crate::plugin::{CONTRACT_VERSION, Plugin};
+use crate::plugin::Plugin;
 use crate::predecessors;
 use crate::report;
 use crate::results::Results;
 use crate::session::{Recorder, Witness};
 use crate::state::{RunContext, RunParts, Stop};
-use crate::supervisor::Crash;
 use crate::teardown::{self, Leftover, Settlement};
 use crate::trap;
-use cap_std::ambient_authority;
-use cap_std::fs::Dir;
 use futures_util::FutureExt as _;
-use plugin_manifest::{ContractVersion, Manifest};
+use plugin_manifest::Manifest;
 use rand::SeedableRng as _;
 use secrecy::SecretString;
-
-/// How long the ledger in the workspace is waited for once everything else is done.
-const NOTE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How a run ended, for the report and the exit code.
 #[derive(Debug)]
@@ -247,110 +240,6 @@ fn open_ledger(config: &Config, console: &Console) -> Result<Ledger, Failure> {
     predecessors::open_ledger(&folder, &config.identity, black_box, console)
 }
 
-/// Deletes what a run has made whose process crashed, and concludes it.
-///
-/// Goes by the black box alone. A volume may be what hangs, so the ledger in the `workspace` is told at the end, for a moment.
-pub async fn clean_up(
-    mut config: Config,
-    workspace: Option<PathBuf>,
-    console: Console,
-    stop: Stop,
-    crash: Crash,
-) -> Finished {
-    let failure = crash.failure();
-    let recovered = crash.recovered;
-    let Some(head) = recovered.head.clone() else {
-        // It had not come to where anything is made.
-        return Finished::not_started(vec![failure]);
-    };
-    console.warn(&format!("{}; cleaning up after it", failure.message));
-    config.identity.resume(&head);
-    let ledger = Ledger::in_memory();
-    ledger.claim(&recovered);
-    let results = match Results::new(config.results.as_ref()).or_else(|_| Results::new(None)) {
-        Ok(results) => results,
-        Err(more) => return Finished::not_started(vec![failure, more]),
-    };
-    results.take_back();
-    let (name, version, digest) = recovered.plugin.unwrap_or_default();
-    let parts = RunParts {
-        cluster: Arc::new(OrkaCluster::new(config.orka).known_as(recovered.orka2)),
-        guests: Arc::new(SshGuests::new(config.ssh)),
-        console,
-        ledger,
-        grants: Grants::default(),
-        guards: Guards::default(),
-        params: BTreeMap::new(),
-        script: None,
-        manifest: nothing_but(name, &version),
-        workspace: None,
-        results,
-        secrets: config.secrets,
-        identity: config.identity,
-        owner: config.owner,
-        limits: config.limits,
-        timeout: config.timeout,
-        stop,
-        random: Box::new(rand::rngs::StdRng::from_os_rng()),
-    };
-    let began = recovered.began.unwrap_or_else(jiff::Timestamp::now);
-    let run = RunContext::began_at(parts, began);
-    if let Some(claimed) = &recovered.claimed {
-        run.console.warn(&format!(
-            "{claimed} may still exist; Kubernetes deletes it with its PipelineRun, and the next `orka-init` takes it over once that is over"
-        ));
-    }
-    let failure = if recovered.was_purging {
-        failure.with_detail(
-            "what is missing",
-            "everything of the pipeline run was being purged; `orka-step reap --run UID` finishes that",
-        )
-    } else {
-        failure
-    };
-    let conclusion = settled(&run, Ending::Failed(failure), recovered.tokens).await;
-    let removed = conclusion.settlement.removed.clone();
-    let noted =
-        tokio::task::spawn_blocking(move || note_removed(workspace.as_deref(), &head, &removed));
-    // It spares a successor a look, and is not worth more.
-    let _ = tokio::time::timeout(NOTE_PATIENCE, noted).await;
-    Finished {
-        conclusion,
-        run: Some(run),
-        plugin_digest: Some(digest).filter(|digest| !digest.is_empty()),
-    }
-}
-
-fn note_removed(workspace: Option<&Path>, head: &Head, removed: &[String]) {
-    let note = |workspace: &Path| {
-        let workspace = Dir::open_ambient_dir(workspace, ambient_authority())?;
-        let folder = host_folder::of_run(&workspace, &head.run)?;
-        Ledger::note_removed(&folder, head, removed)
-    };
-    if let Some(Err(error)) = workspace.map(note) {
-        tracing::debug!(%error, "the ledger in the workspace is behind");
-    }
-}
-
-/// A manifest for the report of a run that has none at hand.
-fn nothing_but(name: String, version: &str) -> Manifest {
-    let (major, minor) = CONTRACT_VERSION;
-    Manifest {
-        name,
-        version: version.parse().unwrap_or(semver::Version::new(0, 0, 0)),
-        contract: ContractVersion { major, minor },
-        description: String::new(),
-        minimum_host: None,
-        capabilities: BTreeSet::new(),
-        optional_capabilities: BTreeSet::new(),
-        secrets: BTreeSet::new(),
-        optional_secrets: BTreeSet::new(),
-        one_of: Vec::new(),
-        parameters: BTreeMap::new(),
-        results: BTreeMap::new(),
-    }
-}
-
 /// Names the parameters of a Task that the plugin does not have.
 fn tell_left_out(manifest: &Manifest, config: &Config, console: &Console) {
     let offered = config.offered_params.iter();
@@ -384,7 +273,11 @@ pub async fn execute(compiled: &Compiled, run: Arc<RunContext>) -> Conclusion {
 }
 
 /// Settles what the run owes, tokens of a process that crashed included, and concludes it.
-async fn settled(run: &RunContext, ending: Ending, tokens: Vec<SecretString>) -> Conclusion {
+pub(crate) async fn settled(
+    run: &RunContext,
+    ending: Ending,
+    tokens: Vec<SecretString>,
+) -> Conclusion {
     // Nobody who reads the log can hold it up from here on.
     run.console.stop_waiting();
     run.stop_programs().await;
@@ -417,7 +310,7 @@ fn panicked(panic: &(dyn Any + Send)) -> Failure {
 }
 
 /// How the guest's part ended.
-enum Ending {
+pub(crate) enum Ending {
     /// It gave a verdict.
     Verdict(Verdict),
     /// It handed back an error.
