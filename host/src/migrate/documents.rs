@@ -135,8 +135,12 @@ impl<'a> Known<'a> {
         // A run of a Pipeline in another file has nothing of ours but what belongs to runs.
         let is_run = matches!(kind, "TaskRun" | "PipelineRun");
         if is_run && (!found.is_empty() || spec.get("pipelineRef").is_some()) {
-            findings.extend(rules::of_run(kind, spec, self.names.is_any_written()));
+            findings.extend(rules::of_run(kind, spec));
         }
+        findings.extend(rules::of_account(
+            &document.value,
+            self.names.is_any_written(),
+        ));
         if !found.is_empty() {
             findings.extend(rules::of_version(&document.value));
         }

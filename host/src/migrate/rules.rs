@@ -235,23 +235,14 @@ impl Use {
 }
 
 /// What is to be said of a run itself.
-pub(super) fn of_run(kind: &str, spec: &Value, is_handed_over: bool) -> Vec<Finding> {
+pub(super) fn of_run(kind: &str, spec: &Value) -> Vec<Finding> {
     let mut findings = Vec::new();
-    // v1beta1 has both of these at the top.
+    // v1beta1 has it at the top.
     let template = &spec["taskRunTemplate"];
     let either = |member: &str| match template.get(member) {
         Some(value) => value,
         None => &spec[member],
     };
-    if either("serviceAccountName") == "orka-svc" {
-        let message = match is_handed_over {
-            false => "the service account `orka-svc` and its rights are not needed any more",
-            true => {
-                "the service account `orka-svc` is needed for nothing but the hand-over, with other rights"
-            }
-        };
-        findings.push(differs("run.service-account", message.to_owned()));
-    }
     let has_group = either("podTemplate")["securityContext"]
         .get("fsGroup")
         .is_some();
@@ -273,6 +264,42 @@ pub(super) fn of_run(kind: &str, spec: &Value, is_handed_over: bool) -> Vec<Find
         findings.extend(shortest.filter(|time| *time < TIME_NEEDED).map(short_time));
     }
     findings
+}
+
+/// Whoever names the account of the older Tasks: runs, for all tasks or for one, pods, triggers, and Tekton's default.
+pub(super) fn of_account(document: &Value, is_handed_over: bool) -> Option<Finding> {
+    names_account(document).then(|| {
+        let hint = match is_handed_over {
+            false => {
+                "take it out before `orka-svc` is deleted; a step of yours that uses its rights needs an account of its own"
+            }
+            true => {
+                "before `orka-svc` is deleted, name the account of `tekton/overlays/hand-over` for `orka-init` and \
+                 `orka-teardown`, and none elsewhere; a step of yours that uses its rights needs an account of its own"
+            }
+        };
+        check(
+            "run.service-account",
+            "it names the service account `orka-svc`, which these Tasks do not need; without that account no pod of it starts"
+                .to_owned(),
+            hint,
+        )
+    })
+}
+
+fn names_account(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().any(names_account),
+        Value::Object(members) => members.iter().any(|(name, member)| match name.as_str() {
+            "serviceAccountName" | "taskServiceAccountName" | "default-service-account" => {
+                member == "orka-svc"
+            }
+            // Documents of their own.
+            "items" | "resourcetemplates" => false,
+            _ => names_account(member),
+        }),
+        _ => false,
+    }
 }
 
 /// The API version of the document.

@@ -169,10 +169,40 @@ spec:
     assert_eq!(
         codes(yaml),
         [
-            (Weight::Differs, "run.service-account"),
             (Weight::Check, "run.fs-group"),
-            (Weight::Check, "run.timeout")
+            (Weight::Check, "run.timeout"),
+            (Weight::Check, "run.service-account"),
         ]
+    );
+}
+
+#[test]
+fn whoever_names_the_account_of_the_older_tasks_is_found() {
+    for yaml in [
+        "kind: TaskRun\nmetadata: {name: r}\nspec: {serviceAccountName: orka-svc, taskRef: {name: kubectl}}\n",
+        "kind: PipelineRun\nmetadata: {name: r}\nspec: {pipelineSpec: {tasks: []}, taskRunTemplate: {serviceAccountName: orka-svc}}\n",
+        "kind: PipelineRun\nmetadata: {name: r}\nspec: {pipelineSpec: {tasks: []}, taskRunSpecs: [{pipelineTaskName: b, \
+         serviceAccountName: orka-svc}]}\n",
+        "kind: PipelineRun\nmetadata: {name: r}\nspec: {pipelineSpec: {tasks: []}, taskRunSpecs: [{pipelineTaskName: b, \
+         taskServiceAccountName: orka-svc}]}\n",
+        "kind: TriggerTemplate\nmetadata: {name: t}\nspec: {resourcetemplates: [{kind: TaskRun, metadata: {generateName: r-}, \
+         spec: {serviceAccountName: orka-svc, taskRef: {name: kubectl}}}]}\n",
+        "kind: EventListener\nmetadata: {name: e}\nspec: {triggers: [{serviceAccountName: orka-svc, triggerRef: t}]}\n",
+        "kind: CronJob\nmetadata: {name: j}\nspec: {jobTemplate: {spec: {template: {spec: {serviceAccountName: orka-svc, \
+         containers: [{name: c, image: x}]}}}}}\n",
+        "kind: ConfigMap\nmetadata: {name: config-defaults}\ndata: {default-service-account: orka-svc}\n",
+    ] {
+        let said = ["`orka-svc`", "before `orka-svc` is deleted"];
+        assert_says(yaml, Weight::Check, "run.service-account", &said);
+        assert_eq!(codes(&yaml.replace("orka-svc", "own")), [], "{yaml}");
+    }
+    let told = pipeline(", {name: hand-over, value: kubernetes}", "")
+        + "---\nkind: TaskRun\nmetadata: {name: r}\nspec: {serviceAccountName: orka-svc, taskRef: {name: kubectl}}\n";
+    assert_says(
+        &told,
+        Weight::Check,
+        "run.service-account",
+        &["the account of `tekton/overlays/hand-over`"],
     );
 }
 
