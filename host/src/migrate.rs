@@ -4,12 +4,14 @@
 //! `readers` finds who reads what the older `orka-init` wrote.
 
 mod documents;
+mod overrides;
 mod params;
 mod read;
 mod readers;
 mod reference;
 mod rules;
 mod scope;
+mod unseen;
 
 use std::path::{Path, PathBuf};
 

@@ -202,17 +202,21 @@ async fn a_step_that_reads_the_older_hand_over_is_named() {
     }
 }
 
-/// What `migrate` knows of parameters is what the Tasks have.
+/// What `migrate` knows of parameters and steps is what the Tasks have.
 #[tokio::test]
-async fn every_parameter_of_the_tasks_is_known() {
+async fn every_parameter_and_step_of_the_tasks_is_known() {
     for name in ["orka-full", "orka-init", "orka-deploy", "orka-teardown"] {
         let params: Vec<Value> = Definition::task(name)
             .defaults()
             .into_iter()
             .map(|(name, default)| json!({"name": name, "value": default.unwrap_or_default()}))
             .collect();
+        let steps = Definition::task(name).document()["spec"]["steps"].clone();
+        let steps: Vec<Value> = (steps.as_array().unwrap().iter())
+            .map(|step| json!({"name": step["name"], "computeResources": {}}))
+            .collect();
         let run = json!({"apiVersion": "tekton.dev/v1", "kind": "TaskRun", "metadata": {"name": "x"},
-            "spec": {"taskRef": {"name": name}, "params": params}});
+            "spec": {"taskRef": {"name": name}, "params": params, "stepSpecs": steps}});
         // JSON is YAML.
         let ended = migrate(&run.to_string(), true).await;
         let report: Value = serde_json::from_str(&ended.stdout).unwrap();

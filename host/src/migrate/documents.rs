@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::readers::{Actions, Names, Read, Reads};
+use super::overrides;
+use super::readers::{Actions, Names, Reads};
 use super::rules::{self, OldTask, Use, check, differs, list};
 use super::scope::Scope;
+use super::unseen::{self, Unseen};
 use super::{Finding, Place};
 
 /// The documents of all files, those in lists and in trigger templates among them.
@@ -39,12 +41,17 @@ impl Document {
 impl Documents {
     /// Adds a document of this file, and what it holds.
     pub(super) fn add(&mut self, file: &Path, value: Value) {
+        let spec = &value["spec"];
         let inner = match value["kind"].as_str().unwrap_or_default() {
-            "TriggerTemplate" => &value["spec"]["resourcetemplates"],
-            kind if kind.ends_with("List") => &value["items"],
-            _ => &Value::Null,
+            "TriggerTemplate" => vec![&spec["resourcetemplates"]],
+            "Trigger" => vec![&spec["template"]["spec"]["resourcetemplates"]],
+            "EventListener" => list(&spec["triggers"])
+                .map(|trigger| &trigger["template"]["spec"]["resourcetemplates"])
+                .collect(),
+            kind if kind.ends_with("List") => vec![&value["items"]],
+            _ => Vec::new(),
         };
-        let inner: Vec<Value> = list(inner).cloned().collect();
+        let inner: Vec<Value> = inner.into_iter().flat_map(list).cloned().collect();
         let file = file.to_owned();
         self.0.push(Document {
             file: file.clone(),
@@ -68,6 +75,8 @@ struct Known<'a> {
     tasks: BTreeMap<&'a str, &'a Value>,
     pipelines: BTreeMap<&'a str, &'a Value>,
     actions: Actions<'a>,
+    /// Tasks by their files, for what refers to a file.
+    files: Vec<(&'a Path, &'a Value)>,
     /// Tasks and StepActions that something here refers to: they are looked at there, with the values they are given.
     used: BTreeSet<&'a str>,
     /// What any `orka-init` here has, for readers that stand elsewhere.
@@ -111,6 +120,10 @@ impl<'a> Known<'a> {
             tasks: named(&["Task", "ClusterTask"]),
             pipelines: named(&["Pipeline"]),
             actions: named(&["StepAction"]),
+            files: (documents.0.iter())
+                .filter(|document| document.kind() == "Task")
+                .map(|document| (document.file.as_path(), document.spec()))
+                .collect(),
             used,
             names,
         }
@@ -135,7 +148,8 @@ impl<'a> Known<'a> {
         // A run of a Pipeline in another file has nothing of ours but what belongs to runs.
         let is_run = matches!(kind, "TaskRun" | "PipelineRun");
         if is_run && (!found.is_empty() || spec.get("pipelineRef").is_some()) {
-            findings.extend(rules::of_run(kind, spec));
+            let is_surely_ours = self.is_surely_ours(spec);
+            findings.extend(rules::of_run(kind, spec, is_surely_ours));
         }
         findings.extend(rules::of_account(
             &document.value,
@@ -177,7 +191,9 @@ impl<'a> Known<'a> {
         let uses = uses(spec, &scope);
         let names = self.names_of(&uses);
         let mut found = Vec::new();
-        let mut is_read = false;
+        let (mut is_read, mut is_all_seen) = (false, true);
+        let may_read = |used: &Use| used.task == OldTask::Init && !used.hands_over();
+        let may_read = uses.iter().any(may_read);
         for task in tasks(spec) {
             let name = task["name"].as_str().map(str::to_owned);
             let inner = &task["pipelineSpec"];
@@ -186,7 +202,11 @@ impl<'a> Known<'a> {
             }
             let reads = self.reads_of_task(task, &scope, &names);
             is_read |= !reads.is_empty();
-            let findings = reads.iter().map(|read| read.finding(&names)).collect();
+            let mut findings: Vec<_> = reads.iter().map(|read| read.finding(&names)).collect();
+            if let Some(unseen) = self.unseen(task, &scope) {
+                is_all_seen &= !unseen.may_be_any;
+                findings.extend(unseen.finding(task, may_read && reads.is_empty()));
+            }
             found.push(Found {
                 task: name,
                 uses: None,
@@ -195,7 +215,7 @@ impl<'a> Known<'a> {
         }
         for used in &uses {
             let mut findings = used.findings();
-            findings.extend(used.findings_among(&uses));
+            findings.extend(used.findings_among(&uses, is_all_seen));
             if used.task == OldTask::Init && used.hands_over() && !is_read {
                 findings.push(check(
                     "hand-over.role",
@@ -235,18 +255,13 @@ impl<'a> Known<'a> {
         } else if let Some(pipeline) = known {
             // What holds for the Pipeline is said there; here, what comes of the values that this run gives.
             let said = self.reads_of_pipeline(pipeline, &Value::Null);
-            for (task, read, names) in self.reads_of_pipeline(pipeline, &spec["params"]) {
-                if said
-                    .iter()
-                    .all(|(other, told, _)| *other != task || *told != read)
-                {
-                    found.push(Found {
-                        task: Some(task),
-                        uses: None,
-                        findings: vec![read.finding(&names)],
-                    });
-                }
-            }
+            let here = self.reads_of_pipeline(pipeline, &spec["params"]);
+            let here = here.into_iter().filter(|it| !said.contains(it));
+            found.extend(here.map(|(task, finding)| Found {
+                task: Some(task),
+                uses: None,
+                findings: vec![finding],
+            }));
         } else if let Some(resolver) = reference["resolver"].as_str() {
             findings.push(check(
                 "pipeline.elsewhere",
@@ -255,10 +270,34 @@ impl<'a> Known<'a> {
                 ),
                 "give the file of that Pipeline as well",
             ));
+        } else if let Some(name) = reference["name"].as_str() {
+            findings.push(check(
+                "pipeline.elsewhere",
+                format!("its Pipeline `{name}` was not given, and was not looked at"),
+                "give the file of that Pipeline as well",
+            ));
         }
         let pipeline = known.unwrap_or(inside);
         let scope = Scope::default().of_own(&pipeline["params"], &spec["params"]);
-        let names = self.names_of(&uses(pipeline, &scope));
+        let uses = uses(pipeline, &scope);
+        for of_task in list(&spec["taskRunSpecs"]) {
+            let name = of_task["pipelineTaskName"].as_str();
+            let Some(used) = uses.iter().find(|used| used.name() == name) else {
+                continue;
+            };
+            // v1beta1 calls it `taskPodTemplate`.
+            let templates = ["podTemplate", "taskPodTemplate"].map(|member| &of_task[member]);
+            let of_user = templates.map(|template| overrides::of_user(template, true));
+            let said: Vec<_> = (of_user.into_iter().flatten())
+                .chain(overrides::of_steps(used.task, of_task))
+                .collect();
+            found.push(Found {
+                task: used.name().map(str::to_owned),
+                uses: None,
+                findings: said,
+            });
+        }
+        let names = self.names_of(&uses);
         let mut reads = Reads::default();
         reads.add_bindings(spec, &names, |workspace| {
             let takes = |taken: &Value| {
@@ -274,20 +313,59 @@ impl<'a> Known<'a> {
         found
     }
 
-    fn reads_of_pipeline(&self, spec: &Value, given: &Value) -> Vec<(String, Read, Names)> {
+    fn reads_of_pipeline(&self, spec: &Value, given: &Value) -> Vec<(String, Finding)> {
         let scope = Scope::default().of_own(&spec["params"], given);
         let names = self.names_of(&uses(spec, &scope));
         let mut all = Vec::new();
         for task in tasks(spec) {
             let name = task["name"].as_str().unwrap_or("?");
-            let reads = self.reads_of_task(task, &scope, &names).into_vec();
+            let reads = self.reads_of_task(task, &scope, &names);
             all.extend(
                 reads
-                    .into_iter()
-                    .map(|read| (name.to_owned(), read, names.clone())),
+                    .iter()
+                    .map(|read| (name.to_owned(), read.finding(&names))),
             );
         }
         all
+    }
+
+    /// Whether a run has a task that is one of the four.
+    fn is_surely_ours(&self, run: &Value) -> bool {
+        let known = run["pipelineRef"]["name"].as_str();
+        let known = known.and_then(|name| self.pipelines.get(name).copied());
+        let pipeline = known.unwrap_or(&run["pipelineSpec"]);
+        let scope = Scope::default().of_own(&pipeline["params"], &run["params"]);
+        Use::of(run, &Scope::default()).is_some() || !uses(pipeline, &scope).is_empty()
+    }
+
+    /// The Task that stands in the file with this path in its repository.
+    fn in_file(&self, path: &str) -> Option<&'a Value> {
+        let path = path.trim_start_matches('/');
+        let mut found = self.files.iter().filter(|(file, _)| file.ends_with(path));
+        let (_, spec) = found.next()?;
+        found.next().is_none().then_some(*spec)
+    }
+
+    /// The Task of a task, if it is among the files.
+    fn task_of(&self, reference: &Value, scope: &Scope) -> Option<&'a Value> {
+        match reference["resolver"].as_str() {
+            None => {
+                let name = scope.text(reference["name"].as_str()?);
+                self.tasks.get(name.as_str()).copied()
+            }
+            Some("git") => {
+                let path = list(&reference["params"]).find(|it| it["name"] == "pathInRepo")?;
+                self.in_file(&scope.text(path["value"].as_str()?))
+            }
+            Some(_) => None,
+        }
+    }
+
+    fn unseen(&self, task: &Value, scope: &Scope) -> Option<Unseen> {
+        Unseen::of(&task["taskRef"], scope, |place| match place {
+            unseen::Place::Named(name) => self.tasks.contains_key(name),
+            unseen::Place::File(path) => self.in_file(path).is_some(),
+        })
     }
 
     /// What a task of a Pipeline reads, or a TaskRun.
@@ -295,19 +373,15 @@ impl<'a> Known<'a> {
         let mut reads = Reads::default();
         let (inside, reference) = (&task["taskSpec"], &task["taskRef"]);
         let given = &task["params"];
-        let referred = reference["name"].as_str().unwrap_or("?");
         if Use::of(task, scope).is_some() {
             // Its parameters name the objects as they should; its script is somebody's own.
             let script = list(given).filter(|param| param["name"] == "script");
             reads.add_given("it", &script.cloned().collect(), scope, names);
+            reads.in_doubt();
         } else if inside.is_object() {
             let scope = scope.inside(&inside["params"], given);
             reads.add_pod(inside, &scope, names, &self.actions);
-        } else if let Some(spec) = self
-            .tasks
-            .get(referred)
-            .filter(|_| reference.get("resolver").is_none())
-        {
+        } else if let Some(spec) = self.task_of(reference, scope) {
             let scope = scope.of_own(&spec["params"], given);
             reads.add_pod(spec, &scope, names, &self.actions);
         } else {
@@ -327,7 +401,10 @@ impl<'a> Known<'a> {
         if let Some(used) = &used {
             findings.extend(used.findings());
             findings.extend(used.finding_alone());
+            findings.extend(overrides::of_steps(used.task, spec));
         }
+        let unseen = self.unseen(spec, &scope);
+        findings.extend(unseen.and_then(|unseen| unseen.finding(spec, false)));
         vec![Found {
             task: None,
             uses: used.map(|used| used.task),

@@ -152,8 +152,8 @@ impl Read {
                 format!("{read}, which is not written by itself any more"),
                 format!(
                     "give `orka-init` and `orka-teardown` the parameter `hand-over: kubernetes`, and their service account the \
-                     Role of {role}; or sign in with the Secret `orka-creds`, and take the VM config's name from the result \
-                     `vm-config` of `orka-init`"
+                     Role of {role}; or, once these Tasks are installed, sign in with the Secret `orka-creds`, and take the VM \
+                     config's name from the result `vm-config` of `orka-init`, which the older one does not have"
                 ),
             ),
             (false, false) => (
@@ -187,8 +187,11 @@ impl Reads {
         self.0.is_empty()
     }
 
-    pub(super) fn into_vec(self) -> Vec<Read> {
-        self.0
+    /// Of what runs on a Mac: a name there is seldom that of an object in Kubernetes.
+    pub(super) fn in_doubt(&mut self) {
+        for read in &mut self.0 {
+            read.is_sure = false;
+        }
     }
 
     fn add(&mut self, who: &str, what: (Kept, String), how: String, is_sure: bool) {

@@ -51,15 +51,14 @@ impl Reference {
             findings.push(change(
                 "reference.cluster-task",
                 "ClusterTasks are no part of Tekton any more".to_owned(),
-                "install the Task into the namespace and leave `kind` out",
+                "once these Tasks are installed in the namespace, leave `kind` out",
             ));
         }
         Some(Self { task, findings })
     }
 }
 
-const INSTALLED: &str =
-    "refer to the Task that is installed here: `taskRef: {name: …}` and nothing else";
+const INSTALLED: &str = "once these Tasks are installed in the namespace, refer to the one there: `taskRef: {name: …}` and nothing else";
 
 /// What a resolver is asked for.
 struct Resolved<'a> {

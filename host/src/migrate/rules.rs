@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::overrides;
 use super::params::of_param;
 use super::readers::{Kept, Names};
 use super::reference::Reference;
@@ -111,11 +112,7 @@ impl Use {
 
     /// What is to be said of it where no PipelineRun holds several of them together.
     pub(super) fn finding_alone(&self) -> Option<Finding> {
-        let finds_it = self.task == OldTask::Deploy
-            && self
-                .params()
-                .any(|(name, value)| name == "vm-config" && value != Some(""));
-        (self.task != OldTask::Full && !finds_it).then(|| {
+        (self.task != OldTask::Full && !self.is_told_config()).then(|| {
             change(
                 "task-run.alone",
                 format!(
@@ -125,6 +122,34 @@ impl Use {
                 "put `orka-init`, `orka-deploy` and `orka-teardown` into one Pipeline, or use `orka-full`",
             )
         })
+    }
+
+    /// Whether it is an `orka-deploy` that looks for no `orka-init`.
+    fn is_told_config(&self) -> bool {
+        self.task == OldTask::Deploy
+            && self
+                .params()
+                .any(|(name, value)| name == "vm-config" && value != Some(""))
+    }
+
+    /// What it looks for in its PipelineRun and does not find there; `is_all_seen` unless a task may be any Task.
+    fn finding_apart(&self, uses: &[Use], is_all_seen: bool) -> Option<Finding> {
+        let has = |task| uses.iter().any(|it| it.task == task);
+        let (message, hint) = match self.task {
+            OldTask::Deploy if !has(OldTask::Init) && !self.is_told_config() => (
+                "no `orka-init` in this Pipeline: `orka-deploy` looks for the VM config of its own PipelineRun, and finds none",
+                "put `orka-init` into the same Pipeline, since a child Pipeline is a PipelineRun of its own; or give `vm-config`; \
+                 or use `orka-full`",
+            ),
+            OldTask::Teardown if uses.iter().all(|it| it.task == OldTask::Teardown) => (
+                "`orka-teardown` by itself in this Pipeline: it deletes what its own PipelineRun has made, finds nothing and succeeds",
+                "put it under `finally` of the Pipeline that has `orka-init` and `orka-deploy`; a child Pipeline is a PipelineRun \
+                 of its own",
+            ),
+            _ => return None,
+        };
+        let finding = if is_all_seen { change } else { check };
+        Some(finding("pipeline.apart", message.to_owned(), hint))
     }
 
     /// Adds the names of what it has, if it is an `orka-init`.
@@ -197,8 +222,8 @@ impl Use {
     }
 
     /// What is to be said of it beside the others of its Pipeline.
-    pub(super) fn findings_among(&self, uses: &[Use]) -> Vec<Finding> {
-        let mut findings = Vec::new();
+    pub(super) fn findings_among(&self, uses: &[Use], is_all_seen: bool) -> Vec<Finding> {
+        let mut findings = Vec::from_iter(self.finding_apart(uses, is_all_seen));
         let signs_in_anew = matches!(self.task, OldTask::Deploy | OldTask::Teardown);
         let init = uses.iter().find(|it| it.task == OldTask::Init);
         if let Some(init) = init.filter(|_| signs_in_anew) {
@@ -235,19 +260,19 @@ impl Use {
 }
 
 /// What is to be said of a run itself.
-pub(super) fn of_run(kind: &str, spec: &Value) -> Vec<Finding> {
-    let mut findings = Vec::new();
+pub(super) fn of_run(kind: &str, spec: &Value, is_surely_ours: bool) -> Vec<Finding> {
     // v1beta1 has it at the top.
     let template = &spec["taskRunTemplate"];
     let either = |member: &str| match template.get(member) {
         Some(value) => value,
         None => &spec[member],
     };
+    let mut findings = Vec::from_iter(overrides::of_user(either("podTemplate"), is_surely_ours));
     let has_group = either("podTemplate")["securityContext"]
         .get("fsGroup")
         .is_some();
     let is_volume = |binding: &Value| {
-        ["persistentVolumeClaim", "volumeClaimTemplate"]
+        ["persistentVolumeClaim", "volumeClaimTemplate", "csi"]
             .iter()
             .any(|source| binding.get(*source).is_some())
     };

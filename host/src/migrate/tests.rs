@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod together;
+
 fn places(yaml: &str) -> Vec<Place> {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("x.yaml");
@@ -169,6 +171,7 @@ spec:
     assert_eq!(
         codes(yaml),
         [
+            (Weight::Check, "pipeline.elsewhere"),
             (Weight::Check, "run.fs-group"),
             (Weight::Check, "run.timeout"),
             (Weight::Check, "run.service-account"),
@@ -493,7 +496,7 @@ fn runs_and_pods_that_read_the_older_hand_over_are_found() {
     );
     let place = places(&(pipeline + &given))
         .into_iter()
-        .find(|place| !place.findings.is_empty())
+        .find(|place| place.findings.iter().any(|it| it.code == "hand-over.read"))
         .unwrap();
     assert_eq!(
         (place.kind.as_str(), place.task.as_deref()),
