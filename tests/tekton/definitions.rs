@@ -459,3 +459,11 @@ fn the_kustomizations_hold_together() {
     }
     assert_eq!(seen, 8);
 }
+
+/// The reaper of the cluster looks for one prefix; a namespace that sets another is never cleaned up.
+#[test]
+fn no_namespace_has_a_prefix_that_the_reaper_of_the_cluster_does_not_look_for() {
+    let config = manifest("tekton/overlays/namespace/config.yaml", "ConfigMap");
+    assert!(config["data"]["ORKA_API"].is_string(), "{config}");
+    assert!(config["data"].get("ORKA_VM_PREFIX").is_none(), "{config}");
+}
