@@ -120,21 +120,69 @@ fn every_container_is_restricted() {
 }
 
 fn assert_restricted(context: &Value) {
+    assert_complies(context);
+    assert_eq!(context["readOnlyRootFilesystem"], true, "{context}");
+    // OpenShift gives each namespace users of its own.
+    assert!(context.get("runAsUser").is_none(), "{context}");
+}
+
+/// With the *restricted* Pod Security standard, which looks at each container.
+fn assert_complies(context: &Value) {
     assert_eq!(context["allowPrivilegeEscalation"], false, "{context}");
     assert_eq!(
         context["capabilities"]["drop"],
         serde_json::json!(["ALL"]),
         "{context}"
     );
-    assert_eq!(context["readOnlyRootFilesystem"], true, "{context}");
     assert_eq!(context["runAsNonRoot"], true, "{context}");
     assert_eq!(
         context["seccompProfile"]["type"], "RuntimeDefault",
         "{context}"
     );
     assert!(context.get("privileged").is_none() && context["capabilities"].get("add").is_none());
-    // OpenShift gives each namespace users of its own.
-    assert!(context.get("runAsUser").is_none(), "{context}");
+}
+
+/// A namespace as `tekton/overlays/namespace` makes it refuses pods with a step that does not comply. The images of others
+/// have root or a user with a name, of which Kubernetes cannot tell that it is not root.
+#[test]
+fn every_step_of_the_samples_complies_too() {
+    let mut seen = 0;
+    for (path, document) in manifests() {
+        if !path.iter().any(|part| part == "samples") {
+            continue;
+        }
+        each_object(&document, &mut |object| {
+            for step in object["steps"].as_array().into_iter().flatten() {
+                if step.get("ref").is_none() {
+                    let context = &step["securityContext"];
+                    assert!(context.is_object(), "{}: {step}", path.display());
+                    assert_complies(context);
+                    let user = context["runAsUser"].as_u64();
+                    assert!(user.is_some_and(|user| user > 0), "{}", path.display());
+                    seen += 1;
+                }
+            }
+        });
+    }
+    assert!(seen >= 4, "{seen}");
+}
+
+/// Beside a name of their own, samples that make other things say how to run them again.
+#[test]
+fn the_samples_that_can_be_created_once_say_so() {
+    let mut kinds: BTreeMap<PathBuf, [bool; 2]> = BTreeMap::new();
+    for (path, document) in manifests() {
+        let is_generated = document["metadata"].get("generateName").is_some();
+        kinds.entry(path).or_default()[usize::from(is_generated)] = true;
+    }
+    let both = kinds.into_iter().filter(|(_, kinds)| *kinds == [true; 2]);
+    let mut seen = 0;
+    for (path, _) in both {
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("To run it again"), "{}", path.display());
+        seen += 1;
+    }
+    assert!(seen >= 6, "{seen}");
 }
 
 #[test]
@@ -395,15 +443,21 @@ fn the_samples_use_parameters_and_workspaces_that_there_are() {
 }
 
 fn each_reference(value: &Value, found: &mut impl FnMut(&str, &Value)) {
+    each_object(value, &mut |object| {
+        if let Some(name) = object["taskRef"]["name"].as_str() {
+            found(name, object);
+        }
+    });
+}
+
+fn each_object(value: &Value, found: &mut impl FnMut(&Value)) {
     match value {
-        Value::Array(items) => items.iter().for_each(|item| each_reference(item, found)),
+        Value::Array(items) => items.iter().for_each(|item| each_object(item, found)),
         Value::Object(members) => {
-            if let Some(name) = value["taskRef"]["name"].as_str() {
-                found(name, value);
-            }
+            found(value);
             members
                 .values()
-                .for_each(|member| each_reference(member, found));
+                .for_each(|member| each_object(member, found));
         }
         _ => {}
     }
