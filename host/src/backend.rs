@@ -15,7 +15,7 @@ use bytes::Bytes;
 use cap_std::fs::Dir;
 use futures_util::future::BoxFuture;
 use guest_ssh::HostKeyTrust;
-pub use guest_ssh::{Compare, FileDigest};
+pub use guest_ssh::{Compare, FileDigest, Gone};
 use secrecy::SecretString;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -208,11 +208,13 @@ pub struct Login {
 /// Opens connections to VMs.
 #[async_trait]
 pub trait Guests: Send + Sync {
-    /// Waits until the VM accepts the login, until `deadline` at the latest.
+    /// Waits until the VM accepts the login, until `deadline` at the latest. Once it is `gone`, nothing that is made here
+    /// logs in at its address again.
     async fn connect(
         &self,
         vm: &VmInfo,
         login: &Login,
+        gone: &Gone,
         deadline: Instant,
         console: &Console,
     ) -> Result<Arc<dyn Guest>, Failure>;

@@ -81,7 +81,7 @@ pub struct Debt {
     pub instances: BTreeSet<String>,
     /// Those of them that are kept on purpose.
     pub kept: BTreeMap<String, Kept>,
-    /// VMs that were among them and that this run has deleted.
+    /// VMs that were among them and that this run has deleted, or asked Orka to delete.
     gone: BTreeSet<String>,
     /// Whether a predecessor of this run made it, that ended without removing it.
     pub inherited: bool,
@@ -578,7 +578,31 @@ impl Ledger {
         self.note(name);
     }
 
-    /// Whether this run has deleted a VM, so that what is at its address now may be anybody's.
+    /// Notes that every VM under a name that does not stay is about to be deleted. From here on none is logged into: when Orka
+    /// has answered and no longer lists them, their addresses may be others' already.
+    pub fn deletion_begins(&self, name: &str) {
+        self.change(name, |debt| {
+            let leaving = debt.instances.iter().filter(|key| !debt.stays(key));
+            let leaving: Vec<String> = leaving.cloned().collect();
+            debt.gone.extend(leaving);
+        });
+    }
+
+    /// The same of one VM.
+    pub fn vm_deletion_begins(&self, name: &str, key: &str) {
+        self.change(name, |debt| {
+            debt.gone.insert(key.to_owned());
+        });
+    }
+
+    /// Notes that Orka refused to delete one VM.
+    pub fn vm_deletion_refused(&self, name: &str, key: &str) {
+        self.change(name, |debt| {
+            debt.gone.remove(key);
+        });
+    }
+
+    /// Whether this run has deleted a VM, or asked for that, so that what is at its address now may be anybody's.
     pub fn is_gone(&self, name: &str, key: &str) -> bool {
         self.debt(name).is_some_and(|debt| debt.gone.contains(key))
     }

@@ -319,6 +319,7 @@ pub async fn remove_accounted(
     if shared::is_left_to_others(cluster, ledger, before.as_ref(), deadline).await? {
         return Ok(());
     }
+    ledger.deletion_begins(name);
     if let Some(debt) = before.as_ref().filter(|debt| goes_one_by_one(debt)) {
         return remove_one_by_one(cluster, ledger, debt, deadline).await;
     }

@@ -19,8 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::{
-    Choice, Control, Copied, Event, Exec, Guest, Guests, Input, JumpHostKey, Login, OutputStream,
-    Review, Running,
+    Choice, Control, Copied, Event, Exec, Gone, Guest, Guests, Input, JumpHostKey, Login,
+    OutputStream, Review, Running,
 };
 use crate::bindings::orka::plugin::cluster::VmInfo;
 use crate::bindings::orka::plugin::types::{Exit, ExitSignal};
@@ -40,6 +40,9 @@ const PIECES_AHEAD: usize = 32;
 
 /// Pieces read ahead at most, at 32 KiB each: enough for three signals.
 const PIECES_WAITING_MAX: usize = 3 * PIECES_AHEAD + 1;
+
+/// The code of a login in a VM that the run has deleted.
+pub const VM_DELETED: &str = "ssh.vm-deleted";
 
 /// Guests reached with the run's SSH configuration.
 pub struct SshGuests {
@@ -84,6 +87,7 @@ impl Guests for SshGuests {
         &self,
         vm: &VmInfo,
         login: &Login,
+        gone: &Gone,
         deadline: Instant,
         console: &Console,
     ) -> Result<Arc<dyn Guest>, Failure> {
@@ -111,6 +115,7 @@ impl Guests for SshGuests {
             keepalive: self.config.keepalive,
             memory,
             jump: self.config.jump.clone(),
+            gone: gone.clone(),
             ..ConnectOptions::until(deadline)
         };
         let connection = guest_ssh::connect(
@@ -532,6 +537,7 @@ fn failure(error: Error) -> Failure {
         | Error::PublicKeyGiven
         | Error::PassphraseNeeded
         | Error::WrongPassphrase => (Kind::Invalid, Class::Config, "ssh.key"),
+        Error::Gone { .. } => (Kind::NotFound, Class::Plugin, VM_DELETED),
         Error::Lost { .. } => (Kind::Unavailable, Class::Ssh, "ssh.lost"),
         Error::Detached { .. } => (Kind::Unavailable, Class::Ssh, "ssh.detached"),
         Error::Input { .. } => (Kind::Unavailable, Class::Files, "files.input"),

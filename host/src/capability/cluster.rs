@@ -637,10 +637,17 @@ async fn delete(run: &RunContext, vm: &Vm) -> Result<(), Failure> {
     if vm.info.id.is_none() && run.ledger.debt(&vm.info.name).is_some_and(is_shared) {
         return Err(teardown::no_id(&vm.info.name));
     }
+    let key = key_of(&vm.info);
+    run.ledger.vm_deletion_begins(&vm.info.name, key);
     run.cluster
         .delete(&vm.info.name, vm.info.id.as_deref())
-        .await?;
-    run.ledger.vm_gone(&vm.info.name, key_of(&vm.info));
+        .await
+        .inspect_err(|failure| {
+            if !failure.may_have_happened {
+                run.ledger.vm_deletion_refused(&vm.info.name, key);
+            }
+        })?;
+    run.ledger.vm_gone(&vm.info.name, key);
     run.console.info(&format!("deleted VM `{}`", vm.info.name));
     Ok(())
 }

@@ -23,7 +23,8 @@ use super::secrets::Secret;
 use super::wait::Waitable;
 use super::workspace;
 use crate::artifacts;
-use crate::backend::{Choice, Compare, Copied, Exec, Guest, Input, Login, Review};
+use crate::backend::ssh::VM_DELETED;
+use crate::backend::{Choice, Compare, Copied, Exec, Gone, Guest, Input, Login, Review};
 use crate::bindings::orka::plugin::cluster::VmInfo;
 use crate::bindings::orka::plugin::ssh::{
     Compare as WantedCompare, ConnectOptions, ExecOptions, Host, HostConnecting, HostConnection,
@@ -88,9 +89,7 @@ impl HostState {
         Ok(move |run: &RunContext| {
             run.grants
                 .require_either(Capability::SshExec, Capability::SshTransfer)?;
-            if run.ledger.is_gone(&vm.name, key_of(&vm)) {
-                return Err(gone(&vm.name));
-            }
+            still_there(run, &vm)?;
             let slot = slots
                 .try_acquire_owned()
                 .map_err(|_| too_many("connections", run.limits.connections))?;
@@ -104,17 +103,34 @@ impl HostState {
     }
 }
 
-/// Its address may be another run's by now, and it would be logged into with credentials that many VMs take.
-fn gone(name: &str) -> Failure {
-    Failure::new(
+/// Refuses a VM that this run has deleted: its address may be another run's by now, and it would be logged into with
+/// credentials that many VMs take.
+fn still_there(run: &RunContext, vm: &VmInfo) -> Result<(), Failure> {
+    if !run.ledger.is_gone(&vm.name, key_of(vm)) {
+        return Ok(());
+    }
+    Err(Failure::new(
         Kind::NotFound,
         Class::Plugin,
-        "ssh.vm-deleted",
-        format!("VM `{name}` was deleted by this run; there is nothing to log into"),
-    )
+        VM_DELETED,
+        format!(
+            "VM `{}` was deleted by this run; there is nothing to log into",
+            vm.name
+        ),
+    ))
 }
 
-async fn connect(run: &RunContext, asked: Asked) -> Result<Connection, Failure> {
+/// What asks [`still_there`] for as long as there is a connection: it may outlive the call, and dials again by itself.
+fn gone(run: &Arc<RunContext>, vm: &VmInfo) -> Gone {
+    let (run, vm) = (Arc::downgrade(run), vm.clone());
+    // A run that is over has deleted what was its own.
+    Gone::when(move || {
+        run.upgrade()
+            .is_none_or(|run| still_there(&run, &vm).is_err())
+    })
+}
+
+async fn connect(run: &Arc<RunContext>, asked: Asked) -> Result<Connection, Failure> {
     let Asked {
         vm,
         login,
@@ -124,8 +140,18 @@ async fn connect(run: &RunContext, asked: Asked) -> Result<Connection, Failure> 
     let began = tokio::time::Instant::now();
     let guest = run
         .guests
-        .connect(&vm, &login, run.deadline_within(patience), &run.console)
+        .connect(
+            &vm,
+            &login,
+            &gone(run, &vm),
+            run.deadline_within(patience),
+            &run.console,
+        )
         .await?;
+    if let Err(failure) = still_there(run, &vm) {
+        guest.close().await;
+        return Err(failure);
+    }
     run.console.info(&format!(
         "SSH to `{}` after {}, host key {}, {}",
         vm.name,

@@ -70,8 +70,16 @@ fn a_vm_is_gone_once_it_was_deleted_alone_or_with_its_name() {
         ledger.deploy_ends("a", DeployEnd::Made(key));
     }
     assert!(!ledger.is_gone("a", "1"));
+    // Already when it is asked for: the answer comes after others may have the address.
+    ledger.vm_deletion_begins("a", "1");
+    assert!(ledger.is_gone("a", "1") && !ledger.is_gone("a", "2"));
+    ledger.vm_deletion_refused("a", "1");
+    assert!(!ledger.is_gone("a", "1"));
     ledger.vm_gone("a", "1");
     assert!(ledger.is_gone("a", "1") && !ledger.is_gone("a", "2"));
+    ledger.deletion_begins("a");
+    assert!(ledger.is_gone("a", "2"));
+    assert_eq!(names(&ledger), ["a"], "it is owed until it is gone");
     ledger.released("a");
     assert!(ledger.is_gone("a", "2") && !ledger.is_gone("b", "2"));
     // A key that is a name may be used again.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::backend::ssh::transfer_failure;
 use crate::backend::{
-    Choice, Control, Copied, Event, Exec, FileDigest, Guest, Guests, Login, OutputStream, Running,
+    Choice, Control, Copied, Event, Exec, FileDigest, Gone, Guest, Guests, Login, OutputStream,
+    Running,
 };
 use crate::bindings::orka::plugin::cluster::VmInfo;
 use crate::console::Console;
@@ -115,6 +116,7 @@ impl Guests for ScriptedGuests {
         &self,
         vm: &VmInfo,
         _login: &Login,
+        _gone: &Gone,
         deadline: Instant,
         _console: &Console,
     ) -> Result<Arc<dyn Guest>, Failure> {

@@ -19,7 +19,7 @@ use super::diff;
 use super::model::Scenario;
 use super::play::{Backends, Report, Subject};
 use crate::backend::{
-    Choice, Cluster, Control, Copied, Deploy, Event, Exec, Guest, Guests, Listed, Login,
+    Choice, Cluster, Control, Copied, Deploy, Event, Exec, Gone, Guest, Guests, Listed, Login,
     OutputStream, Remains, Removal, Running, StoredConfig,
 };
 use crate::bindings::orka::plugin::cluster::{Facts, Node, SignOut, VmInfo, VmSpec};
@@ -369,6 +369,7 @@ impl Guests for ReplayedGuests {
         &self,
         _vm: &VmInfo,
         login: &Login,
+        _gone: &Gone,
         _deadline: Instant,
         _console: &Console,
     ) -> Result<Arc<dyn Guest>, Failure> {

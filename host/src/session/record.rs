@@ -19,7 +19,7 @@ use super::{
     spec_asked, upload_asked, write_asked,
 };
 use crate::backend::{
-    Choice, Cluster, Copied, Deploy, Event, Exec, Guest, Guests, JumpHostKey, Listed, Login,
+    Choice, Cluster, Copied, Deploy, Event, Exec, Gone, Guest, Guests, JumpHostKey, Listed, Login,
     OutputStream, Remains, Removal, Running, StoredConfig,
 };
 use crate::bindings::orka::plugin::cluster::{Facts, Node, SignOut, VmInfo, VmSpec};
@@ -464,11 +464,12 @@ impl Guests for RecordedGuests {
         &self,
         vm: &VmInfo,
         login: &Login,
+        gone: &Gone,
         deadline: Instant,
         console: &Console,
     ) -> Result<Arc<dyn Guest>, Failure> {
         let call = self.recorder.begins("connect", login_asked(login));
-        let result = self.inner.connect(vm, login, deadline, console).await;
+        let result = self.inner.connect(vm, login, gone, deadline, console).await;
         self.recorder.ends(
             call,
             &result,

@@ -154,6 +154,11 @@ impl Sessions {
         self.dialer.target.to_string()
     }
 
+    /// Fails once the machine is known to be gone.
+    pub(crate) fn still_there(&self) -> Result<(), Error> {
+        self.dialer.still_there()
+    }
+
     /// Becomes true when the connection is closed on purpose.
     pub(crate) fn closing(&self) -> watch::Receiver<bool> {
         self.closing.subscribe()
@@ -178,6 +183,7 @@ impl Sessions {
 
     /// See [`Connection::renew`].
     pub(crate) async fn renew(&self) -> Result<(), Error> {
+        self.still_there()?;
         let mut sessions = self.open.lock().await;
         sessions.retain(|session| !session.is_closed());
         if sessions.is_empty() {
@@ -188,6 +194,7 @@ impl Sessions {
 
     /// See [`Connection::lease`].
     pub(crate) async fn lease(&self) -> Result<Lease, Error> {
+        self.still_there()?;
         let mut sessions = self.open.lock().await;
         if let Some(ended) = sessions.iter().find(|session| session.is_closed()) {
             return Err(Error::Lost {

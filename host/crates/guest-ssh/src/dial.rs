@@ -14,7 +14,7 @@ use crate::Error;
 use crate::algorithms::{self, CIPHERS, KEY_EXCHANGES, MACS};
 use crate::auth::{self, Credentials, Spent};
 use crate::hostkey::Verifier;
-use crate::ready::{Keepalive, Target};
+use crate::ready::{Gone, Keepalive, Target};
 use crate::session::{Client, LoginEnd, Notes, Session, lock};
 use crate::stream::{Progress, Stage, Watched, Wire};
 
@@ -37,6 +37,7 @@ pub(crate) struct Dialer {
     pub(crate) attempt_timeout: Duration,
     pub(crate) keepalive: Keepalive,
     pub(crate) jump: Option<JumpDialer>,
+    pub(crate) gone: Gone,
 }
 
 /// The way to a jump host, and a session with it that waits to carry one with the machine behind it.
@@ -128,6 +129,7 @@ impl Dialer {
     ) -> Result<Session, Error> {
         let mut spent = Spent::default();
         loop {
+            self.still_there()?;
             let began = Instant::now();
             let carrier = match &self.jump {
                 None => None,
@@ -155,6 +157,16 @@ impl Dialer {
                 tried: spent.into_tried(&self.credentials),
             });
         }
+    }
+
+    /// Refuses to go where another machine may be by now.
+    pub(crate) fn still_there(&self) -> Result<(), Error> {
+        if self.gone.is_gone() {
+            return Err(Error::Gone {
+                address: self.target.to_string(),
+            });
+        }
+        Ok(())
     }
 
     /// The sentence for an attempt that has taken `after` and is not over.
@@ -200,6 +212,8 @@ impl Dialer {
         let mut handle = client::connect_stream(Arc::new(self.config(family)), stream, handler)
             .await
             .map_err(|problem| self.handshake_error(problem, progress, &notes))?;
+        // The machine may have gone while this one's answer was waited for.
+        self.still_there()?;
         progress.enter(Stage::LoggingIn);
         match auth::authenticate(&mut handle, &self.credentials, spent).await {
             Ok(()) => {

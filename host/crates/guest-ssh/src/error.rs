@@ -104,6 +104,12 @@ pub enum Error {
         /// Its rules forbid it; otherwise the machine does not answer it, which passes when that comes up.
         is_forbidden: bool,
     },
+    /// The caller's word is that the machine is gone ([`crate::Gone`]): what answers at its address may be another one.
+    #[error("the machine at {address} was deleted, and its address may be another's by now")]
+    Gone {
+        /// `host:port`.
+        address: String,
+    },
     /// The deadline passed before the VM could be used. The source is how the last attempt ended.
     #[error("{address} was not ready for SSH after {} and {attempts} attempts", seconds(*waited))]
     TimedOut {
@@ -380,7 +386,7 @@ impl Error {
             Self::Protocol { .. } => {
                 "check the `Subsystem sftp` line of the server, and that no start-up file of the user's shell prints".into()
             }
-            Self::Invalid { .. } | Self::NotFound { .. } | Self::RemoteFailed { .. } | Self::Transfer { .. } => {
+            Self::Gone { .. } | Self::Invalid { .. } | Self::NotFound { .. } | Self::RemoteFailed { .. } | Self::Transfer { .. } => {
                 return None;
             }
         })

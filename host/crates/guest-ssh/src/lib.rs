@@ -35,7 +35,7 @@ pub use exec::{EnvValue, ExecRequest, ShellChoice, Stdin, WRAPPER_FAILED};
 pub use hostkey::{Fingerprint, HostKey, HostKeyMemory, HostKeyPolicy, HostKeyTrust, KnownHosts};
 pub use identity::Identity;
 pub use quote::RemotePath;
-pub use ready::{Backoff, ConnectOptions, Jump, Keepalive, Target, Waiting, connect};
+pub use ready::{Backoff, ConnectOptions, Gone, Jump, Keepalive, Target, Waiting, connect};
 pub use running::{Command, Event};
 #[cfg(feature = "fuzzing")]
 pub use transfer::fuzzing;

@@ -104,6 +104,36 @@ impl Keepalive {
     }
 }
 
+/// Whether a machine is known to be gone. Asked before each connection is made and before each login: what answers at the
+/// address of a machine that is gone may be another one, which would take the same credentials.
+#[derive(Clone)]
+pub struct Gone(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl Gone {
+    /// Asks `is_gone` each time.
+    pub fn when(is_gone: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(is_gone))
+    }
+
+    /// A machine of which nobody knows such a thing.
+    #[must_use]
+    pub fn never() -> Self {
+        Self::when(|| false)
+    }
+
+    /// Whether it is gone by now.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Gone").field(&self.is_gone()).finish()
+    }
+}
+
 /// A host to go through, with an account of its own. What passes is encrypted for the VM; the jump host reads none of it.
 #[derive(Clone, Debug)]
 pub struct Jump {
@@ -138,6 +168,8 @@ pub struct ConnectOptions {
     pub memory: HostKeyMemory,
     /// The host to go through.
     pub jump: Option<Jump>,
+    /// Whether the machine is gone. Holds for every session that the connection ever opens.
+    pub gone: Gone,
 }
 
 impl ConnectOptions {
@@ -153,6 +185,7 @@ impl ConnectOptions {
             hedge_after: Duration::from_secs(1),
             memory: HostKeyMemory::default(),
             jump: None,
+            gone: Gone::never(),
         }
     }
 }
@@ -189,7 +222,7 @@ const LOGIN_PATIENCE: Duration = Duration::from_secs(3);
 /// # Errors
 ///
 /// At once: [`Error::AuthenticationDeclined`] (beyond what is tolerated), [`Error::NoCommonAlgorithm`] and every host key
-/// refusal, also of the jump host ([`Error::JumpHost`]). At the deadline: [`Error::TimedOut`] with the last attempt's end
+/// refusal, also of the jump host ([`Error::JumpHost`]), and [`Error::Gone`]. At the deadline: [`Error::TimedOut`] with the last attempt's end
 /// as its source.
 ///
 /// # Cancel safety
@@ -210,8 +243,10 @@ pub async fn connect(
             attempt_timeout: options.attempt_timeout,
             keepalive: options.keepalive,
             jump: None,
+            gone: Gone::never(),
         };
     let mut dialer = dial(target, credentials, policy, &options.memory);
+    dialer.gone = options.gone.clone();
     dialer.jump = options.jump.as_ref().map(|jump| {
         JumpDialer::new(dial(
             &jump.target,

@@ -4,11 +4,13 @@
 pub mod support;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use guest_ssh::{
-    Command, Connection, Detach, EnvValue, Error, Event, ExecRequest, Exit, RemotePath,
-    ShellChoice, Signal, Stdin, Stream,
+    Command, ConnectOptions, Connection, Detach, EnvValue, Error, Event, ExecRequest, Exit, Gone,
+    HostKeyPolicy, RemotePath, ShellChoice, Signal, Stdin, Stream, Target,
 };
 use secrecy::SecretString;
 use support::detached::{directories, nothing_is_left, sh, through, until};
@@ -436,4 +438,39 @@ async fn several_at_once_do_not_disturb_each_other() {
         assert_eq!(ran.exit, Exit::Status(number as u32));
     }
     nothing_is_left(&server).await;
+}
+
+#[tokio::test]
+async fn a_machine_that_is_gone_is_not_dialled_by_anything_that_outlives_the_connection() {
+    let server = Sshd::start();
+    let proxy = Proxy::start(server.port, Weather::default()).await;
+    let gone = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&gone);
+    let options = ConnectOptions {
+        gone: Gone::when(move || asked.load(Ordering::SeqCst)),
+        ..support::options()
+    };
+    let target = Target {
+        host: "127.0.0.1".to_owned(),
+        port: proxy.port,
+    };
+    let (credentials, policy) = (server.credentials(), HostKeyPolicy::FirstUse);
+    let connect = || guest_ssh::connect(&target, &credentials, &policy, &options, |_| ());
+    let connection = connect().await.unwrap();
+    let mut command = connection.exec(sh("sleep 600")).await.unwrap();
+    let note = RemotePath::parse("note").unwrap();
+    gone.store(true, Ordering::SeqCst);
+    let refused = connection.exec(ExecRequest::new("true", [""; 0])).await;
+    assert!(matches!(refused, Err(Error::Gone { .. })), "{refused:?}");
+    let dialled = proxy.connections.load(Ordering::SeqCst);
+    proxy.cut();
+    let ending = command.wait().await;
+    assert!(
+        matches!(&ending, Err(Error::Lost { reason, .. }) if reason.contains("was deleted")),
+        "{ending:?}"
+    );
+    let written = connection.write_file(&note, b"x", 0o600).await;
+    assert!(matches!(written, Err(Error::Gone { .. })), "{written:?}");
+    assert!(matches!(connect().await, Err(Error::Gone { .. })));
+    assert_eq!(proxy.connections.load(Ordering::SeqCst), dialled);
 }

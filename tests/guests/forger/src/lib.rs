@@ -2,9 +2,9 @@
 
 use orka_plugin_sdk::cluster::{DeployOptions, Session, Vm, VmSpec};
 use orka_plugin_sdk::console::{self, Level};
-use orka_plugin_sdk::ssh::{self, ConnectOptions, ExecOptions};
+use orka_plugin_sdk::ssh::{self, ConnectOptions, ExecOptions, TransferOptions};
 use orka_plugin_sdk::wait::{self, Waitable};
-use orka_plugin_sdk::{Error, Plugin, Verdict, cluster, params};
+use orka_plugin_sdk::{Error, ErrorInfo, Plugin, Verdict, cluster, params};
 
 /// Far above every handle that a guest has.
 const FORGED: u32 = 4242;
@@ -14,6 +14,10 @@ const LONG_MS: u64 = 600_000;
 
 /// So long it waits for the end of a program whose VM is gone.
 const PATIENCE_MS: u64 = 10_000;
+
+/// VMs deployed until one has the address that is free, and the pauses between.
+const TRIES: usize = 10;
+const PAUSE_MS: u64 = 100;
 
 struct Forger;
 
@@ -34,9 +38,21 @@ fn after_purge() -> Result<Verdict, Error> {
     let config = guest_common::config()?;
     let vm = config.deploy(&DeployOptions::default())?;
     let connection = ssh::connect(&vm, &ConnectOptions::default())?;
-    let command = connection.exec("sleep", &["600".to_owned()], &ExecOptions::default())?;
+    let long = ["600".to_owned()];
+    let command = connection.exec("sleep", &long, &ExecOptions::default())?;
+    let detached = ExecOptions {
+        detach: true,
+        ..ExecOptions::default()
+    };
+    let detached = connection.exec("sleep", &long, &detached)?;
+    under_way()?;
     config.purge()?;
     tell("wait", command.wait(Some(PATIENCE_MS)));
+    tell("detached", detached.wait(Some(PATIENCE_MS)));
+    let all = TransferOptions::default();
+    tell("upload", connection.upload(".", "work", &all));
+    tell("download", connection.download("work", "back", &all));
+    tell("write", connection.write_file("note", b"x", 0o600));
     tell(
         "exec",
         connection.exec("true", &[], &ExecOptions::default()),
@@ -45,6 +61,33 @@ fn after_purge() -> Result<Verdict, Error> {
     tell("delete", vm.delete());
     tell("deploy", config.deploy(&DeployOptions::default()));
     Ok(Verdict::Succeeded)
+}
+
+/// Lets a login go on while its VM goes and another one comes up at the address.
+fn under_way() -> Result<(), Error> {
+    let config = guest_common::config()?;
+    let vm = config.deploy(&DeployOptions::default())?;
+    let connecting = ssh::start_connect(&vm, &ConnectOptions::default())?;
+    config.purge()?;
+    let other = at_the_address_of(&vm)?;
+    ssh::connect(&other, &ConnectOptions::default())?;
+    tell("connecting", connecting.finish());
+    other.delete()
+}
+
+/// A VM at the address that another one had, which may take a moment to be free.
+fn at_the_address_of(gone: &Vm) -> Result<Vm, Error> {
+    let address = |vm: &Vm| (vm.info().address, vm.info().ssh_port);
+    for _ in 0..TRIES {
+        let vm = guest_common::deploy()?;
+        if address(&vm) == address(gone) {
+            return Ok(vm);
+        }
+        vm.delete()?;
+        wait::wait_any(&[&wait::timer(PAUSE_MS)], None)?;
+    }
+    let message = "the address is not free";
+    Err(Error::Other(ErrorInfo::new("forger.taken", message)))
 }
 
 /// Uses a session, and what was made with it, once it has signed out.

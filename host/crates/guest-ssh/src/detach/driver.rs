@@ -211,7 +211,9 @@ impl Driver {
                     self.job.start_anew();
                     match self.job.launch(None).await {
                         Ok(_) => {}
-                        Err(problem @ Error::Lost { .. }) => lost = Some(problem),
+                        Err(problem @ (Error::Lost { .. } | Error::Gone { .. })) => {
+                            lost = Some(problem);
+                        }
                         Err(problem) => return ControlFlow::Continue(Err(problem)),
                     }
                 }
@@ -241,6 +243,12 @@ impl Driver {
             Error::Lost { reason, .. } => reason,
             other => other.to_string(),
         };
+        if let Err(gone) = self.job.sessions.still_there() {
+            return ControlFlow::Continue(Err(Error::Lost {
+                address: self.job.sessions.address(),
+                reason: gone.to_string(),
+            }));
+        }
         tracing::debug!(reason, "a detached command lost its connection");
         self.waiting.push(Event::Interrupted {
             reason: reason.clone(),
@@ -307,7 +315,9 @@ impl Driver {
         let start = scripts::follow(&self.job.name, &self.position, WINDOW);
         let mut command = match self.job.begin(start).await {
             Ok(command) => command,
-            Err(problem @ Error::Lost { .. }) => return Followed::Lost(problem),
+            Err(problem @ (Error::Lost { .. } | Error::Gone { .. })) => {
+                return Followed::Lost(problem);
+            }
             Err(problem) if problem.may_pass() => return Followed::Lost(problem),
             Err(problem) => return Followed::Failed(problem),
         };
@@ -525,6 +535,8 @@ impl Job {
                 match self.tidy(tenths_of_grace).await {
                     Err(problem) if problem.may_pass() || matches!(problem, Error::Lost { .. }) => {
                     }
+                    // So is everything that was in it.
+                    Err(Error::Gone { .. }) => return Ok(()),
                     other => return other,
                 }
                 if *self.sessions.closing().borrow() {
