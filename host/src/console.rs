@@ -205,17 +205,20 @@ impl Console {
         self.started.elapsed()
     }
 
-    /// Writes a line of ours; one with line breaks becomes several.
+    /// Writes a line of ours; one with line breaks becomes several, and one that is too long is cut.
     pub fn log(&self, level: Level, text: &str) {
-        if level < self.level {
-            return;
+        if level >= self.level {
+            self.write(level, &self.masker.told(text));
         }
+    }
+
+    fn write(&self, level: Level, masked: &str) {
         let label = match level {
             Level::Debug | Level::Info => "",
             Level::Warn => "warning: ",
             Level::Error => "error: ",
         };
-        for (position, line) in self.masker.mask(text).lines().enumerate() {
+        for (position, line) in masked.lines().enumerate() {
             self.line(&format!(
                 "{}{}",
                 if position == 0 { label } else { "  " },
@@ -249,7 +252,7 @@ impl Console {
         };
         // The first text that is too much is shown still, so the last one that fits is never cut.
         if before < PLUGIN_BYTES_MAX {
-            self.log(level, text);
+            self.write(level, &self.masker.mask(text));
             if self.state().plugin_bytes >= PLUGIN_BYTES_MAX {
                 self.warn("the plugin has written 16 MiB to this log; the rest is left out");
             }

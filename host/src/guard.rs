@@ -380,7 +380,7 @@ impl Guards {
             Verdict::Denied(reason) => (Decided::Denied, reason, Vec::new(), None),
             Verdict::Failed(reason) => (Decided::Failed, reason, Vec::new(), None),
         };
-        let reason = masker.mask(&answer::shortened(&reason));
+        let reason = answer::shortened(&masker.mask(&reason));
         let changes: Vec<String> = changes.iter().map(|it| masker.mask(it)).collect();
         let words = match decided {
             Decided::Changed => format!(

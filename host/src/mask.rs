@@ -19,6 +19,9 @@ const MASKED_LENGTH_MIN: usize = 4;
 
 const MASK: &str = "***";
 
+/// More of a line helps nobody: what others say may be a whole page.
+const TOLD_BYTES_MAX: usize = 2048;
+
 /// The values to hide, in all forms in which they may turn up. Clones share them.
 #[derive(Clone, Default)]
 pub struct Masker {
@@ -188,6 +191,26 @@ impl Masker {
         String::from_utf8_lossy(&self.mask_bytes(text.as_bytes())).into_owned()
     }
 
+    /// `text` as it is told to people: every secret replaced, and only then each line cut where it is longer than anybody
+    /// reads. Who makes texts of what others say leaves the cutting to this: a secret that is cut in two is not known for one.
+    pub fn told(&self, text: &str) -> String {
+        let masked = self.mask(text);
+        if masked.len() <= TOLD_BYTES_MAX {
+            return masked;
+        }
+        let lines = masked.split('\n').map(|line| {
+            if line.len() <= TOLD_BYTES_MAX {
+                return line.to_owned();
+            }
+            let end = (0..=TOLD_BYTES_MAX)
+                .rev()
+                .find(|&end| line.is_char_boundary(end))
+                .unwrap_or(0);
+            format!("{}…", &line[..end])
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
     fn needles(&self) -> RwLockReadGuard<'_, Needles> {
         self.needles.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -342,6 +365,20 @@ mod tests {
         ] {
             assert_eq!(masker.mask(&format!("<{text}>")), "<***>", "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_told_is_cut_after_its_secrets_are_hidden() {
+        let masker = Masker::default();
+        masker.add("a-secret-that-is-cut");
+        for filler in TOLD_BYTES_MAX - 30..TOLD_BYTES_MAX + 10 {
+            let told = masker.told(&format!("{}a-secret-that-is-cut", "é".repeat(filler / 2)));
+            assert!(!told.contains("a-s"), "{filler}");
+            assert!(told.len() <= TOLD_BYTES_MAX + "…".len());
+        }
+        let line = "y".repeat(TOLD_BYTES_MAX);
+        let text = format!("{line}\n{line}\n");
+        assert_eq!(masker.told(&text), text, "each line fits");
     }
 
     #[test]

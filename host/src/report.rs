@@ -295,11 +295,11 @@ fn write_report(
             .map(|failure| FailureSection {
                 // A policy chooses its own codes, and names of details.
                 code: masker.mask(&failure.code),
-                message: masker.mask(&failure.message),
+                message: masker.told(&failure.message),
                 causes: failure
                     .causes()
                     .iter()
-                    .map(|cause| masker.mask(cause))
+                    .map(|cause| masker.told(cause))
                     .collect(),
                 hint: failure.hint.as_deref().map(|hint| masker.mask(hint)),
                 details: failure

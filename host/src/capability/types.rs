@@ -12,7 +12,7 @@ impl Host for HostState {
         match error {
             CallError::Failure(failure) => {
                 let masker = self.run.console.masker();
-                let message = masker.mask(&with_causes(&failure));
+                let message = masker.told(&with_causes(&failure));
                 self.run.issued((*failure).clone(), &message);
                 Ok(for_guest(&failure, message, |text| masker.mask(text)))
             }

@@ -401,7 +401,7 @@ fn lines(finding: &Finding) -> Vec<String> {
 
 /// What a cluster or a file says may hold secrets and terminal control.
 fn clean(masker: &Masker, text: &str) -> String {
-    let masked = masker.mask(text);
+    let masked = masker.told(text);
     let lines: Vec<String> = masked
         .lines()
         .map(|line| printable(line.as_bytes()))

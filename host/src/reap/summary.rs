@@ -157,7 +157,7 @@ impl Summary {
     pub async fn print(&self, console: &Console, json: bool, verbose: bool) {
         if !json {
             console
-                .data(&console.masker().mask(&self.table(verbose)))
+                .data(&console.masker().told(&self.table(verbose)))
                 .await;
             return;
         }

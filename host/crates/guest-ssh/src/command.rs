@@ -22,7 +22,7 @@ const OPEN_PAUSE: Duration = Duration::from_millis(10);
 const OPEN_PAUSE_MAX: Duration = Duration::from_millis(1000);
 
 /// Standard error kept from helper programs, for messages.
-const STDERR_KEPT: usize = 4 * 1024;
+const STDERR_KEPT: usize = 64 * 1024;
 
 /// Piece size when standard input is read from a reader.
 const INPUT_PIECE: usize = 64 * 1024;

@@ -20,13 +20,10 @@ use url::Url;
 use crate::config::{ClientConfig, Timeouts};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, UnreachableKind};
-use crate::lenient::{Object, printable};
+use crate::lenient::{Object, QUOTED_CHARS_MAX, printable};
 
 /// Largest answer that is read. The list of a few thousand VMs stays well below.
 pub const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
-
-/// How much of an unexpected answer is shown.
-const EXCERPT_CHARS: usize = 100;
 
 /// Redirects followed in a row; an ingress needs one.
 const REDIRECTS_MAX: usize = 5;
@@ -138,9 +135,9 @@ impl Reply {
 
     /// The beginning of the answer, safe to show.
     pub(crate) fn excerpt(&self) -> String {
-        // Four bytes make a character at most, and white space is folded; a little more is enough.
-        let start = &self.body[..self.body.len().min(EXCERPT_CHARS * 16)];
-        printable(&String::from_utf8_lossy(start), EXCERPT_CHARS)
+        // White space is folded; a little more is enough.
+        let start = &self.body[..self.body.len().min(QUOTED_CHARS_MAX * 2)];
+        printable(&String::from_utf8_lossy(start), QUOTED_CHARS_MAX)
     }
 
     /// The error for an answer that is not of this API.

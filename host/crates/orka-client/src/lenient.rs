@@ -12,8 +12,9 @@ use serde_json::{Map, Value};
 /// A JSON object as the rest of the crate passes it around.
 pub(crate) type Object = Map<String, Value>;
 
-/// Longest server text repeated in an error; a stack trace beyond it helps nobody.
-const MESSAGE_CHARS_MAX: usize = 500;
+/// Longest text of others repeated in an error. Far more than anybody reads: who shows an error cuts it, and can first hide
+/// secrets in it, which would not be known for such once they are cut in two.
+pub(crate) const QUOTED_CHARS_MAX: usize = 64 * 1024;
 
 /// Most server texts repeated in one error.
 const MESSAGES_MAX: usize = 10;
@@ -160,7 +161,7 @@ fn message(value: &Value) -> Option<String> {
             .map_or_else(|| value.to_string(), str::to_owned),
         other => other.to_string(),
     };
-    Some(printable(&text, MESSAGE_CHARS_MAX)).filter(|text| !text.is_empty())
+    Some(printable(&text, QUOTED_CHARS_MAX)).filter(|text| !text.is_empty())
 }
 
 /// `text` on one line without control characters, cut after `chars_max` characters.

@@ -37,7 +37,7 @@ impl Placement {
             unusable(
                 format!(
                     "`{}` is no IP address",
-                    crate::lenient::printable(written, 60)
+                    crate::lenient::printable(written, crate::lenient::QUOTED_CHARS_MAX)
                 ),
                 None,
             )

@@ -34,9 +34,8 @@ const PAUSE_FIRST: Duration = Duration::from_millis(500);
 /// No pause is longer, whatever `Retry-After` says.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// As much of an error's text is read, and as much of that is shown.
+/// As much of an error's text is read.
 const ERROR_BYTES_MAX: u64 = 64 * 1024;
-const EXCERPT_CHARS_MAX: usize = 200;
 
 /// A request, as it is made to each place that it is led to.
 #[derive(Clone, Debug)]
@@ -86,7 +85,8 @@ impl Answer {
     pub(crate) fn unexpected(&self, what: &str) -> Failure {
         let text = String::from_utf8_lossy(&self.body);
         let words: Vec<&str> = text.split_whitespace().collect();
-        let line: String = words.join(" ").chars().take(EXCERPT_CHARS_MAX).collect();
+        // Whoever tells it cuts it, once no secret is in it.
+        let line = words.join(" ");
         let host = self.url.host_str().unwrap_or_default();
         let colon = if line.is_empty() { "" } else { ": " };
         unavailable(format!(

@@ -1,6 +1,6 @@
 //! Learns a secret, which a program in the VM prints in a form that no mask knows, and tells it wherever anything can be told.
 
-use orka_plugin_sdk::cluster::{DeployOptions, Vm, VmSpec};
+use orka_plugin_sdk::cluster::{DeployOptions, Session, Vm, VmConfig, VmSpec};
 use orka_plugin_sdk::console::{self, Ending, Group, Level};
 use orka_plugin_sdk::secrets::Secret;
 use orka_plugin_sdk::ssh::{
@@ -30,7 +30,7 @@ impl Plugin for Leaker {
         through_what_is_written(&known)?;
         through_programs(&connection, &known)?;
         through_refusals(&connection, &vm, &known);
-        tried("image", session.create_config(&VmSpec::from_image(&known)));
+        through_limits(&session, &config, &connection, &known);
         match params::required_text("end")?.as_str() {
             "error" => Err(Error::Other(
                 ErrorInfo::new("leaker.told", format!("it is {known}"))
@@ -123,6 +123,22 @@ fn through_refusals(connection: &Connection, vm: &Vm, known: &str) {
     tried("download", connection.download(known, known, &all));
     tried("write-file", connection.write_file(known, b"x", 0o600));
     tried("keep", vm.keep(1000, known));
+}
+
+/// In what is longer than anybody repeats, wherever that is cut: an answer of Orka, one of the VM, and what the host refuses.
+fn through_limits(session: &Session, config: &VmConfig, connection: &Connection, known: &str) {
+    // The part of a secret that is looked for is longer than the steps.
+    for filler in (0..520).step_by(4) {
+        let long = format!("{}{known}", "x".repeat(filler));
+        let spec = VmSpec::from_image(&long);
+        tried("image", session.create_config(&spec));
+        tried("write-file", connection.write_file(&long, b"x", 0o600));
+        let options = DeployOptions {
+            node: Some(long),
+            ..DeployOptions::default()
+        };
+        tried("node", config.deploy(&options));
+    }
 }
 
 orka_plugin_sdk::register!(Leaker);

@@ -4,7 +4,7 @@
 use crate::quote::printable;
 
 /// A longer line is taken for a complaint of the worst kind. Names of the longest, escaped, fit.
-const LINE_MAX: usize = 8 * 1024;
+const LINE_MAX: usize = 64 * 1024;
 
 /// Entries that went away which are told by name.
 const NAMED_MAX: usize = 10;

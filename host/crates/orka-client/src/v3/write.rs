@@ -162,7 +162,12 @@ pub(crate) fn deployed(
         let told = lenient::text_of(answer, &["errorMessage", "message"]);
         let why = told.map_or_else(
             || "it failed".to_owned(),
-            |told| format!("it failed: {}", lenient::printable(&told, 300)),
+            |told| {
+                format!(
+                    "it failed: {}",
+                    lenient::printable(&told, lenient::QUOTED_CHARS_MAX)
+                )
+            },
         );
         return Err(Error::UnusableVm {
             name,

@@ -97,7 +97,7 @@ fn name_within(what: &str, name: &str, chars_max: usize) -> Result<(), Error> {
     } else {
         return Ok(());
     };
-    let shown = crate::lenient::printable(name, 80);
+    let shown = crate::lenient::printable(name, crate::lenient::QUOTED_CHARS_MAX);
     let hint = suggestion(name, chars_max).map(|name| format!("`{name}` would do"));
     Err(Error::Invalid {
         what: format!("{what} `{shown}`"),
@@ -178,7 +178,7 @@ pub fn memory(gib: Option<f64>) -> Result<(), Error> {
 /// [`Error::Invalid`] naming the key.
 pub fn metadata(metadata: &BTreeMap<String, String>) -> Result<(), Error> {
     for key in metadata.keys() {
-        let shown = crate::lenient::printable(key, 80);
+        let shown = crate::lenient::printable(key, crate::lenient::QUOTED_CHARS_MAX);
         if key.trim().is_empty() {
             return Err(Error::invalid("the VM metadata", "a key is empty"));
         }
