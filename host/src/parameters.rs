@@ -43,12 +43,32 @@ fn wrong_pattern(name: &str, items: Option<Items>, value: &ParameterValue) -> Op
     let (Some(Items::Globs), Some(patterns)) = (items, value.as_list()) else {
         return None;
     };
-    let reason = match Selection::parse(patterns, &[""; 0]).err()? {
-        guest_ssh::Error::Invalid { reason, .. } => reason,
-        error => error.to_string(),
+    let reason = match Selection::parse(patterns, &[""; 0]) {
+        Ok(_) => patterns
+            .iter()
+            .find_map(|pattern| path_of_a_machine(pattern))?,
+        Err(guest_ssh::Error::Invalid { reason, .. }) => reason,
+        Err(error) => error.to_string(),
     };
     Some(format!(
         "parameter `{name}` has a pattern that is wrong: {reason}"
+    ))
+}
+
+/// What is said of a pattern that is the path of a file in a home directory. It could be one of the tree, which a plugin may
+/// well mean; who types it means the machine's file.
+fn path_of_a_machine(pattern: &str) -> Option<String> {
+    let body = pattern.strip_prefix('!').unwrap_or(pattern);
+    let is_in_a_home = body.strip_prefix("/Users/").is_some_and(|rest| {
+        rest.split_once('/')
+            .is_some_and(|(user, path)| !user.is_empty() && !path.is_empty())
+    });
+    if !is_in_a_home && !body.starts_with("~/") {
+        return None;
+    }
+    Some(format!(
+        "`{pattern}`: patterns begin at the top of the tree, not at that of the file system; `./{}` is the one in the tree",
+        body.trim_start_matches('/')
     ))
 }
 
@@ -126,6 +146,32 @@ mod tests {
             "parameter `exclude` has a pattern that is wrong: `../a`: `..` would leave the tree"
         );
         assert!(failure.causes().is_empty());
+    }
+
+    #[test]
+    fn a_path_of_a_home_directory_is_no_pattern_and_one_of_the_tree_is() {
+        let given = |text: &str| {
+            let given = BTreeMap::from([("exclude".to_owned(), text.to_owned())]);
+            check_parameters(&manifest(""), &given, None, "mine")
+        };
+        for (wrong, meant) in [
+            ("/Users/admin/dist", "`./Users/admin/dist`"),
+            ("!~/dist", "`./~/dist`"),
+        ] {
+            let failures = given(wrong).unwrap_err();
+            let told = &failures[0].message;
+            assert!(told.contains(wrong) && told.contains(meant), "{told}");
+        }
+        for right in [
+            "/Users/",
+            "/Users/admin",
+            "./Users/admin/dist",
+            "Users/admin/dist",
+            "~x",
+            "./~/dist",
+        ] {
+            assert!(given(right).is_ok(), "{right}");
+        }
     }
 
     #[test]
