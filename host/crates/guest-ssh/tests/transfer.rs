@@ -257,21 +257,32 @@ async fn ignore_files_leave_out_as_gitignore_does() {
     assert_eq!(back.files, 1);
 }
 
+/// As git takes it: it matches nothing, and the rest holds.
 #[tokio::test]
-async fn a_line_that_is_no_pattern_stops_the_upload() {
+async fn a_line_that_is_no_pattern_leaves_nothing_out_and_is_told() {
     let scene = Scene::new(Tar::Gnu);
-    for (text, reason) in [
-        (&b"ok\n[z-a]\n"[..], "line 2 is not a pattern"),
-        (b"\xff\n", "line 1 is not UTF-8"),
-    ] {
-        write(scene.here.path().join("d/.orkaignore"), text, 0o644);
-        let outcome = scene
-            .upload(&Selection::everything(), &Limits::default())
-            .await;
-        let told = outcome.unwrap_err().to_string();
+    let here = scene.here.path();
+    write(here.join("d/.orkaignore"), b"[z-a]\nold[1\nlocal\n", 0o644);
+    for path in ["d/local", "d/old[1", "d/a"] {
+        write(here.join(path), b"x", 0o644);
+    }
+    let everything = Selection::everything();
+    let summary = scene.upload(&everything, &Limits::default()).await.unwrap();
+    assert_eq!(summary.files, 3);
+    let [first, second] = &summary.warnings[..] else {
+        panic!("{:?}", summary.warnings)
+    };
+    for (told, line) in [(first, "line 1 is"), (second, "line 2 is")] {
         assert!(
-            told.contains("`d/.orkaignore`") && told.contains(reason),
+            told.contains("`d/.orkaignore`: ") && told.contains(line),
             "{told}"
         );
     }
+    write(here.join("d/.orkaignore"), b"\xff\n", 0o644);
+    let outcome = scene.upload(&everything, &Limits::default()).await;
+    let told = outcome.unwrap_err().to_string();
+    assert!(
+        told.contains("`d/.orkaignore`") && told.contains("line 1 is not UTF-8"),
+        "{told}"
+    );
 }

@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use cap_fs_ext::{FollowSymlinks, OpenOptionsFollowExt as _};
@@ -12,12 +12,16 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use super::Meter;
 use crate::Error;
+use crate::quote::printable;
 
 /// Its name, in the top directory of an upload or any below.
 pub(super) const NAME: &str = ".orkaignore";
 
 /// Far more patterns than anybody writes.
 const BYTES_MAX: u64 = 1 << 20;
+
+/// Lines of a file that are told as no patterns, one by one.
+const PASSED_OVER_MAX: usize = 5;
 
 /// The ignore files that hold for a directory: its own, and those above it up to the top of the upload.
 ///
@@ -32,13 +36,19 @@ struct Level {
 }
 
 impl IgnoreFiles {
-    /// Adds the ignore file of `dir`, which is `path` below the top, if it has one.
+    /// Adds the ignore file of `dir`, which is `path` below the top, if it has one. As for git, a line that is no pattern
+    /// matches nothing; `warnings` has it.
     ///
     /// # Errors
     ///
-    /// [`Error::Transfer`] for a file that cannot be read, or a line that is no pattern: ignoring it could send what was
-    /// to stay here.
-    pub(super) fn enter(&self, dir: &Dir, path: &Path, meter: &Meter<'_>) -> Result<Self, Error> {
+    /// [`Error::Transfer`] for a file that cannot be read, or a line that is no text.
+    pub(super) fn enter(
+        &self,
+        dir: &Dir,
+        path: &Path,
+        meter: &Meter<'_>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, Error> {
         let file = path.join(NAME);
         let name = file.as_os_str().as_bytes();
         let text = match read(dir) {
@@ -46,7 +56,13 @@ impl IgnoreFiles {
             Ok(Some(text)) => text,
             Err(problem) => return Err(meter.failed(name, "it cannot be read", problem)),
         };
-        let patterns = parse(path, &text).map_err(|reason| meter.refuse(name, reason))?;
+        let (patterns, passed_over) =
+            parse(path, &text).map_err(|reason| meter.refuse(name, reason))?;
+        warnings.extend(
+            passed_over
+                .into_iter()
+                .map(|line| format!("`{}`: {line}", printable(name))),
+        );
         Ok(Self(Some(Arc::new(Level {
             above: self.clone(),
             patterns,
@@ -88,20 +104,36 @@ fn read(dir: &Dir) -> std::io::Result<Option<Vec<u8>>> {
     Ok(Some(text))
 }
 
-fn parse(directory: &Path, text: &[u8]) -> Result<Gitignore, String> {
+/// The patterns, and what is to be said of lines that are none.
+fn parse(directory: &Path, text: &[u8]) -> Result<(Gitignore, Vec<String>), String> {
     // As git: a byte order mark is not part of the first pattern.
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let mut builder = GitignoreBuilder::new(directory);
     builder.allow_unclosed_class(false);
+    let mut passed_over = Vec::new();
+    let mut more = 0_usize;
     for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
         let number = index + 1;
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let line = std::str::from_utf8(line).map_err(|_| format!("line {number} is not UTF-8"))?;
-        builder
-            .add_line(Some(PathBuf::from(NAME)), line)
-            .map_err(|problem| format!("line {number} is not a pattern: {problem}"))?;
+        // Without a file to name, the problem names the pattern alone.
+        let Err(problem) = builder.add_line(None, line) else {
+            continue;
+        };
+        if passed_over.len() == PASSED_OVER_MAX {
+            more += 1;
+            continue;
+        }
+        let problem = printable(problem.to_string().as_bytes());
+        passed_over.push(format!(
+            "line {number} is not a pattern and leaves nothing out: {problem}"
+        ));
     }
-    builder
+    if more > 0 {
+        passed_over.push(format!("{more} more lines are not patterns"));
+    }
+    let patterns = builder
         .build()
-        .map_err(|problem| format!("its patterns cannot be used: {problem}"))
+        .map_err(|problem| format!("its patterns cannot be used: {problem}"))?;
+    Ok((patterns, passed_over))
 }

@@ -60,7 +60,7 @@ impl Packer {
         };
         let mut archive = PieceWriter::new(self.pieces.clone());
         let mut moved = Moved::default();
-        let apple_doubles = self.walk.through(&meter, &mut |folder, entry| {
+        let walked = self.walk.through(&meter, &mut |folder, entry| {
             let packing = Packing {
                 folder,
                 meter: &meter,
@@ -68,7 +68,8 @@ impl Packer {
             };
             packing.entry(entry, &mut archive, &mut moved)
         })?;
-        moved.apple_doubles = apple_doubles;
+        moved.apple_doubles = walked.apple_doubles;
+        moved.warnings = walked.warnings;
         let finished = header::end(&mut archive).and_then(|()| archive.flush());
         finished.map_err(|problem| meter.failed(b".", "the VM stopped reading", problem))?;
         Ok(moved)

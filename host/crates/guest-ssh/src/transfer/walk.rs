@@ -38,9 +38,13 @@ impl Walk {
         })
     }
 
-    /// Visits every entry; gives the number of macOS's attribute files that were left out.
-    pub(super) fn through(&self, meter: &Meter<'_>, visit: &mut Visit<'_>) -> Result<u64, Error> {
-        let mut apple_doubles = 0;
+    /// Visits every entry.
+    pub(super) fn through(
+        &self,
+        meter: &Meter<'_>,
+        visit: &mut Visit<'_>,
+    ) -> Result<Walked, Error> {
+        let mut walked = Walked::default();
         let root = self
             .root
             .try_clone()
@@ -67,7 +71,9 @@ impl Walk {
                 visit(&dir, &entry)?;
             }
             let mut below = Vec::new();
-            let ignored = folder.ignored.enter(&dir, &folder.path, meter)?;
+            let ignored = folder
+                .ignored
+                .enter(&dir, &folder.path, meter, &mut walked.warnings)?;
             let listed = list(&dir, &folder.path, meter)?;
             for (name, metadata) in &listed {
                 let path = folder.path.join(name);
@@ -99,7 +105,7 @@ impl Walk {
                         && metadata.is_file()
                         && starts_as_apple_double(&dir, name)
                     {
-                        apple_doubles += 1;
+                        walked.apple_doubles += 1;
                         continue;
                     }
                     let entry = Entry {
@@ -112,7 +118,7 @@ impl Walk {
             }
             folders.extend(below.into_iter().rev());
         }
-        Ok(apple_doubles)
+        Ok(walked)
     }
 
     /// Tells `counters` how much there is to be sent, unless nobody else is interested any more. What cannot be read is
@@ -150,6 +156,14 @@ pub(super) fn leads_somewhere(selection: &Selection, path: &Path) -> bool {
         .starts()
         .iter()
         .any(|start| start.starts_with(path) || path.starts_with(start))
+}
+
+/// What is to be told of a walk.
+#[derive(Default)]
+pub(super) struct Walked {
+    /// macOS's attribute files that were left out.
+    pub(super) apple_doubles: u64,
+    pub(super) warnings: Vec<String>,
 }
 
 /// A directory whose turn comes.
