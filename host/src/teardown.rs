@@ -379,7 +379,7 @@ async fn remove_one_by_one(
     let mut unanswered = BTreeSet::new();
     loop {
         let listed = limited(deadline, "read", cluster.instances(name)).await;
-        match listed {
+        let failed = match listed {
             Ok(listed) => {
                 // Of a config of its own everything is the run's, also what nobody answered for.
                 let is_own =
@@ -410,11 +410,15 @@ async fn remove_one_by_one(
                     limited(deadline, "delete", cluster.delete(name, Some(key))).await
                 });
                 let failures = join_all(deletions).await.into_iter();
-                last = failures.filter_map(Result::err).last().or(last);
+                failures
+                    .filter_map(Result::err)
+                    .max_by_key(|failure| failure.retry_after)
             }
-            Err(failure) => last = Some(failure),
-        }
-        if Instant::now() + pause >= deadline {
+            Err(failure) => Some(failure),
+        };
+        let asked = asked_for(pause, failed.as_ref());
+        last = failed.or(last);
+        if Instant::now() + asked >= deadline {
             return Err(last.unwrap_or_else(|| {
                 Failure::new(
                     Kind::Unavailable,
@@ -424,9 +428,15 @@ async fn remove_one_by_one(
                 )
             }));
         }
-        sleep(pause).await;
+        sleep(asked).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// The pause before the next try: no shorter than what Orka has asked for, within reason.
+fn asked_for(pause: Duration, failure: Option<&Failure>) -> Duration {
+    let asked = failure.and_then(|failure| failure.retry_after);
+    pause.max(asked.unwrap_or_default().min(PAUSE_MAX))
 }
 
 /// Deletes everything of a name and reads until nothing of it is left; tries again until `deadline`.
@@ -451,11 +461,11 @@ pub async fn remove_confirmed(
             ),
             Err(failure) => failure,
         };
-        if Instant::now() + pause >= deadline {
+        if Instant::now() + asked_for(pause, Some(&failure)) >= deadline {
             return Err(failure);
         }
         tracing::debug!(vm = name, error = %failure, "removal is tried again");
-        sleep(pause).await;
+        sleep(asked_for(pause, Some(&failure))).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }

@@ -28,6 +28,8 @@ enum Answer {
     Works,
     Hangs,
     Refuses(Class),
+    /// As Orka does who is asked too often.
+    AsksToWait(Duration),
 }
 
 impl Answer {
@@ -36,6 +38,16 @@ impl Answer {
             Self::Works => Ok(()),
             Self::Hangs => std::future::pending().await,
             Self::Refuses(class) => Err(Failure::new(Kind::Unavailable, class, "orka.test", "no")),
+            Self::AsksToWait(span) => {
+                let mut failure = Failure::new(
+                    Kind::Unavailable,
+                    Class::Orka,
+                    "orka.rate-limited",
+                    "too many requests",
+                );
+                failure.retry_after = Some(span);
+                Err(failure)
+            }
         }
     }
 }
@@ -124,7 +136,8 @@ impl Cluster for Scripted {
         unreachable!()
     }
     async fn instances(&self, _: &str) -> Result<Vec<String>, Failure> {
-        unreachable!()
+        self.looks.next().await?;
+        Ok(Vec::new())
     }
     async fn delete(&self, _: &str, _: Option<&str>) -> Result<(), Failure> {
         unreachable!()
@@ -176,6 +189,32 @@ fn in_doubt_about_a_vm(cluster: Arc<Scripted>, stop: Stop) -> Arc<RunContext> {
         stop,
         random: Box::new(rand::rngs::StdRng::seed_from_u64(1)),
     })
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_to_wait_is_not_asked_again_before() {
+    for (asked, waited) in [(SECOND, SECOND), (SECOND * 3600, PAUSE_MAX)] {
+        for is_kept in [false, true] {
+            let cluster = Scripted {
+                looks: Script::of(&[Answer::AsksToWait(asked), Answer::Works]),
+                ..Scripted::default()
+            };
+            let ledger = Ledger::in_memory();
+            ledger.owe(Thing::VmConfig, VM).unwrap();
+            let mut debt = ledger.debt(VM).unwrap();
+            let started = Instant::now();
+            let deadline = started + BUDGET;
+            if is_kept {
+                debt.thing = Thing::VmOfConfig;
+                remove_one_by_one(&cluster, &ledger, &debt, deadline)
+                    .await
+                    .unwrap();
+            } else {
+                remove_confirmed(&cluster, VM, deadline).await.unwrap();
+            }
+            assert_eq!(started.elapsed(), waited.max(PAUSE_FIRST), "{asked:?}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
