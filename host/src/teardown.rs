@@ -514,10 +514,11 @@ pub async fn sign_out(run: &RunContext) {
     if run.facts.get().is_none() || run.signed_out.get().is_some() {
         return;
     }
-    let limit = sleep_until(sign_out_ends(run));
+    let ends = sign_out_ends(run);
+    let limit = sleep_until(ends);
     tokio::select! {
         biased;
-        outcome = give_back_token(run) => match outcome {
+        outcome = orka_client::patient_until(ends, give_back_token(run)) => match outcome {
             Ok(outcome) => {
                 tell_sign_out(&run.console, &outcome);
                 let _first = run.signed_out.set(outcome);
