@@ -29,6 +29,9 @@ use crate::teardown;
 
 pub(crate) use older::release as give_back_names;
 
+/// How long the list of images may take, which is asked for before there is anything to lose.
+const IMAGES_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// Pause between attempts while no node has room; about what a short build takes to free a slot.
 const CAPACITY_PAUSE_FIRST: Duration = Duration::from_secs(5);
 /// The longest such pause.
@@ -152,7 +155,9 @@ impl HostSession for HostState {
         run.call("cluster.images", async {
             run.grants.require(Capability::ClusterRead)?;
             still_signed_in(run)?;
-            run.cluster.images().await
+            // It is a look ahead: one that hangs must not take the run's time.
+            let until = Instant::now() + IMAGES_TIMEOUT;
+            teardown::limited(until, "list of images", run.cluster.images()).await
         })
         .await
     }

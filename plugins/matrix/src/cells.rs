@@ -5,10 +5,13 @@ use std::collections::BTreeSet;
 use orka_plugin_common::{Change, VmSettings};
 use orka_plugin_sdk::cluster::Session;
 use orka_plugin_sdk::console::{self, Level};
-use orka_plugin_sdk::{Error, params};
+use orka_plugin_sdk::{Error, params, phase};
 
 /// So many at most: each is a line of the log's table and a member of the result.
 const CELLS_MAX: usize = 64;
+
+/// So many images are named where one is missed, as the host does.
+const IMAGES_SHOWN: usize = 8;
 
 /// As long as the label of a line may be, with blank and brackets.
 const NAME_BYTES_MAX: usize = 48;
@@ -67,16 +70,22 @@ pub(crate) fn check_images(session: &Session, wanted: &[Wanted]) -> Result<(), E
     if named.len() < 2 {
         return Ok(());
     }
-    let offered = match session.images() {
-        Ok(offered) => offered,
+    phase("check images", || check_each(session, named))
+}
+
+fn check_each(session: &Session, named: BTreeSet<&str>) -> Result<(), Error> {
+    let why_not = match session.images() {
+        Ok(offered) if offered.is_empty() => "the list is empty".to_owned(),
+        Ok(offered) => return check_in(&offered, named),
         Err(error) if error.is_final() => return Err(error),
-        Err(error) => {
-            let message = &error.info().message;
-            let text = format!("whether all images are there could not be checked: {message}");
-            console::log(Level::Warn, &text);
-            return Ok(());
-        }
+        Err(error) => error.info().message.clone(),
     };
+    let text = format!("whether all images are there could not be checked: {why_not}");
+    console::log(Level::Warn, &text);
+    Ok(())
+}
+
+fn check_in(offered: &[String], named: BTreeSet<&str>) -> Result<(), Error> {
     let is_there = |image: &&str| is_in_registry(image) || offered.iter().any(|it| it == image);
     let missing: Vec<&str> = named.into_iter().filter(|it| !is_there(it)).collect();
     if missing.is_empty() {
@@ -91,8 +100,41 @@ pub(crate) fn check_images(session: &Session, wanted: &[Wanted]) -> Result<(), E
         "names what is no image of the cluster: `{}`",
         missing.join("`, `")
     );
-    let hint = format!("the cluster has `{}`", offered.join("`, `"));
+    let hint = hint(&missing, offered);
     Err(Error::parameter(parameter, problem).with_hint(hint))
+}
+
+/// What was probably meant, or else what there is.
+fn hint(missing: &[&str], offered: &[String]) -> String {
+    let near: Vec<&str> = missing
+        .iter()
+        .filter_map(|image| nearest(image, offered))
+        .collect();
+    if near.len() == missing.len() {
+        return format!("did you mean `{}`?", near.join("`, `"));
+    }
+    let more = match offered.len().saturating_sub(IMAGES_SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let shown = offered.iter().take(IMAGES_SHOWN);
+    let shown: Vec<&str> = shown.map(String::as_str).collect();
+    format!("the cluster has `{}`{more}", shown.join("`, `"))
+}
+
+/// The image that is at most so many edits away that it may have been meant, as the host judges it.
+fn nearest<'a>(image: &str, offered: &'a [String]) -> Option<&'a str> {
+    let image = image.to_lowercase();
+    let edits_max = (image.chars().count() / 3).max(1);
+    offered
+        .iter()
+        .map(|other| {
+            let edits = strsim::damerau_levenshtein(&image, &other.to_lowercase());
+            (edits, other.as_str())
+        })
+        .filter(|(edits, _)| *edits <= edits_max)
+        .min()
+        .map(|(_, other)| other)
 }
 
 /// Whether the node pulls it, so that no list has it: the part before the first `/` is a host.

@@ -429,6 +429,35 @@ fn an_image_that_is_not_there_is_told_before_there_is_a_vm_of_another() {
     );
 }
 
+#[test]
+fn a_list_without_an_image_tells_nothing() {
+    let report = run(three().images(&[]).on_exec(SCRIPT, ExecReply::exit(0)));
+    let log = report.log_text();
+    assert!(
+        log.contains("could not be checked: the list is empty"),
+        "{log}"
+    );
+    assert!(!log.contains("names what is no image"), "{log}");
+}
+
+#[test]
+fn of_many_images_the_nearest_is_named_or_some() {
+    let many: Vec<String> = (0..20).map(|number| format!("image-{number}")).collect();
+    let mut many: Vec<&str> = many.iter().map(String::as_str).collect();
+    many.push("sonoma.orkasi");
+    for (cells, hint) in [
+        (
+            "a=sonoma.orkasi\nb=sonma.orkasi",
+            "did you mean `sonoma.orkasi`?",
+        ),
+        ("a=sonoma.orkasi\nb=elsewhere", "`image-7` and 13 more"),
+    ] {
+        let report = run(with(cells).images(&many));
+        let log = report.log_text();
+        assert!(log.contains(hint), "{log}");
+    }
+}
+
 /// An account may have no right to the list.
 #[test]
 fn a_list_of_images_that_cannot_be_had_keeps_nobody_from_building() {
