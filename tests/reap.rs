@@ -463,7 +463,9 @@ async fn what_is_no_run_is_refused_before_anything_is_asked() {
         .reap()
         .environment("ORKA_RUN_UID", "a")
         .environment("ORKA_LIVE_PODS", "-");
-    assert_eq!(neither_typed.ended().await.code, Some(2));
+    let neither_typed = neither_typed.ended().await;
+    assert_eq!(neither_typed.code, Some(2));
+    neither_typed.assert_says(&["are both given", "Usage: orka-step reap "]);
     cluster.assert_untouched();
 }
 
@@ -478,6 +480,14 @@ async fn a_variable_gives_way_to_a_flag_that_means_something_else() {
     let runs = runs.ended().await;
     assert_eq!(runs.code, Some(0), "{runs}");
     runs.assert_says(&["`ORKA_LIVE_PODS` is not looked at"]);
+    // One that is empty says nothing.
+    let runs = cluster
+        .reap()
+        .flag("--run", uid("run"))
+        .environment("ORKA_LIVE_PODS", "");
+    let runs = runs.ended().await;
+    assert_eq!(runs.code, Some(0), "{runs}");
+    assert!(!runs.stderr.contains("is not looked at"), "{runs}");
     let pods = cluster
         .reap()
         .flag("--live-pods", "/nowhere")
@@ -488,6 +498,13 @@ async fn a_variable_gives_way_to_a_flag_that_means_something_else() {
         "`ORKA_RUN_UID` is not looked at",
         "cannot read live pods from `/nowhere`",
     ]);
+    let pods = cluster
+        .reap()
+        .flag("--live-pods", "/nowhere")
+        .environment("ORKA_RUN_UID", "");
+    let pods = pods.ended().await;
+    assert_eq!(pods.code, Some(211), "{pods}");
+    assert!(!pods.stderr.contains("is not looked at"), "{pods}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

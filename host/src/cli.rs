@@ -347,10 +347,17 @@ impl ReapArgs {
     /// Runs that are named and pods that live exclude each other. A variable, which may have been set for other commands,
     /// gives way to the flag.
     fn prefer_what_was_typed(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        let is_typed = |name| matches.value_source(name) == Some(ValueSource::CommandLine);
+        // A Task's parameter can be empty, but not absent, and so can a variable that is made of one.
+        if !is_typed("runs") && self.live_pods.is_some() {
+            self.runs.retain(|run| !run.trim().is_empty());
+        }
+        if !is_typed("live_pods") && !self.runs.is_empty() {
+            self.live_pods.take_if(|list| list.trim().is_empty());
+        }
         if self.runs.is_empty() || self.live_pods.is_none() {
             return Ok(());
         }
-        let is_typed = |name| matches.value_source(name) == Some(ValueSource::CommandLine);
         self.passed_over = Some(match (is_typed("runs"), is_typed("live_pods")) {
             (true, false) => {
                 self.live_pods = None;
@@ -361,7 +368,7 @@ impl ReapArgs {
                 "ORKA_RUN_UID"
             }
             _ => {
-                return Err(Cli::command().error(
+                return Err(reap_command().error(
                     ErrorKind::ArgumentConflict,
                     "`--run` (`ORKA_RUN_UID`) and `--live-pods` (`ORKA_LIVE_PODS`) are both given; give one of them",
                 ));
@@ -369,6 +376,13 @@ impl ReapArgs {
         });
         Ok(())
     }
+}
+
+/// `orka-step reap`, as its own help shows it.
+fn reap_command() -> clap::Command {
+    let mut all = Cli::command();
+    all.build();
+    all.find_subcommand("reap").cloned().unwrap_or(all)
 }
 
 impl RunArgs {
