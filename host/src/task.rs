@@ -136,10 +136,22 @@ pub fn task(args: &TaskArgs) -> Result<String, Failure> {
             .with_hint("give it with `--plugin-path`, such as `/plugins/mine.wasm`"));
         }
     };
-    Ok(render(args, &plugin.manifest, &plugin.digest, &place))
+    Ok(render(
+        args,
+        &plugin.manifest,
+        &plugin.digest,
+        &place,
+        plugin.bundled,
+    ))
 }
 
-fn render(args: &TaskArgs, manifest: &Manifest, digest: &str, place: &str) -> String {
+fn render(
+    args: &TaskArgs,
+    manifest: &Manifest,
+    digest: &str,
+    place: &str,
+    is_bundled: bool,
+) -> String {
     let name = quoted(args.name.as_ref().unwrap_or(&manifest.name));
     let version = quoted(&manifest.version.to_string());
     let digest = quoted(digest);
@@ -163,7 +175,7 @@ spec:
         .into_iter()
         .filter(|(name, _)| !manifest.parameters.contains_key(*name))
         .collect();
-    yaml.push_str(&params(manifest, &settings));
+    yaml.push_str(&params(manifest, &settings, is_bundled));
     yaml.push_str(&workspaces(manifest));
     yaml.push_str(&results(manifest));
     yaml.push_str(&volumes());
@@ -171,11 +183,11 @@ spec:
     yaml
 }
 
-fn params(manifest: &Manifest, settings: &[(&str, &str)]) -> String {
+fn params(manifest: &Manifest, settings: &[(&str, &str)], is_bundled: bool) -> String {
     let own = manifest
         .parameters
         .iter()
-        .map(|(name, it)| (name.as_str(), described(it), default(it)));
+        .map(|(name, it)| (name.as_str(), described(it, is_bundled), default(it)));
     let settings = settings
         .iter()
         .map(|(name, text)| (*name, (*text).to_owned(), Some(String::new())));
@@ -332,9 +344,12 @@ fn uses_workspace(manifest: &Manifest) -> bool {
 }
 
 /// The description with what the type says beside it: every Task parameter is text.
-fn described(parameter: &Parameter) -> String {
+fn described(parameter: &Parameter, is_bundled: bool) -> String {
     let kind = match &parameter.kind {
-        // What a pattern says, the description says in words.
+        // Of the bundled plugins the description says in words what a pattern says.
+        ParameterType::Text {
+            pattern: Some(pattern),
+        } if !is_bundled => format!("matches {}", pattern.as_str()),
         ParameterType::Text { .. } => return parameter.description.clone(),
         ParameterType::Boolean => "true or false".to_owned(),
         ParameterType::Integer { minimum, maximum } => match (minimum, maximum) {
@@ -382,14 +397,14 @@ mod tests {
             name: None,
         };
         let manifest = Manifest::parse_toml(manifest).unwrap();
-        let text = render(&args, &manifest, "sha256:ab", "/plugins/x.wasm");
+        let text = render(&args, &manifest, "sha256:ab", "/plugins/x.wasm", false);
         let read = serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
         (text, read)
     }
 
     const MANIFEST: &str = "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\n\
         description = \"Says: \\\"hello\\\"\"\n\
-        [parameters.image]\ntype = \"string\"\nrequired = true\ndescription = \"The image: any\"\n\
+        [parameters.image]\ntype = \"string\"\npattern = \"^[a-z]+$\"\nrequired = true\ndescription = \"The image: any\"\n\
         [parameters.copies]\ntype = \"integer\"\ndefault = 2\nminimum = 1\ndescription = \"How many\"\n\
         [parameters.globs]\ntype = \"list\"\ndefault = [\"a\", \"b\"]\ndescription = \"What\"\n\
         [results.count]\ndescription = \"How many came\"\n";
@@ -411,6 +426,10 @@ mod tests {
         assert_eq!(
             of("copies")["description"],
             "How many (a whole number, at least 1)"
+        );
+        assert_eq!(
+            of("image")["description"],
+            "The image: any (matches ^[a-z]+$)"
         );
         assert_eq!(of("globs")["default"], "a\nb");
         let results = spec["results"].as_array().unwrap();

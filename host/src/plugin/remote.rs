@@ -118,7 +118,7 @@ impl PluginRef {
     pub(super) fn parse_remote(text: &str) -> Result<Self, Failure> {
         if !cfg!(feature = "registry") {
             return Err(Failure::config(format!(
-                "`plugin {text}`: this build does not fetch plugins"
+                "plugin `{text}`: this build does not fetch plugins"
             ))
             .with_hint(
                 "bring the file into the pod, by a workspace or a ConfigMap, and give its path",
@@ -141,7 +141,7 @@ impl UrlRef {
         let wrong = |what: &str| {
             // A query may be a secret: what is wrong can be said without it.
             let shown = address.split('?').next().unwrap_or_default();
-            Failure::config(format!("`plugin {shown}` {what}"))
+            Failure::config(format!("plugin `{shown}` {what}"))
         };
         let url = Url::parse(address).map_err(|error| wrong("is no URL").with_source(error))?;
         if !url.username().is_empty() || url.password().is_some() {
@@ -179,19 +179,19 @@ impl OciRef {
             (Some(pin), _) => match digest(pin) {
                 Some(digest) => Ok(Self { repository, digest }),
                 None => Err(Failure::config(format!(
-                    "`plugin {text}` is pinned by something that is no SHA-256 digest"
+                    "plugin `{text}` is pinned by something that is no SHA-256 digest"
                 ))
                 .with_hint(format!("write it as `{repository}@sha256:` and 64 hexadecimal digits"))),
             },
             (None, Some(tag)) => Err(Failure::config(format!(
-                "`plugin {text}` names a tag, which may stand for another plugin tomorrow"
+                "plugin `{text}` names a tag, which may stand for another plugin tomorrow"
             ))
             .with_hint(format!(
                 "give the digest of its manifest instead, `{repository}@sha256:…`: `orka-step plugin push` prints it, and `skopeo inspect --raw docker://{}/{}:{tag} | sha256sum` or `oras resolve` finds it",
                 repository.registry, repository.name
             ))),
             (None, None) => Err(Failure::config(format!(
-                "`plugin {text}` is not pinned by a digest"
+                "plugin `{text}` is not pinned by a digest"
             ))
             .with_hint(format!(
                 "write it as `{repository}@sha256:…`, with the digest of the manifest that `orka-step plugin push` printed"

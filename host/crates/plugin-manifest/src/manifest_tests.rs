@@ -226,6 +226,17 @@ fn a_default_has_to_fit_its_type() {
 }
 
 #[test]
+fn a_description_that_is_empty_leaves_no_gap() {
+    let message = refusal(with(
+        "[parameters.p]\ndescription = \"\"\ntype = \"string\"\npattern = \"^a$\"\ndefault = \"b\"\n",
+    ));
+    assert!(
+        message.ends_with("parameter `p` cannot be `b` (it has to match `^a$`)"),
+        "{message}"
+    );
+}
+
+#[test]
 fn impossible_parameters_are_refused() {
     let cases = [
         (

@@ -20,7 +20,7 @@ pub enum ParameterProblem {
         nearest: Option<String>,
     },
     /// A required parameter has no value, or an empty one.
-    #[error("parameter `{name}` is required: {description}")]
+    #[error("parameter `{name}` is required{}", in_words(description))]
     Missing {
         /// The parameter.
         name: String,
@@ -65,8 +65,8 @@ pub enum ParameterProblem {
     /// The text, or one of a list, does not match the pattern. The description says in words what the pattern says to a
     /// program.
     #[error(
-        "parameter `{name}` cannot {} {}: {description} (it has to match `{pattern}`)",
-        if *is_list { "have the line" } else { "be" }, shown(given)
+        "parameter `{name}` cannot {} {}{} (it has to match `{pattern}`)",
+        if *is_list { "have the line" } else { "be" }, shown(given), in_words(description)
     )]
     PatternMismatch {
         /// The parameter.
@@ -342,6 +342,14 @@ fn wrong_type(name: &str, kind: &ParameterType, given: String) -> ParameterProbl
         name: name.to_owned(),
         expected,
         given,
+    }
+}
+
+/// What a description adds to a sentence, where there is one.
+fn in_words(description: &str) -> String {
+    match description.trim() {
+        "" => String::new(),
+        words => format!(": {words}"),
     }
 }
 

@@ -89,7 +89,7 @@ fn main() -> Result<()> {
     let size = |member: &str| measured[member].as_f64().unwrap_or_default() / 1024.0;
     let mut text = format!(
         "`cargo xtask bench plugin --keep`; {}; `orka-step plugin bench` of `build`, a component of {:.0} KiB with code of \
-         {:.0} KiB; medians of {} runs.\n\n| | promised | median |\n| --- | ---: | ---: |\n",
+         {:.0} KiB; medians of {} runs (compiling: a tenth of that).\n\n| | promised | median |\n| --- | ---: | ---: |\n",
         machine::describe(),
         size("bytes"),
         size("codeBytes"),
