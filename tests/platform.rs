@@ -152,7 +152,7 @@ async fn recorded_sessions_are_of_the_form_that_the_schema_says_and_no_other_is_
             218,
         ),
         (cluster.guest("several"), 0),
-        (cluster.guest("forger").param("how", "after-purge"), 0),
+        (cluster.guest("forger").param("how", "after-sign-out"), 0),
     ] {
         let file = step.scratch_file("session.yaml", b"");
         let ended = step
