@@ -40,7 +40,7 @@ pub async fn clean_up(
 ) -> Finished {
     let failure = crash.failure();
     let recovered = crash.recovered;
-    let Some(head) = recovered.head.clone() else {
+    let Some(head) = recovered.head().cloned() else {
         // It had not come to where anything is made.
         return Finished::not_started(vec![failure]);
     };

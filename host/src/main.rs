@@ -38,35 +38,10 @@ fn main() -> ExitCode {
     } else {
         Level::Info
     };
-    let mut role = Role::First;
-    if matches!(cli.command, Command::Run(_) | Command::Task(_)) {
-        role = supervisor::role();
-        if let Role::First = role {
-            // Of this thread alone, and before there is another: the worker is told of its end.
-            let ended = match tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-            {
-                Ok(runtime) => runtime.block_on(supervisor::supervise()),
-                Err(error) => supervisor::Ended::NotBegun(error),
-            };
-            match ended {
-                supervisor::Ended::With(code) => return ExitCode::from(code),
-                supervisor::Ended::Crashed(crash) => {
-                    let (failure, recovered) = *crash;
-                    role = Role::Bereft(failure, recovered);
-                }
-                supervisor::Ended::NotBegun(error) => {
-                    role = Role::Alone(
-                        Failure::internal(
-                            "if this process crashes, VMs stay that it has made: it cannot start a second one",
-                        )
-                        .with_source(error),
-                    );
-                }
-            }
-        }
-    }
+    let role = match role_for(&cli.command) {
+        Ok(role) => role,
+        Err(code) => return ExitCode::from(code),
+    };
     let console = Console::standard(Masker::default(), level);
     logging::start(cli.common.verbose, &console);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -93,6 +68,38 @@ fn main() -> ExitCode {
     // Whatever still runs in the background (a lost connection, say) must not hold up the step's end.
     runtime.shutdown_background();
     ExitCode::from(code)
+}
+
+/// What this process is to do for a command; the exit code where a worker has done all of it.
+fn role_for(command: &Command) -> Result<Role, u8> {
+    if !matches!(command, Command::Run(_) | Command::Task(_)) {
+        return Ok(Role::First);
+    }
+    let role = supervisor::role();
+    if !matches!(role, Role::First) {
+        return Ok(role);
+    }
+    // Of this thread alone, and before there is another: the worker is told of its end.
+    let ended = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime.block_on(supervisor::supervise()),
+        Err(error) => supervisor::Ended::NotBegun(error),
+    };
+    match ended {
+        supervisor::Ended::With(code) => Err(code),
+        supervisor::Ended::Crashed(crash) => {
+            let (failure, recovered) = *crash;
+            Ok(Role::Bereft(failure, recovered))
+        }
+        supervisor::Ended::NotBegun(error) => Ok(Role::Alone(
+            Failure::internal(
+                "if this process crashes, VMs stay that it has made: it cannot start a second one",
+            )
+            .with_source(error),
+        )),
+    }
 }
 
 /// Gives whoever reads the log the time to read it to its end, and no more than that.

@@ -51,8 +51,6 @@ enum Note {
 /// What a process left that has crashed.
 #[derive(Debug, Default)]
 pub struct Recovered {
-    /// Whose names are in it; none if the run had not come to where anything is made.
-    pub head: Option<Head>,
     /// The ledger.
     pub record: Record,
     /// Names that predecessors of the run had made.
@@ -186,7 +184,6 @@ impl Recovered {
             }
         }
         recovered.record = Record::parse(&ledger);
-        recovered.head = recovered.record.heads.last().cloned();
         recovered
     }
 
@@ -215,6 +212,11 @@ impl Recovered {
             Note::Purging => self.was_purging = true,
             Note::Purged => self.was_purging = false,
         }
+    }
+
+    /// Whose names are in it; none if the run had not come to where anything is made.
+    pub fn head(&self) -> Option<&Head> {
+        self.record.heads.last()
     }
 
     /// Whether the `number`th process that writes here answers to signals.
@@ -253,7 +255,7 @@ mod tests {
         ledger.owe(Thing::Vm, "b").unwrap();
         ledger.released("b");
         let recovered = Recovered::read(&mut file).unwrap();
-        assert_eq!(recovered.head, Some(head));
+        assert_eq!(recovered.head(), Some(&head));
         assert_eq!(recovered.record.unreadable, 0);
         let states = recovered.record.entries.iter();
         let states: Vec<_> = states.map(|it| (it.name.as_str(), it.state)).collect();
@@ -272,7 +274,7 @@ mod tests {
     #[test]
     fn nothing_is_recovered_of_a_process_that_entered_nothing() {
         let recovered = Recovered::read(&mut memory()).unwrap();
-        assert!(recovered.head.is_none() && recovered.record.entries.is_empty());
+        assert!(recovered.head().is_none() && recovered.record.entries.is_empty());
     }
 
     #[test]
