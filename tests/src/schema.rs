@@ -272,7 +272,18 @@ mod tests {
         for (step, said) in [
             (json!({"imag": "x"}), "there is no `imag`"),
             (json!({"image": 1}), "is no \"string\""),
-            (json!({"onError": "never"}), "is none of"),
+            (
+                json!({"ref": {"name": "x", "kind": "y"}}),
+                "there is no `kind`",
+            ),
+            (
+                json!({"volumeDevices": [{"name": "x"}]}),
+                "volumeDevices[0]: `devicePath` is missing",
+            ),
+            (
+                json!({"results": [{"name": "x", "value": "y"}]}),
+                "there is no `value`",
+            ),
             (
                 json!({"env": [{"value": "x"}]}),
                 "spec.steps[0].env[0]: `name` is missing",
