@@ -18,6 +18,7 @@ mod schema;
 mod step;
 mod tekton;
 mod web;
+mod webhook;
 
 pub use applied::{Applied, Ran};
 pub use built::{bundled, guest, program, target_directory};
@@ -29,3 +30,4 @@ pub use schema::Schemas;
 pub use step::{Ended, Running, Step, Stream, Unread};
 pub use tekton::{Definition, Namespace, Pod, documents, repository};
 pub use web::{Asked, Reply, Web};
+pub use webhook::refusals;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use end_to_end::{Definition, Schemas, Step, documents, repository};
+use end_to_end::{Definition, Schemas, Step, documents, refusals, repository};
 use serde_json::Value;
 
 /// Where the image has the program.
@@ -60,7 +60,7 @@ pub(super) fn manifests_of(kind: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_manifest_is_as_kubernetes_and_tekton_describe_it() {
+fn every_manifest_is_as_kubernetes_and_tekton_describe_it_and_tekton_takes_it() {
     let schemas = Schemas::read();
     let mut wrong = Vec::new();
     for (path, document) in manifests() {
@@ -68,12 +68,9 @@ fn every_manifest_is_as_kubernetes_and_tekton_describe_it() {
         if is_patch(&path) {
             continue;
         }
-        let problems = schemas.problems(&document);
-        wrong.extend(
-            problems
-                .into_iter()
-                .map(|it| format!("{}: {it}", path.display())),
-        );
+        let problems = schemas.problems(&document).into_iter();
+        let problems = problems.chain(refusals(&document));
+        wrong.extend(problems.map(|it| format!("{}: {it}", path.display())));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

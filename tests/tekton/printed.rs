@@ -1,6 +1,6 @@
 //! The Task that `orka-step plugin task` prints, as Tekton starts its step.
 
-use end_to_end::{Cluster, Definition, Namespace, Schemas, Step, guest};
+use end_to_end::{Cluster, Definition, Namespace, Schemas, Step, guest, refusals};
 
 use super::{AWKWARD, AWKWARD_VALUE, assert_outcome};
 
@@ -12,7 +12,8 @@ async fn printed(command: &[&str]) -> Definition {
     let ended = step.flag("--image", "orka-step:0.1.0").ended().await;
     assert_eq!(ended.code, Some(0), "{ended}");
     let task = Definition::parse(&ended.stdout);
-    let problems = Schemas::read().problems(task.document());
+    let mut problems = Schemas::read().problems(task.document());
+    problems.extend(refusals(task.document()));
     assert!(problems.is_empty(), "{problems:#?}");
     task
 }
