@@ -10,6 +10,7 @@ use rustix::process::Signal;
 mod catalog;
 mod definitions;
 mod guarded;
+mod kustomized;
 mod migrate;
 mod printed;
 mod readme;

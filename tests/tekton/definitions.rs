@@ -447,7 +447,7 @@ fn each_reference(value: &Value, found: &mut impl FnMut(&str, &Value)) {
     });
 }
 
-fn each_object(value: &Value, found: &mut impl FnMut(&Value)) {
+pub(super) fn each_object(value: &Value, found: &mut impl FnMut(&Value)) {
     match value {
         Value::Array(items) => items.iter().for_each(|item| each_object(item, found)),
         Value::Object(members) => {

@@ -13,6 +13,7 @@ mod bench;
 mod build;
 mod demo;
 mod image;
+mod kubectl;
 mod leak_matrix;
 mod packages;
 mod plugins;

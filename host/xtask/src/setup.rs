@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow};
 
 use crate::wasm_toolchain::{Choice, TARGET, WasmToolchain, active_has, rustup};
 use crate::workspace::Workspace;
-use crate::{authors, packages, process};
+use crate::{authors, kubectl, packages, process};
 
 /// What of Debian builds plugins. The compiler packages for web browsers' builds are the ones kept current in stable
 /// releases; `lld` is the version of that compiler's LLVM, and links Wasm.
@@ -18,7 +18,9 @@ pub(crate) fn check() -> Result<ExitCode> {
     if WasmToolchain::find(Choice::from_environment()?).is_none() {
         missing.push(format!("`{TARGET}`: plugins are compiled for it"));
     }
-    missing.extend(authors::missing(&Workspace::load()?));
+    let workspace = Workspace::load()?;
+    missing.extend(authors::missing(&workspace));
+    missing.extend(kubectl::missing(&workspace));
     let programs = packages::missing().into_iter();
     missing.extend(programs.map(|needed| format!("`{}`: {}", needed.program, needed.reason)));
     if missing.is_empty() {
@@ -34,7 +36,9 @@ pub(crate) fn check() -> Result<ExitCode> {
 pub(crate) fn everything() -> Result<()> {
     wasm_toolchain()?;
     programs()?;
-    authors::install(&Workspace::load()?);
+    let workspace = Workspace::load()?;
+    authors::install(&workspace);
+    kubectl::install(&workspace);
     Ok(())
 }
 

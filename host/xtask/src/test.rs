@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::summary::{Runner, Summary};
 use crate::workspace::{Workspace, own_directory};
-use crate::{authors, plugins, process, setup};
+use crate::{authors, kubectl, plugins, process, setup};
 
 /// Sets up, builds, runs every test and prints the summary as the last line.
 ///
@@ -104,8 +104,14 @@ fn nextest(workspace: &Workspace, filter: Option<&str>) -> Command {
     ]);
     for_this_machine(&mut command, workspace);
     command.args(["--run-ignored", "all"]);
-    if let Some(left_out) = authors::left_out(workspace) {
-        command.args(["-E", &format!("not test(/^authors::({left_out})_goes_/)")]);
+    let of_authors = authors::left_out(workspace);
+    let of_authors = of_authors.map(|names| format!("not test(/^authors::({names})_goes_/)"));
+    let left_out: Vec<String> = of_authors
+        .into_iter()
+        .chain(kubectl::left_out(workspace))
+        .collect();
+    if !left_out.is_empty() {
+        command.args(["-E", &left_out.join(" & ")]);
     }
     command.args(filter);
     command

@@ -306,16 +306,15 @@ pub(super) fn check_params(params: &Value, at: &str, refused: &mut Refused) {
             _ => kind == "string",
         };
         refused.say_if(!fits, &at, format!("the default of `{name}` is no {kind}"));
-        let properties = param["properties"].as_object();
-        refused.say_if(
-            kind == "object" && properties.is_none(),
-            &at,
-            format!("`{name}` has no `properties`"),
-        );
-        for (key, property) in properties.into_iter().flatten() {
-            let is_text = property.get("type").is_none_or(|kind| kind == "string");
+        check_properties(param, kind, &at, refused);
+        for key in param["properties"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|it| it.0)
+        {
             refused.say_if(
-                !is_text || !matches(key, pattern),
+                !matches(key, pattern),
                 &at,
                 format!("the key `{key}` of `{name}`"),
             );
@@ -324,6 +323,18 @@ pub(super) fn check_params(params: &Value, at: &str, refused: &mut Refused) {
             let lacks = default.is_some_and(|default| !default.contains_key(key));
             refused.say_if(lacks, &at, format!("the default of `{name}` lacks `{key}`"));
         }
+    }
+}
+
+/// The keys of an object, which are all texts.
+fn check_properties(declared: &Value, kind: &str, at: &str, refused: &mut Refused) {
+    let name = text(&declared["name"]);
+    let properties = declared["properties"].as_object();
+    let lacks = kind == "object" && properties.is_none();
+    refused.say_if(lacks, at, format!("`{name}` has no `properties`"));
+    for (key, property) in properties.into_iter().flatten() {
+        let is_text = property.get("type").is_none_or(|kind| kind == "string");
+        refused.say_if(!is_text, at, format!("the key `{key}` of `{name}`"));
     }
 }
 
@@ -340,16 +351,7 @@ fn check_results(results: &Value, at: &str, refused: &mut Refused) {
         refused.say_if(!is_name, &at, format!("`{name}` is no name"));
         let is_known = matches!(kind, "string" | "array" | "object");
         refused.say_if(!is_known, &at, format!("`{name}` is of the type `{kind}`"));
-        let properties = result["properties"].as_object();
-        refused.say_if(
-            kind == "object" && properties.is_none(),
-            &at,
-            format!("`{name}` has no `properties`"),
-        );
-        for (key, property) in properties.into_iter().flatten() {
-            let is_text = property.get("type").is_none_or(|kind| kind == "string");
-            refused.say_if(!is_text, &at, format!("the key `{key}` of `{name}`"));
-        }
+        check_properties(result, kind, &at, refused);
         if let Some(value) = result.get("value") {
             let pattern = r"^\$\(steps\.[a-z0-9]([-a-z0-9]*[a-z0-9])?\.results\.[A-Za-z0-9][-A-Za-z0-9_.]*(\[\*\])?\)$";
             let is_result = value.as_str().is_some_and(|value| matches(value, pattern));

@@ -1,0 +1,183 @@
+//! What `kubectl apply -k` applies: each kustomization, built by kustomize itself.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use end_to_end::{Definition, Schemas, documents, refusals, repository, target_directory};
+use serde_json::Value;
+
+use super::definitions::each_object;
+
+/// Each folder that can be given to `kubectl apply -k`, and the namespace that it is for.
+const FOLDERS: [(&str, Option<&str>); 8] = [
+    ("", None),
+    ("task", None),
+    ("stepaction", None),
+    ("reaper", Some("orka-reap")),
+    ("overlays/guards", Some("ios-builds")),
+    ("overlays/hand-over", Some("ios-builds")),
+    ("overlays/namespace", Some("ios-builds")),
+    ("overlays/reaper-namespaced", Some("ios-builds")),
+];
+
+/// Kinds that belong to no namespace.
+const OF_THE_CLUSTER: [&str; 3] = ["Namespace", "ClusterRole", "ClusterRoleBinding"];
+
+fn built(folder: &Path) -> Vec<Value> {
+    let kubectl = target_directory().join("tools/kubectl/kubectl");
+    let built = Command::new(kubectl)
+        .arg("kustomize")
+        .arg(folder)
+        .output()
+        .unwrap();
+    // It warns of what is deprecated.
+    let said = String::from_utf8_lossy(&built.stderr);
+    assert!(
+        built.status.success() && said.is_empty(),
+        "{}: {said}",
+        folder.display()
+    );
+    documents(&String::from_utf8(built.stdout).unwrap())
+}
+
+fn own(folder: &str) -> Vec<Value> {
+    built(&repository().join("tekton").join(folder))
+}
+
+fn of_kind<'a>(documents: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    documents.iter().filter(|it| it["kind"] == kind).collect()
+}
+
+#[test]
+#[ignore = "takes kubectl: `cargo xtask setup`"]
+fn each_kustomization_builds_to_what_a_cluster_takes() {
+    let schemas = Schemas::read();
+    for (folder, namespace) in FOLDERS {
+        let documents = own(folder);
+        assert!(!documents.is_empty(), "{folder}");
+        for document in &documents {
+            let mut wrong = schemas.problems(document);
+            wrong.extend(refusals(document));
+            assert!(wrong.is_empty(), "{folder}: {wrong:#?}");
+            let kind = document["kind"].as_str().unwrap();
+            let own = document["metadata"]["namespace"].as_str();
+            match namespace {
+                Some(_) if OF_THE_CLUSTER.contains(&kind) => {
+                    assert_eq!(own, None, "{folder}: {kind}")
+                }
+                _ => assert_eq!(own, namespace, "{folder}: {kind}"),
+            }
+            for subject in document["subjects"].as_array().into_iter().flatten() {
+                assert_eq!(
+                    subject["namespace"].as_str(),
+                    namespace,
+                    "{folder}: {subject}"
+                );
+            }
+        }
+        for own in of_kind(&documents, "Namespace") {
+            assert_eq!(own["metadata"]["name"].as_str(), namespace, "{folder}");
+        }
+    }
+}
+
+/// Everything below `tekton/`, as somebody who installs it changes it.
+fn with_image(name: &str, digest: &str) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    let mut directories = vec![PathBuf::new()];
+    while let Some(directory) = directories.pop() {
+        std::fs::create_dir_all(copy.path().join(&directory)).unwrap();
+        for entry in std::fs::read_dir(repository().join("tekton").join(&directory)).unwrap() {
+            let entry = entry.unwrap();
+            let own = directory.join(entry.file_name());
+            if entry.path().is_dir() {
+                directories.push(own);
+                continue;
+            }
+            let text = std::fs::read_to_string(entry.path()).unwrap();
+            let tag = format!("newTag: {}", env!("CARGO_PKG_VERSION"));
+            let text = text
+                .replace("newName: orka-step", &format!("newName: {name}"))
+                .replace(&tag, &format!("digest: {digest}"));
+            std::fs::write(copy.path().join(own), text).unwrap();
+        }
+    }
+    copy
+}
+
+#[test]
+#[ignore = "takes kubectl: `cargo xtask setup`"]
+fn an_image_of_another_name_and_digest_reaches_every_container() {
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let copy = with_image("registry.example.com/team/orka-step", &digest);
+    let expected = format!("registry.example.com/team/orka-step@{digest}");
+    let mut seen = 0;
+    for folder in [
+        "",
+        "reaper",
+        "overlays/guards",
+        "overlays/namespace",
+        "overlays/reaper-namespaced",
+    ] {
+        for document in built(&copy.path().join(folder)) {
+            each_object(&document, &mut |object| {
+                if let Some(image) = object.get("image") {
+                    assert_eq!(*image, expected, "{folder}");
+                    seen += 1;
+                }
+            });
+        }
+    }
+    // Four Tasks and the StepAction twice, four Tasks, two reapers.
+    assert_eq!(seen, 16);
+}
+
+/// What `guarded` runs is what kustomize makes of the Task.
+#[test]
+#[ignore = "takes kubectl: `cargo xtask setup`"]
+fn the_overlay_of_guards_changes_three_tasks_as_the_tests_do() {
+    let documents = own("overlays/guards");
+    let patch = repository().join("tekton/overlays/guards/patch-ask-guards.yaml");
+    let patch = end_to_end::documents(&std::fs::read_to_string(patch).unwrap());
+    let tasks = of_kind(&documents, "Task");
+    assert_eq!(tasks.len(), 4);
+    for task in tasks {
+        let name = task["metadata"]["name"].as_str().unwrap();
+        let plain = Definition::task(name);
+        let expected = match name {
+            "orka-teardown" => plain,
+            _ => plain.patched(&patch[0]),
+        };
+        assert_eq!(task["spec"], expected.document()["spec"], "{name}");
+    }
+}
+
+#[test]
+#[ignore = "takes kubectl: `cargo xtask setup`"]
+fn the_reaper_of_one_namespace_has_nothing_of_the_cluster() {
+    let documents = own("overlays/reaper-namespaced");
+    for kind in OF_THE_CLUSTER {
+        assert!(of_kind(&documents, kind).is_empty(), "{kind}");
+    }
+    let [job] = of_kind(&documents, "CronJob")[..] else {
+        panic!("{documents:#?}");
+    };
+    let pod = &job["spec"]["jobTemplate"]["spec"]["template"]["spec"];
+    let account = &of_kind(&documents, "ServiceAccount")[0]["metadata"]["name"];
+    assert_eq!(pod["serviceAccountName"], *account);
+    let container = &pod["containers"][0];
+    assert_eq!(pod["containers"].as_array().unwrap().len(), 1);
+    // The patch adds to what the base has.
+    let plain = own("reaper");
+    let plain = &of_kind(&plain, "CronJob")[0]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+        [0];
+    assert_eq!(container["args"], plain["args"]);
+    let variables = container["env"].as_array().unwrap();
+    let own = variables
+        .iter()
+        .find(|it| it["name"] == "ORKA_POD_NAMESPACES");
+    assert_eq!(
+        own.unwrap()["valueFrom"]["fieldRef"]["fieldPath"],
+        "metadata.namespace"
+    );
+}
