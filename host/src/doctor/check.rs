@@ -205,6 +205,24 @@ impl Check {
         Self::new(name, Status::Skipped, reason)
     }
 
+    /// Several checks of one subject as one, which ended as the worst of them did; none where there are none.
+    pub(super) fn together(checks: Vec<Self>) -> Option<Self> {
+        let badness = |status| match status {
+            Status::Ok => 0,
+            Status::Skipped => 1,
+            Status::Warn => 2,
+            Status::Fail => 3,
+        };
+        let findings = checks.iter().flat_map(|check| check.findings.clone());
+        let findings = findings.collect();
+        // Of several that are equally bad, the first.
+        let worst = checks
+            .into_iter()
+            .rev()
+            .max_by_key(|check| badness(check.status))?;
+        Some(Self { findings, ..worst })
+    }
+
     /// Failures that a run would end for, at least one.
     pub(super) fn failed(name: Subject, stage: Stage, failures: Vec<Failure>) -> Self {
         let findings = failures.iter().map(finding).collect();

@@ -163,41 +163,41 @@ impl Visit<'_> {
     }
 
     async fn look(&mut self) {
-        let images = self.look_for_image().await;
+        let images = self.look_for_images().await;
         self.look_for_room(&images).await;
     }
 
     /// Gives the images of the cluster where they had to be listed.
-    async fn look_for_image(&mut self) -> Vec<Image> {
+    async fn look_for_images(&mut self) -> Vec<Image> {
         if self.checks.has(Subject::Image) {
             return Vec::new();
         }
-        let Some(wanted) = self.plan.image.clone() else {
-            self.checks.add(Check::skipped(
-                Subject::Image,
-                "no image is named: give `-p base-image=NAME` or `--image NAME`",
-            ));
-            return Vec::new();
-        };
-        if let Some(check) = image::without_list(&wanted, self.client.generation()) {
-            self.checks.add(check);
-            return Vec::new();
-        }
-        match self
-            .listed("the list of images", self.client.images())
-            .await
-        {
-            Ok(images) => {
-                self.checks.add(image::look_for(&wanted, &images));
-                images
+        let generation = self.client.generation();
+        let wanted = self.plan.images.clone();
+        let mut offered = None;
+        let mut checks = Vec::new();
+        for image in &wanted {
+            if let Some(check) = image::without_list(image, generation) {
+                checks.push(check);
+                continue;
             }
-            Err(failure) => {
-                let text = format!("whether there is an image `{wanted}` could not be checked");
-                self.checks
-                    .add(Check::warned(Subject::Image, text, &failure));
-                Vec::new()
+            if offered.is_none() {
+                let list = self.client.images();
+                offered = Some(self.listed("the list of images", list).await);
             }
+            checks.extend(offered.as_ref().map(|offered| match offered {
+                Ok(offered) => image::look_for(image, offered),
+                Err(failure) => {
+                    let text = format!("whether there is an image `{image}` could not be checked");
+                    Check::warned(Subject::Image, text, failure)
+                }
+            }));
         }
+        let none = "no image is named: give `-p base-image=NAME` or `--image NAME`";
+        let check = Check::together(checks);
+        let check = check.unwrap_or_else(|| Check::skipped(Subject::Image, none));
+        self.checks.add(check);
+        offered.and_then(Result::ok).unwrap_or_default()
     }
 
     async fn look_for_room(&mut self, images: &[Image]) {
@@ -236,8 +236,8 @@ impl Visit<'_> {
                 let mut demand = self.plan.demand.clone();
                 demand.on_apple_silicon = self
                     .plan
-                    .image
-                    .as_deref()
+                    .images
+                    .first()
                     .is_some_and(|image| is_for_apple_silicon(image, images));
                 capacity::judge(&nodes, &vms, &demand)
             }

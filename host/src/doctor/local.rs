@@ -1,6 +1,6 @@
 //! What can be checked before anything is sent to the cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -36,8 +36,8 @@ pub(super) struct Plan {
     pub(super) client: Option<ClientConfig>,
     /// Who asks; none if they are not readable.
     pub(super) credentials: Option<Credentials>,
-    /// The image to look for.
-    pub(super) image: Option<String>,
+    /// The images to look for.
+    pub(super) images: Vec<String>,
     /// The room to look for.
     pub(super) demand: Demand,
     /// How long to wait for a list.
@@ -82,7 +82,7 @@ pub(super) fn examine(
             ..config.orka
         }),
         credentials: credentials.map(|config| config.orka.credentials),
-        image: image(args, &params),
+        images: images(args, &params),
         demand: demand(args, &params),
         list_timeout: args.list_timeout,
     }
@@ -424,13 +424,11 @@ fn grants(
     if !unusable.is_empty() {
         return Check::failed(Subject::Grants, Stage::Grants, unusable);
     }
-    if let Some(image) = image(args, params)
-        && let Err(failure) =
-            granted
-                .ceilings
-                .admit(&image, &mut Some(cpu(args, params)), &mut None)
-    {
-        return Check::failed(Subject::Grants, Stage::Deploy, vec![failure]);
+    for image in images(args, params) {
+        let cores = &mut Some(cpu(args, params));
+        if let Err(failure) = granted.ceilings.admit(&image, cores, &mut None) {
+            return Check::failed(Subject::Grants, Stage::Deploy, vec![failure]);
+        }
     }
     let asked = plugin.manifest.capabilities.len();
     let check = Check::ok(
@@ -459,11 +457,27 @@ fn grants(
     )
 }
 
-fn image(args: &DoctorArgs, params: &BTreeMap<String, String>) -> Option<String> {
-    args.image
-        .clone()
-        .or_else(|| text(params, "base-image"))
-        .filter(|image| !image.is_empty())
+/// Every image that the parameters name, once: `base-image`, and the cells of the plugin `matrix`.
+fn images(args: &DoctorArgs, params: &BTreeMap<String, String>) -> Vec<String> {
+    let one = args.image.clone().or_else(|| text(params, "base-image"));
+    let mut named: Vec<String> = one.into_iter().collect();
+    // NAME=IMAGE, and behind commas what else differs.
+    if params.contains_key("cells") {
+        let cells = items(params, "cells");
+        let cells = cells.iter().filter_map(|cell| cell.split_once('='));
+        named.extend(cells.map(|(_, vm)| vm.split(',').next().unwrap_or(vm).trim().to_owned()));
+        named.extend(items(params, "images"));
+    }
+    let mut seen = BTreeSet::new();
+    named.retain(|image| !image.is_empty() && seen.insert(image.clone()));
+    named
+}
+
+/// A list: in JSON as a checked value is shown, one a line as it is given.
+fn items(params: &BTreeMap<String, String>, name: &str) -> Vec<String> {
+    let text = text(params, name).unwrap_or_default();
+    let lines = || text.lines().map(|line| line.trim().to_owned()).collect();
+    serde_json::from_str(&text).unwrap_or_else(|_| lines())
 }
 
 fn cpu(args: &DoctorArgs, params: &BTreeMap<String, String>) -> u32 {

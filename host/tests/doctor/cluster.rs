@@ -9,7 +9,7 @@ use orka_step::mask::Masker;
 use orka_step::outcome::{EXIT_CONFIG, EXIT_NO_CAPACITY, EXIT_ORKA, EXIT_TERMINATED, StopSignal};
 use orka_step::state::Stop;
 
-use crate::bench::{Bench, PASSWORD, orka2, orka3, others};
+use crate::bench::{Bench, PASSWORD, build_plugin, orka2, orka3, others};
 
 #[tokio::test]
 async fn all_is_well_on_orka_2_and_the_token_is_given_back() {
@@ -109,6 +109,42 @@ async fn an_unknown_image_is_answered_with_the_name_that_was_meant() {
         examined.assert_found(Subject::Image, "did you mean `Sonoma.orkasi`?");
         examined.assert(Status::Ok, &[Subject::Capacity]);
     }
+}
+
+#[tokio::test]
+async fn every_image_of_the_plugin_matrix_is_looked_for() {
+    let plugin = build_plugin().with_file_name("matrix.wasm");
+    let bench = Bench::start(orka3())
+        .await
+        .without("-pbase-image")
+        .with("--plugin", plugin.to_str().unwrap())
+        .with(
+            "-pcells",
+            "a=Sonoma.orkasi\nb=Sonoma.orkasi,cpu-count=6\nc=ghcr.io/acme/ios:1\nd=sonma.orkasi",
+        );
+    let examined = bench.examine().await;
+    examined.assert_failed(&[Subject::Image], EXIT_CONFIG);
+    let findings = &examined.diagnosis.check(Subject::Image).unwrap().findings;
+    assert_eq!(findings.len(), 3, "{findings:#?}");
+    for (finding, said) in findings.iter().zip([
+        "`Sonoma.orkasi` is there",
+        "`ghcr.io/acme/ios:1` is in a registry",
+        "no image `sonma.orkasi`",
+    ]) {
+        assert!(finding.text.contains(said), "{findings:#?}");
+    }
+    let lists = bench.sim.state().requests_to("GET", "*/images").len();
+    assert_eq!(lists, 1);
+
+    let bench = bench
+        .without("-pcells")
+        .with("-pimages", "Sonoma.orkasi\nVentura.orkasi");
+    let examined = bench.examine().await;
+    examined.assert(Status::Ok, &[Subject::Image]);
+    let findings = &examined.diagnosis.check(Subject::Image).unwrap().findings;
+    let found: Vec<&str> = findings.iter().map(|it| it.text.as_str()).collect();
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[1].contains("`Ventura.orkasi` is there"), "{found:?}");
 }
 
 #[tokio::test]
