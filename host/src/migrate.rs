@@ -191,9 +191,20 @@ fn described(report: &Report<'_>) -> String {
         1 => format!("1 {one}"),
         _ => format!("{count} {many}"),
     };
+    for file in &report.unread {
+        text += &format!("{} could not be read\n", file.display());
+    }
+    let of_read = match report.unread.len() {
+        0 => plural(report.files, "file", "files"),
+        unread => format!(
+            "not everything was read (exit code {}): {} of {}",
+            report.exit_code,
+            report.files - unread,
+            plural(report.files, "file", "files")
+        ),
+    };
     text += &format!(
-        "{}, {} of the Orka Tasks: {} to change, {} to check, {} that differ\n",
-        plural(report.files, "file", "files"),
+        "{of_read}, {} of the Orka Tasks: {} to change, {} to check, {} that differ\n",
         plural(report.uses, "use", "uses"),
         report.change,
         report.check,

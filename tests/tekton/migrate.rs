@@ -178,6 +178,10 @@ async fn a_file_without_a_use_is_named_and_one_that_cannot_be_read_hides_no_othe
         (&report["uses"], &report["exitCode"]),
         (&json!(3), &json!(211))
     );
+    let ended = Step::new(&["migrate", &broken, &files[1]]).ended().await;
+    assert_eq!(ended.code, Some(211), "{ended}");
+    let last = "could not be read\nnot everything was read (exit code 211): 1 of 2 files, 3 uses";
+    assert!(ended.stdout.contains(last), "{ended}");
 }
 
 #[tokio::test]

@@ -200,9 +200,11 @@ impl<'a> Known<'a> {
             if inner.is_object() {
                 found.extend(self.of_pipeline(inner, &scope, &task["params"]));
             }
+            let elsewhere = self.pipeline_elsewhere(&task["pipelineRef"], &scope);
             let reads = self.reads_of_task(task, &scope, &names);
             is_read |= !reads.is_empty();
             let mut findings: Vec<_> = reads.iter().map(|read| read.finding(&names)).collect();
+            findings.extend(elsewhere);
             if let Some(unseen) = self.unseen(task, &scope) {
                 is_all_seen &= !unseen.may_be_any;
                 findings.extend(unseen.finding(task, may_read && reads.is_empty()));
@@ -262,20 +264,8 @@ impl<'a> Known<'a> {
                 uses: None,
                 findings: vec![finding],
             }));
-        } else if let Some(resolver) = reference["resolver"].as_str() {
-            findings.push(check(
-                "pipeline.elsewhere",
-                format!(
-                    "its Pipeline is taken by the resolver `{resolver}`, and was not looked at"
-                ),
-                "give the file of that Pipeline as well",
-            ));
-        } else if let Some(name) = reference["name"].as_str() {
-            findings.push(check(
-                "pipeline.elsewhere",
-                format!("its Pipeline `{name}` was not given, and was not looked at"),
-                "give the file of that Pipeline as well",
-            ));
+        } else {
+            findings.extend(self.pipeline_elsewhere(reference, &Scope::default()));
         }
         let pipeline = known.unwrap_or(inside);
         let scope = Scope::default().of_own(&pipeline["params"], &spec["params"]);
@@ -311,6 +301,21 @@ impl<'a> Known<'a> {
         });
         findings.extend(reads.iter().map(|read| read.finding(&names)));
         found
+    }
+
+    /// A reference to a Pipeline that is not among the files.
+    fn pipeline_elsewhere(&self, reference: &Value, scope: &Scope) -> Option<Finding> {
+        let message = if let Some(resolver) = reference["resolver"].as_str() {
+            format!("its Pipeline is taken by the resolver `{resolver}`, and was not looked at")
+        } else {
+            let name = scope.text(reference["name"].as_str()?);
+            if self.pipelines.contains_key(name.as_str()) {
+                return None;
+            }
+            format!("its Pipeline `{name}` was not given, and was not looked at")
+        };
+        let hint = "give the file of that Pipeline as well";
+        Some(check("pipeline.elsewhere", message, hint))
     }
 
     fn reads_of_pipeline(&self, spec: &Value, given: &Value) -> Vec<(String, Finding)> {

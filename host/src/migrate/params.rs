@@ -42,7 +42,13 @@ fn fate(task: OldTask, param: &str) -> Option<Fate> {
 
 /// What is to be said of a parameter with its value, where that is known.
 pub(super) fn of_param(task: OldTask, name: &str, value: Option<&str>) -> Option<Finding> {
-    let is_known = COMMON.contains(&name) || known(task).contains(&name);
+    if let Some(finding) = of_script(name, value) {
+        return Some(finding);
+    }
+    let works_in_vm = matches!(task, OldTask::Full | OldTask::Deploy);
+    let is_known = COMMON.contains(&name)
+        || known(task).contains(&name)
+        || works_in_vm && OF_VM.contains(&name);
     match fate(task, name) {
         Some(Fate::Gone(hint)) => Some(change(
             "param.gone",
@@ -72,6 +78,19 @@ pub(super) fn of_param(task: OldTask, name: &str, value: Option<&str>) -> Option
     }
 }
 
+/// The older Tasks pasted the script between two marks of the shell, of which `EOF` is the second.
+fn of_script(name: &str, value: Option<&str>) -> Option<Finding> {
+    let ended_early = name == "script" && value?.lines().any(|line| line == "EOF");
+    ended_early.then(|| {
+        differs(
+            "script.eof",
+            "the script has a line `EOF`: the older Task sent no more than what is above it, and ran the rest in its own \
+             container, as root; now the whole script runs in the VM"
+                .to_owned(),
+        )
+    })
+}
+
 /// Parameters that all four Tasks have.
 const COMMON: [&str; 10] = [
     "timeout",
@@ -84,6 +103,19 @@ const COMMON: [&str; 10] = [
     "orka-image",
     "orka-tekton-runner-image",
     "docker-image",
+];
+
+/// Parameters of those that work in a VM.
+const OF_VM: [&str; 9] = [
+    "deploy-timeout",
+    "ssh-timeout",
+    "ssh-host-key",
+    "report",
+    "ssh-secret",
+    "ssh-username-key",
+    "ssh-password-key",
+    "ssh-key",
+    "user-home",
 ];
 
 /// What one of the Tasks has besides.
@@ -125,15 +157,6 @@ fn known(task: OldTask) -> &'static [&'static str] {
             "plugin",
             "plugin-params",
             "grants",
-            "deploy-timeout",
-            "ssh-timeout",
-            "ssh-host-key",
-            "report",
-            "ssh-secret",
-            "ssh-username-key",
-            "ssh-password-key",
-            "ssh-key",
-            "user-home",
         ],
         OldTask::Init => &[
             "base-image",
@@ -166,15 +189,6 @@ fn known(task: OldTask) -> &'static [&'static str] {
             "verbose",
             "vm-config",
             "vm-metadata",
-            "deploy-timeout",
-            "ssh-timeout",
-            "ssh-host-key",
-            "report",
-            "ssh-secret",
-            "ssh-username-key",
-            "ssh-password-key",
-            "ssh-key",
-            "user-home",
             "orka-token-secret",
             "orka-token-secret-key",
         ],

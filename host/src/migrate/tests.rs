@@ -751,3 +751,49 @@ fn what_cannot_be_told_is_said() {
     let older = "kind: Task\nmetadata: {name: orka-init}\nspec: {steps: [{image: x, script: 'kubectl create secret generic orka-token'}]}\n";
     assert_eq!(codes(older), [(Weight::Differs, "task.older")]);
 }
+
+#[test]
+fn a_script_that_the_older_task_cut_short_is_told() {
+    let script = |text: &str| {
+        let text = serde_json::to_string(text).unwrap();
+        codes(&task_run(&format!("{{name: script, value: {text}}}")))
+    };
+    let told = [(Weight::Differs, "script.eof")];
+    assert_eq!(script("cat <<EOF >x\nin\nEOF\nmake\n"), told);
+    assert_eq!(script("cat <<-EOF >x\n\tEOF\nEOF2\necho EOF\n"), []);
+}
+
+#[test]
+fn a_child_pipeline_that_was_not_given_is_told() {
+    let pipeline = |reference: &str| {
+        format!(
+            "
+apiVersion: tekton.dev/v1
+kind: Pipeline
+metadata: {{name: parent}}
+spec:
+  params: [{{name: which, default: child}}]
+  tasks: [{{name: build, pipelineRef: {reference}}}]
+"
+        )
+    };
+    let told = [(Weight::Check, "pipeline.elsewhere")];
+    for reference in [
+        "{name: child}",
+        "{name: $(params.which)}",
+        "{resolver: git}",
+    ] {
+        assert_eq!(codes(&pipeline(reference)), told, "{reference}");
+    }
+    let child = "---
+apiVersion: tekton.dev/v1
+kind: Pipeline
+metadata: {name: child}
+spec:
+  tasks: [{name: mine, taskSpec: {steps: [{image: x}]}}]
+";
+    for reference in ["{name: child}", "{name: $(params.which)}"] {
+        let both = pipeline(reference) + child;
+        assert_eq!(codes(&both), [], "{reference}");
+    }
+}
