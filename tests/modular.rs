@@ -263,12 +263,38 @@ async fn teardown_deletes_nothing_while_a_ledger_of_its_run_cannot_be_read() {
 async fn tasks_that_share_need_a_run_to_share_it_in() {
     let cluster = Cluster::start().await;
     let teardown = || cluster.run().flag("--plugin", "teardown");
-    let ended = teardown().ended().await;
-    assert_eq!(ended.code, Some(0), "{ended}");
-    ended.assert_says(&["was told no UID", "--run-uid"]);
+    let deploy = || {
+        cluster
+            .run()
+            .flag("--plugin", "deploy")
+            .param("script", "true")
+    };
+    for step in [
+        teardown(),
+        deploy(),
+        deploy().param("vm-config", "{}"),
+        // A Task that stands alone has no such label.
+        teardown().flag("--run-uid", ""),
+    ] {
+        let ended = step.ended().await;
+        ended.assert(211, "infra-failed");
+        ended.assert_says(&[
+            "`--run-uid` does not say which run",
+            "tekton.dev/pipelineRunUID",
+        ]);
+    }
+    let doctor = cluster.doctor().flag("--plugin", "teardown").ended().await;
+    assert_eq!(doctor.code, Some(211), "{doctor}");
+    assert!(
+        doctor.stdout.contains("`--run-uid` does not say which run"),
+        "{doctor}"
+    );
     let uid = "$(context.pipelineRun.uid)";
     let ended = teardown().flag("--run-uid", uid).ended().await;
     assert_eq!(ended.code, Some(211), "{ended}");
     ended.assert_says(&["which nobody has replaced"]);
+    // The lone TaskRun's UID stands in.
+    let ended = teardown().flag("--task-uid", "lone").ended().await;
+    ended.assert(0, "succeeded");
     cluster.assert_nothing_left();
 }

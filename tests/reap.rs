@@ -88,6 +88,84 @@ async fn a_run_that_left_nothing_is_no_failure() {
     }
 }
 
+/// A run that was told no UID has a hash that follows from none, and says it while there is time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_without_a_uid_says_at_its_start_what_deletes_it_after_sigkill() {
+    for cluster in both().await {
+        let other = name("tekton", &uid("other"), "pod", 1);
+        cluster.sim.seed([Seed::vm(&other, HOUR)]);
+        let mut running = cluster
+            .build("#!/bin/sh\necho running\nsleep 300\n")
+            .start();
+        running.says(Stream::Stdout, "running\n").await;
+        running.signal(Signal::KILL);
+        let killed = running.ended().await;
+        let made: BTreeSet<String> = &cluster.names() - &BTreeSet::from([other.clone()]);
+        assert!(!made.is_empty(), "{killed}");
+        let (_, rest) = killed.stderr.split_once("`orka-step reap ").unwrap();
+        let (arguments, _) = rest.split_once('`').unwrap();
+        assert_eq!(killed.stderr.matches("was told no UID").count(), 1);
+        let ended = arguments
+            .split(' ')
+            .fold(cluster.reap(), |reap, argument| reap.argument(argument))
+            .argument("--json")
+            // Of the step that it is typed in.
+            .environment("ORKA_RUN_UID", &uid("other"))
+            .ended()
+            .await;
+        assert_eq!(ended.code, Some(0), "{ended}");
+        assert_eq!(cluster.names(), BTreeSet::from([other]), "{ended}");
+        assert!(ended.summary()["runs"][0].get("uid").is_none(), "{ended}");
+        ended.assert_says(&["`ORKA_RUN_UID` is not looked at"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hash_is_no_uid_and_a_uid_no_hash_and_nothing_goes_by_the_wrong_one() {
+    let cluster = Cluster::start().await;
+    let run = uid("run");
+    let made = name("tekton", &run, "pod", 1);
+    // A UID that looks like the hash of the other.
+    let odd = hash(&run);
+    let of_odd = name("tekton", &odd, "pod", 1);
+    cluster
+        .sim
+        .seed([Seed::vm(&made, HOUR), Seed::vm(&of_odd, HOUR)]);
+    let left = |names: &[&String]| {
+        names
+            .iter()
+            .map(|it| (*it).clone())
+            .collect::<BTreeSet<_>>()
+    };
+    let reap = |flag: &str, value: &str| cluster.reap().flag(flag, value).ended();
+    let ended = reap("--run", &odd).await;
+    assert_eq!(ended.code, Some(0), "{ended}");
+    assert!(!ended.stderr.contains("looks like"), "{ended}");
+    assert_eq!(cluster.names(), left(&[&made]), "{ended}");
+    for (given, looks_like) in [
+        (&odd, "looks like the hash of a run"),
+        (&made, "looks like a name"),
+    ] {
+        let ended = reap("--run", given).await;
+        assert_eq!(ended.code, Some(0), "{ended}");
+        ended.assert_says(&[looks_like, &format!("`--run-hash {odd}`")]);
+        assert_eq!(cluster.names(), left(&[&made]), "{ended}");
+    }
+    for wrong in [run.as_str(), &made, "", "0A1B2C3D", "0a1b2c3"] {
+        let ended = reap("--run-hash", wrong).await;
+        assert_eq!(ended.code, Some(211), "{ended}");
+        ended.assert_says(&["which is no hash of a run"]);
+    }
+    let ended = reap("--run-hash", &odd).await;
+    assert_eq!(ended.code, Some(0), "{ended}");
+    cluster.assert_nothing_left();
+    let both = cluster
+        .reap()
+        .flag("--run-hash", &odd)
+        .flag("--live-pods", "-");
+    assert_eq!(both.ended().await.code, Some(2));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_kept_on_purpose_stays_until_it_expires_or_is_asked_for() {
     let cluster = Cluster::with(Cluster::orka3()).await;

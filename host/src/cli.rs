@@ -349,16 +349,23 @@ impl ReapArgs {
     fn prefer_what_was_typed(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         let is_typed = |name| matches.value_source(name) == Some(ValueSource::CommandLine);
         // A Task's parameter can be empty, but not absent, and so can a variable that is made of one.
-        if !is_typed("runs") && self.live_pods.is_some() {
+        let names_hash = is_typed("run_hashes");
+        if !is_typed("runs") && (names_hash || self.live_pods.is_some()) {
             self.runs.retain(|run| !run.trim().is_empty());
         }
-        if !is_typed("live_pods") && !self.runs.is_empty() {
+        if !is_typed("live_pods") && (names_hash || !self.runs.is_empty()) {
             self.live_pods.take_if(|list| list.trim().is_empty());
         }
-        if self.runs.is_empty() || self.live_pods.is_none() {
+        if names_hash && !is_typed("runs") && !self.runs.is_empty() {
+            self.runs.clear();
+            self.passed_over.push("ORKA_RUN_UID");
+        }
+        let names_run = names_hash || !self.runs.is_empty();
+        if !names_run || self.live_pods.is_none() {
             return Ok(());
         }
-        self.passed_over = Some(match (is_typed("runs"), is_typed("live_pods")) {
+        let is_run_typed = names_hash || is_typed("runs");
+        self.passed_over.push(match (is_run_typed, is_typed("live_pods")) {
             (true, false) => {
                 self.live_pods = None;
                 "ORKA_LIVE_PODS"
@@ -370,7 +377,7 @@ impl ReapArgs {
             _ => {
                 return Err(reap_command().error(
                     ErrorKind::ArgumentConflict,
-                    "`--run` (`ORKA_RUN_UID`) and `--live-pods` (`ORKA_LIVE_PODS`) are both given; give one of them",
+                    "`--run` (`ORKA_RUN_UID`) or `--run-hash` and `--live-pods` (`ORKA_LIVE_PODS`) are both given; give one of them",
                 ));
             }
         });
@@ -696,7 +703,7 @@ pub struct DoctorArgs {
 
 /// `orka-step reap`.
 #[derive(Args, Clone, Debug)]
-#[command(group = clap::ArgGroup::new("finished").required(true).multiple(true).args(["runs", "live_pods"]))]
+#[command(group = clap::ArgGroup::new("finished").required(true).multiple(true).args(["runs", "run_hashes", "live_pods"]))]
 pub struct ReapArgs {
     /// Delete everything of this run, whose `--run-uid` it was; may be repeated, or several with commas. The run must be
     /// over: nothing else is asked.
@@ -710,6 +717,16 @@ pub struct ReapArgs {
     )]
     pub runs: Vec<String>,
 
+    /// Delete everything of the run with this hash, as `--run` does by the UID: the first of the two hashes in its VMs'
+    /// names. For a run that was told no UID, which says its hash at its start; may be repeated, or several with commas.
+    #[arg(
+        long = "run-hash",
+        value_name = "HASH",
+        value_delimiter = ',',
+        help_heading = "Which runs are over"
+    )]
+    pub run_hashes: Vec<String>,
+
     /// Delete what has no live pod: `kubernetes` to ask the API, else a file, or `-` for standard input, with the output
     /// of `kubectl get pods --all-namespaces -o json`, or one pod a line: its namespace and its UID. PipelineRuns and
     /// TaskRuns in the JSON count as alive until they have ended.
@@ -722,9 +739,9 @@ pub struct ReapArgs {
     )]
     pub live_pods: Option<String>,
 
-    /// The variable that is not looked at, since a flag was typed that means something else.
+    /// The variables that are not looked at, since a flag was typed that means something else.
     #[arg(skip)]
-    pub passed_over: Option<&'static str>,
+    pub passed_over: Vec<&'static str>,
 
     /// With `--live-pods`: builds with this prefix run in this namespace and in no other; may be repeated, or several with
     /// commas. Kubernetes is asked for these alone, and a list may be of these alone, where it must otherwise show that it is

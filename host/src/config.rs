@@ -256,14 +256,7 @@ impl Config {
         let results = problems.take(results_directory(args.results.as_deref()));
         let report = problems.take(file_to_write(args.report.as_deref(), "--report", "report"));
         let record = problems.take(file_to_write(args.record.as_deref(), "--record", "session"));
-        let identity = problems.take(uids_are_expanded(args).and_then(|()| {
-            Identity::new(
-                &args.vm_prefix,
-                given(&args.run_uid).or_else(|| given(&args.task_uid)),
-                given(&args.pod_uid),
-            )
-        }));
-        let identity = identity.map(|identity| identity.in_task(given(&args.task_uid)));
+        let identity = problems.take(identity(args));
         let owner = owner(args);
         #[cfg(feature = "kubernetes")]
         let hand_over = identity.as_ref().and_then(|identity| {
@@ -403,6 +396,18 @@ pub(crate) fn code_cache(
 /// What was given, taking an empty text for nothing: a label that a pod does not have arrives so.
 fn given(text: &Option<String>) -> Option<&str> {
     text.as_deref().filter(|text| !text.is_empty())
+}
+
+/// Who the run is.
+///
+/// # Errors
+///
+/// UIDs that are none, and a prefix that cannot begin a name.
+pub(crate) fn identity(args: &RunArgs) -> Result<Identity, Failure> {
+    uids_are_expanded(args)?;
+    let run_uid = given(&args.run_uid).or_else(|| given(&args.task_uid));
+    let identity = Identity::new(&args.vm_prefix, run_uid, given(&args.pod_uid))?;
+    Ok(identity.in_task(given(&args.task_uid)))
 }
 
 /// Whether Tekton or the kubelet has put UIDs in their places: one that nobody has is the same for every run.

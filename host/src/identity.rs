@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use plugin_manifest::{Capability, Manifest};
 use sha2::{Digest as _, Sha256};
 
 use crate::failure::{Class, Failure, Kind};
@@ -27,6 +28,10 @@ pub const DEFAULT_PREFIX: &str = "tekton";
 ///
 /// Nobody who knows the live pods knows whether such a run lives, so a reaper must see it from the name.
 pub const PODLESS: &str = "00";
+
+/// How every Task of a run comes to know which run it is of.
+pub const HOW_TO_TELL_RUN: &str = "give every Task of the run the same `--run-uid` (`ORKA_RUN_UID`): `$(context.pipelineRun.uid)`, or the label \
+     `tekton.dev/pipelineRunUID` of the pod";
 
 /// Makes the names of everything that a run creates on the cluster.
 #[derive(Debug)]
@@ -81,6 +86,56 @@ impl Identity {
     /// Whether the run has a UID that its other Tasks are told as well, without which they cannot find what it shares.
     pub fn run_is_told(&self) -> bool {
         self.run_is_told
+    }
+
+    /// Lets a plugin start: one that works on what other Tasks of the run made needs to know which run that is.
+    ///
+    /// # Errors
+    ///
+    /// It asks for `cluster.adopt` or `cluster.purge-run`, and the run was told no UID.
+    pub fn admit_plugin(&self, manifest: &Manifest) -> Result<(), Failure> {
+        let mut asked = manifest.capabilities.iter();
+        let needs_run =
+            |it: &&Capability| matches!(it, Capability::ClusterAdopt | Capability::ClusterPurgeRun);
+        match asked.find(needs_run) {
+            Some(capability) => self.require_run(&format!(
+                "plugin `{}` works on what other Tasks of a run made (`{capability}`)",
+                manifest.name
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets what concerns other Tasks of the run go on; `what` begins the sentence that says why it does not.
+    ///
+    /// # Errors
+    ///
+    /// The run was told no UID.
+    pub fn require_run(&self, what: &str) -> Result<(), Failure> {
+        if self.run_is_told {
+            return Ok(());
+        }
+        Err(
+            Failure::config(format!("{what}, and `--run-uid` does not say which run"))
+                .with_hint(HOW_TO_TELL_RUN),
+        )
+    }
+
+    /// How to find what a run without a UID has made, which nobody else can compute; none for a run that was told one.
+    pub fn how_to_find(&self) -> Option<String> {
+        if self.run_is_told {
+            return None;
+        }
+        let prefix = match self.prefix.as_str() {
+            DEFAULT_PREFIX => String::new(),
+            prefix => format!(" --vm-prefix {prefix}"),
+        };
+        Some(format!(
+            "this run was told no UID (`--run-uid`): what it makes is named `{}…`, and should it be killed outright, \
+             `orka-step reap{prefix} --run-hash {}` deletes that",
+            self.run_prefix(),
+            self.run_hash
+        ))
     }
 
     /// The same in a TaskRun of this UID, which stays the same when it is tried again with another pod.
@@ -264,6 +319,27 @@ mod tests {
         let one = Identity::new("tekton", None, Some("")).unwrap();
         let other = Identity::new("tekton", None, Some("")).unwrap();
         assert_ne!(one.next_name(), other.next_name());
+    }
+
+    #[test]
+    fn a_run_without_a_uid_says_what_finds_it_and_one_with_a_uid_needs_not() {
+        let told = Identity::new("tekton", Some("run"), None).unwrap();
+        assert_eq!(told.how_to_find(), None);
+        assert!(told.require_run("x").is_ok());
+        for (prefix, command) in [
+            ("tekton", "`orka-step reap --run-hash "),
+            ("ci", "`orka-step reap --vm-prefix ci --run-hash "),
+        ] {
+            let untold = Identity::new(prefix, None, Some("pod")).unwrap();
+            let said = untold.how_to_find().unwrap();
+            assert!(said.contains(&untold.run_prefix()), "{said}");
+            assert!(
+                said.contains(&format!("{command}{}`", untold.run_hash())),
+                "{said}"
+            );
+            let failure = untold.require_run("x").unwrap_err();
+            assert_eq!(failure.class, Class::Config);
+        }
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub async fn reap(
     stop: &Stop,
     verbose: bool,
 ) -> u8 {
-    if let Some(variable) = args.passed_over {
+    for variable in &args.passed_over {
         console.info(&format!(
             "`{variable}` is not looked at: the command line says which runs are over"
         ));
@@ -62,6 +62,9 @@ pub async fn reap(
         Ok((orka, config)) => sweep(&OrkaCluster::new(orka), &config, console, stop).await,
         Err(failures) => Summary::not_started(failures),
     };
+    for warning in summary.odd_uids() {
+        console.warn(&warning);
+    }
     for failure in &summary.failures {
         report::print_failure(console, failure);
     }

@@ -109,6 +109,9 @@ pub async fn run(config: Config, console: Console, stop: Stop) -> Finished {
         "plugin `{}` {} ({})",
         plugin.manifest.name, plugin.manifest.version, plugin.digest
     ));
+    if let Some(how_to_find) = run.identity.how_to_find() {
+        run.console.info(&how_to_find);
+    }
     let conclusion = execute(&compiled, run.clone()).await;
     let finished = Finished {
         conclusion,
@@ -149,11 +152,15 @@ struct Prepared {
 /// Everything that can be wrong before anything is sent to the cluster.
 fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec<Failure>> {
     let plugin = Plugin::load(&config.plugin).map_err(|failure| vec![failure])?;
+    let one = |failure| vec![failure];
+    config
+        .identity
+        .admit_plugin(&plugin.manifest)
+        .map_err(one)?;
     tell_left_out(&plugin.manifest, &config, &console);
     let given = given_parameters(&plugin.manifest, &config);
     let shown = config.plugin.to_string();
     let params = check_parameters(&plugin.manifest, &given, config.script.as_deref(), &shown)?;
-    let one = |failure| vec![failure];
     let grants = Grants::intersect_for(
         config.grants.as_ref(),
         &plugin.manifest,

@@ -17,7 +17,7 @@ use super::check::{Check, Checks, Stage, Subject};
 use super::parts::{Part, resolve};
 use crate::aot::{self, Bounds, Origin};
 use crate::cli::{DoctorArgs, RunArgs};
-use crate::config::{Config, Environment, SshConfig};
+use crate::config::{self, Config, Environment, SshConfig};
 use crate::engine;
 use crate::failure::Failure;
 use crate::grants::{Grants, More};
@@ -64,14 +64,15 @@ pub(super) fn examine(
     if let Some(config) = taken(part(Part::Results), Subject::Results, checks) {
         checks.add(results(config.results.as_deref()));
     }
-    if let Some(config) = taken(part(Part::Settings), Subject::Settings, checks) {
-        checks.add(settings(&args.run, &config));
-    }
     checks.add(timeout(&args.run));
     let params = match taken(part(Part::Plugin), Subject::Plugin, checks) {
         Some(config) => plugin(args, &config, stop, checks),
         None => args.run.params.iter().cloned().collect(),
     };
+    // After the plugin, which may need more of them than others do.
+    if let Some(config) = taken(part(Part::Settings), Subject::Settings, checks) {
+        checks.add(settings(&args.run, &config));
+    }
     checks.skip(
         &[Subject::Parameters, Subject::Grants],
         "the plugin is not loaded",
@@ -265,6 +266,15 @@ fn plugin(
         }
     };
     checks.add(compiled(&plugin, config, stop));
+    // UIDs and a prefix that are wrong are another check's.
+    let identity = config::identity(&args.run);
+    if let Err(failure) = identity.map_or(Ok(()), |it| it.admit_plugin(&plugin.manifest)) {
+        checks.add(Check::failed(
+            Subject::Settings,
+            Stage::Parameters,
+            vec![failure],
+        ));
+    }
     let given = given(args, config, &plugin.manifest);
     // Whether it can be read is another check's.
     let script = args.run.script.as_ref().map(|_| [].as_slice());

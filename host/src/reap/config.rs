@@ -8,22 +8,35 @@ use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use jiff::Timestamp;
 use orka_client::ClientConfig;
+use serde::Serialize;
 
+use super::name::is_hash;
 use super::source::PodSource;
 use crate::cli::ReapArgs;
 use crate::config::{Environment, Problems, resolve_orka};
 use crate::failure::Failure;
 use crate::identity::{Identity, hash_of};
 use crate::ledger::record;
+use crate::lines::printable;
 use crate::mask::Masker;
 
 /// Which runs are over.
 #[derive(Clone, Debug)]
 pub enum Finished {
-    /// These, by UID and hash: whoever calls knows it.
-    Runs(Vec<(String, String)>),
+    /// These: whoever calls knows it.
+    Runs(Vec<NamedRun>),
     /// Those that nothing alive belongs to.
     WithoutLivePods(PodSource),
+}
+
+/// A run that was named.
+#[derive(Clone, Debug, Serialize)]
+pub struct NamedRun {
+    /// Its UID, if it was named by that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// Its hash.
+    pub hash: String,
 }
 
 /// Everything that `reap` needs to know beside the cluster.
@@ -96,12 +109,14 @@ fn finished(args: &ReapArgs, environment: &Environment) -> Result<Finished, Fail
         Some(source) => {
             PodSource::resolve(source, args, environment).map(Finished::WithoutLivePods)
         }
-        None => args
-            .runs
-            .iter()
-            .map(|uid| run(uid))
-            .collect::<Result<_, _>>()
-            .map(Finished::Runs),
+        None => {
+            let by_uid = args.runs.iter().map(|uid| run(uid));
+            let by_hash = args.run_hashes.iter().map(|hash| run_of_hash(hash));
+            by_uid
+                .chain(by_hash)
+                .collect::<Result<_, _>>()
+                .map(Finished::Runs)
+        }
     }
 }
 
@@ -112,7 +127,7 @@ fn kept(
     finished: Option<&Finished>,
 ) -> Result<BTreeMap<String, Timestamp>, Failure> {
     let of_runs = match finished {
-        Some(Finished::Runs(runs)) => Some(runs.iter().map(|(_, hash)| hash.clone()).collect()),
+        Some(Finished::Runs(runs)) => Some(runs.iter().map(|run| run.hash.clone()).collect()),
         Some(Finished::WithoutLivePods(_)) | None => None,
     };
     let mut kept = BTreeMap::new();
@@ -135,7 +150,7 @@ fn kept(
 }
 
 /// A run's UID with its hash. What stands for nothing must not pass for a run that left nothing.
-fn run(uid: &str) -> Result<(String, String), Failure> {
+fn run(uid: &str) -> Result<NamedRun, Failure> {
     let uid = uid.trim();
     let wrong = |what: &str| {
         Failure::config(format!("`--run` {what}")).with_hint(
@@ -149,8 +164,30 @@ fn run(uid: &str) -> Result<(String, String), Failure> {
     if uid.contains("$(") || uid.contains(char::is_whitespace) {
         return Err(wrong(&format!(
             "is `{}`, which is no UID: nobody has replaced it",
-            crate::lines::printable(uid.as_bytes())
+            printable(uid.as_bytes())
         )));
     }
-    Ok((uid.to_owned(), hash_of(uid)))
+    Ok(NamedRun {
+        uid: Some(uid.to_owned()),
+        hash: hash_of(uid),
+    })
+}
+
+/// A run by the hash in its names. A flag of its own, since a UID may look like a hash: what is given as one must not delete
+/// what belongs to the other.
+fn run_of_hash(hash: &str) -> Result<NamedRun, Failure> {
+    let hash = hash.trim();
+    if !is_hash(hash) {
+        let shown = printable(hash.as_bytes());
+        return Err(Failure::config(format!(
+            "`--run-hash` is `{shown}`, which is no hash of a run"
+        ))
+        .with_hint(
+            "give the first 8 of the hexadecimal digits that follow the prefix in its VMs' names; for a UID there is `--run`",
+        ));
+    }
+    Ok(NamedRun {
+        uid: None,
+        hash: hash.to_owned(),
+    })
 }

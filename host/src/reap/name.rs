@@ -40,8 +40,13 @@ impl<'a> Name<'a> {
 }
 
 fn hash(text: &str) -> Option<&str> {
+    is_hash(text).then_some(text)
+}
+
+/// Whether it is written as the hashes in names are.
+pub fn is_hash(text: &str) -> bool {
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    (text.len() == HASH_DIGITS && text.bytes().all(is_digit)).then_some(text)
+    text.len() == HASH_DIGITS && text.bytes().all(is_digit)
 }
 
 /// A number as `format!` writes it: no sign, no leading zero.

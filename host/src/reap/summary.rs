@@ -7,7 +7,8 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::config::{Finished, ReapConfig};
+use super::config::{Finished, NamedRun, ReapConfig};
+use super::name::{Name, is_hash};
 use super::plan::{Entry, Plan, Reason, rough};
 use crate::bindings::orka::plugin::cluster::{Facts, Generation};
 use crate::console::{Console, seconds};
@@ -38,7 +39,7 @@ pub enum Done {
 #[derive(Debug)]
 pub struct Summary {
     prefix: String,
-    runs: Option<Vec<(String, String)>>,
+    runs: Option<Vec<NamedRun>>,
     dry_run: bool,
     cluster: Option<Facts>,
     started: Instant,
@@ -63,6 +64,33 @@ impl Summary {
             dry_run: config.dry_run,
             ..Self::not_started(Vec::new())
         }
+    }
+
+    /// Runs of which nothing was found and whose UID looks like what stands in names, in words: a hash or a whole name would
+    /// have to be given otherwise.
+    pub fn odd_uids(&self) -> Vec<String> {
+        if self.cluster.is_none() {
+            return Vec::new();
+        }
+        let was_found = |hash: &str| {
+            let mut entries = self.entries.values();
+            entries.any(|(entry, _)| entry.item.run_hash == hash)
+        };
+        let runs = self.runs.iter().flatten();
+        let lost = runs.filter(|run| !was_found(&run.hash));
+        lost.filter_map(|run| {
+            let uid = run.uid.as_deref()?;
+            let (what, hash) = if is_hash(uid) {
+                ("the hash of a run", uid)
+            } else {
+                ("a name", Name::parse(&self.prefix, uid)?.run_hash)
+            };
+            Some(format!(
+                "nothing was found of a run with the UID `{uid}`, which looks like {what}\n\
+                 hint: if it is one, give `--run-hash {hash}`"
+            ))
+        })
+        .collect()
     }
 
     /// A pass that could not begin.
@@ -250,13 +278,7 @@ impl Summary {
             started_at: self.started_at,
             duration_ms: crate::console::millis(self.started.elapsed()),
             prefix: &self.prefix,
-            runs: self.runs.as_ref().map(|runs| {
-                let run = |(uid, hash): &'_ (String, String)| RunSection {
-                    uid: uid.clone(),
-                    hash: hash.clone(),
-                };
-                runs.iter().map(run).collect()
-            }),
+            runs: self.runs.as_deref(),
             cluster: self.cluster.as_ref().map(|facts| ClusterSection {
                 generation: match facts.generation {
                     Generation::Orka2 => 2,
@@ -362,7 +384,7 @@ struct Section<'a> {
     duration_ms: u64,
     prefix: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    runs: Option<Vec<RunSection>>,
+    runs: Option<&'a [NamedRun]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cluster: Option<ClusterSection<'a>>,
     counts: Counts,
@@ -370,12 +392,6 @@ struct Section<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     foreign: Option<Vec<&'a str>>,
     failures: Vec<FailureSection>,
-}
-
-#[derive(Serialize)]
-struct RunSection {
-    uid: String,
-    hash: String,
 }
 
 #[derive(Serialize)]

@@ -191,7 +191,7 @@ impl Pass<'_> {
     async fn selection(&self) -> Result<Selection, Failure> {
         let source = match &self.config.finished {
             Finished::Runs(runs) => {
-                let hashes: BTreeSet<String> = runs.iter().map(|(_, hash)| hash.clone()).collect();
+                let hashes: BTreeSet<String> = runs.iter().map(|run| run.hash.clone()).collect();
                 return Ok(Selection::Runs(hashes));
             }
             Finished::WithoutLivePods(source) => source,

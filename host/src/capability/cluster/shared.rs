@@ -15,7 +15,7 @@ use crate::backend::StoredConfig;
 use crate::backend::orka::NO_SUCH_CALL;
 use crate::bindings::orka::plugin::cluster::{Purged, VmSpec};
 use crate::failure::{Class, Failure, Kind};
-use crate::identity::Identity;
+use crate::identity::{HOW_TO_TELL_RUN, Identity};
 use crate::ledger::{Debt, State, Thing, record};
 use crate::reap::name::Name;
 use crate::reap::{Execution, Fate, Inventory, Plan, Rules, Selection, plan};
@@ -135,14 +135,12 @@ async fn shared(
         .collect())
 }
 
-/// Tasks that share need the UID of their run; without one a purge finds nothing, and nobody finds what is shared.
+/// Tasks that share need the UID of their run; without one nobody finds what is shared.
 fn warn_of_a_run_that_nobody_knows(run: &RunContext) {
     if !run.identity.run_is_told() {
-        run.console.warn(
-            "this run was told no UID, so that no other Task can find what it shares, nor it theirs\n\
-             hint: give every Task of the run the same `--run-uid` (`ORKA_RUN_UID`): `$(context.pipelineRun.uid)`, or the \
-             label `tekton.dev/pipelineRunUID` of the pod",
-        );
+        run.console.warn(&format!(
+            "this run was told no UID, so that no other Task can find what it shares, nor it theirs\nhint: {HOW_TO_TELL_RUN}"
+        ));
     }
 }
 
@@ -259,10 +257,16 @@ fn template(name: String, spec: VmSpec, adopted: bool) -> VmConfig {
     }))
 }
 
+fn may_adopt(run: &RunContext) -> Result<(), Failure> {
+    run.grants.require(Capability::ClusterAdopt)?;
+    run.identity
+        .require_run("a VM config of another Task of the run is asked for")?;
+    still_signed_in(run)
+}
+
 /// The VM config that a Task of the run shares under this word; none while there is none.
 pub(super) async fn find(run: &RunContext, channel: &str) -> Result<Option<VmConfig>, Failure> {
-    run.grants.require(Capability::ClusterAdopt)?;
-    still_signed_in(run)?;
+    may_adopt(run)?;
     let Some((_, (name, stored))) = shared(run, channel).await?.pop_last() else {
         return Ok(None);
     };
@@ -348,8 +352,7 @@ pub(super) fn hand_over_vm(run: &RunContext, vm: &Vm) -> Result<(), Failure> {
 
 /// Takes up a VM config that another Task of the run handed over.
 pub(super) async fn adopt(run: &RunContext, text: &str) -> Result<VmConfig, Failure> {
-    run.grants.require(Capability::ClusterAdopt)?;
-    still_signed_in(run)?;
+    may_adopt(run)?;
     let wrong = |message: String| {
         Failure::invalid("handoff.vm-config", message).with_hint(
             "hand on what the Task that made the VM config gave, such as its result `vm-config`",
@@ -409,12 +412,13 @@ pub(super) async fn adopt(run: &RunContext, text: &str) -> Result<VmConfig, Fail
 /// Whether this run may purge: asked before anything of the pipeline run is touched, on Orka or elsewhere.
 pub(super) fn may_purge_run(run: &RunContext) -> Result<(), Failure> {
     run.grants.require(Capability::ClusterPurgeRun)?;
+    run.identity
+        .require_run("everything of a run is to be deleted")?;
     still_signed_in(run)
 }
 
 /// Deletes everything of the pipeline run, and looks again for what was still being deployed when its step was killed.
 pub(super) async fn purge_run(run: &RunContext) -> Result<Purged, Failure> {
-    warn_of_a_run_that_nobody_knows(run);
     let started = Instant::now();
     let deadline = run.deadline_within(PURGE_RUN_TIMEOUT);
     let mut removed = BTreeSet::new();
