@@ -471,7 +471,7 @@ fn altered(environment: &Environment) -> Vec<Failure> {
 }
 
 /// Whose the run's VMs are, as they are told where the API carries such.
-fn owner(args: &RunArgs) -> Vec<(String, String)> {
+pub(crate) fn owner(args: &RunArgs) -> Vec<(String, String)> {
     let mut owner = vec![("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())];
     for (name, uid) in [
         ("run", &args.run_uid),

@@ -11,6 +11,7 @@
 mod capacity;
 mod check;
 mod cluster;
+mod guards;
 mod image;
 mod local;
 mod parts;
@@ -63,7 +64,7 @@ pub async fn examine(
     stop: &Stop,
 ) -> Diagnosis {
     let mut checks = Checks::default();
-    let plan = local::examine(args, environment, console.masker(), stop, &mut checks);
+    let plan = local::examine(args, environment, console, stop, &mut checks).await;
     cluster::examine(plan, console, stop, &mut checks).await;
     Diagnosis::new(checks, stop.signal(), console.masker())
 }

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::ValueEnum;
+use plugin_manifest::Manifest;
 use serde::Serialize;
 
 pub use bindings::exports::orka::plugin::guarding::{
@@ -30,6 +31,7 @@ use crate::bindings::orka::plugin::cluster::{DeployOptions, VmSpec};
 use crate::console::{Console, Level, millis};
 use crate::engine::Engine;
 use crate::failure::Failure;
+use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::state::RunContext;
 
@@ -143,56 +145,47 @@ impl Guards {
         console: &Console,
         plugin_digest: &str,
     ) -> Result<Self, Failure> {
-        let mut members = Vec::new();
+        let mut guards = Self::none(wanted, plugin_digest);
         for source in &wanted.sources {
-            let file = source.load()?;
-            let record = GuardRecord {
-                name: file.name.clone(),
-                version: file.version.clone(),
-                digest: file.digest.clone(),
-                config_digest: source.config_digest(),
-                allowed: 0,
-                decisions: Vec::new(),
-                more: 0,
-            };
-            console.info(&format!(
-                "guard `{}`{} ({}){}",
-                record.name,
-                record
-                    .version
-                    .as_deref()
-                    .map_or_else(String::new, |version| format!(" {version}")),
-                record.digest,
-                source
-                    .config_path()
-                    .map_or_else(String::new, |path| format!(" with `{}`", path.display()))
-            ));
-            let code = Source {
-                digest: &file.digest,
-                path: &file.path,
-                bundled: file.bundled,
-            };
-            let made = aot::made(
-                engine,
-                code,
-                wanted.code_cache.as_ref(),
-                || file.compile(engine, &wanted.bounds),
-                |component| file.link(engine, component),
-            )?;
-            made.warnings.iter().for_each(|it| console.warn(it));
-            console.log(Level::Debug, &origin(&file.name, &made.origin));
-            let guard =
-                Guard::start(&file, made.linked, limits, console, source.config_text()).await?;
-            members.push(Member {
-                guard: Arc::new(tokio::sync::Mutex::new(guard)),
-                record: Mutex::new(record),
-            });
+            let member = Member::start(source, wanted, engine, limits, console).await?;
+            guards.members.push(member);
         }
-        Ok(Self {
-            members,
+        Ok(guards)
+    }
+
+    /// As [`Guards::start`], but tries them all.
+    ///
+    /// # Errors
+    ///
+    /// Every guard that is not what it should be.
+    pub async fn start_all(
+        wanted: &Wanted,
+        engine: &Engine,
+        limits: Limits,
+        console: &Console,
+        plugin_digest: &str,
+    ) -> Result<Self, Vec<Failure>> {
+        let mut guards = Self::none(wanted, plugin_digest);
+        let mut failures = Vec::new();
+        for source in &wanted.sources {
+            match Member::start(source, wanted, engine, limits, console).await {
+                Ok(member) => guards.members.push(member),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        if failures.is_empty() {
+            Ok(guards)
+        } else {
+            Err(failures)
+        }
+    }
+
+    fn none(wanted: &Wanted, plugin_digest: &str) -> Self {
+        Self {
+            members: Vec::new(),
             plugin_digest: plugin_digest.to_owned(),
             on_failure: wanted.on_failure,
-        })
+        }
     }
 
     /// Whether there is none.
@@ -215,7 +208,7 @@ impl Guards {
             return Ok(());
         }
         let wanted = answer::vm_request(spec, None);
-        let request = self.vm(run, wanted).await?;
+        let request = self.vm(&self.facts(run), &run.console, wanted).await?;
         answer::apply_spec(request, spec);
         Ok(())
     }
@@ -256,18 +249,41 @@ impl Guards {
             return Ok(());
         }
         let wanted = answer::vm_request(spec, Some(options));
-        let request = self.vm(run, wanted).await?;
+        let request = self.vm(&self.facts(run), &run.console, wanted).await?;
         answer::apply_deployment(request, options);
         Ok(())
     }
 
-    async fn vm(&self, run: &RunContext, mut request: VmRequest) -> Result<VmRequest, Failure> {
+    /// As [`Guards::config`] before there is a run.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guards::config`].
+    pub async fn rehearse(
+        &self,
+        facts: &RunFacts,
+        console: &Console,
+        spec: &mut VmSpec,
+    ) -> Result<(), Failure> {
+        let request = self
+            .vm(facts, console, answer::vm_request(spec, None))
+            .await?;
+        answer::apply_spec(request, spec);
+        Ok(())
+    }
+
+    async fn vm(
+        &self,
+        facts: &RunFacts,
+        console: &Console,
+        mut request: VmRequest,
+    ) -> Result<VmRequest, Failure> {
         for member in &self.members {
             let subject = format!("image `{}`", request.image);
             let question = Question::Vm(request.clone());
-            let given = self.ask(run, member, question).await;
+            let given = self.ask(facts, member, question).await;
             let verdict = answer::judge_vm(&request, given);
-            if let Some(changed) = self.settle(run, member, "vm", subject, verdict)? {
+            if let Some(changed) = self.settle(console, member, "vm", subject, verdict)? {
                 request = changed;
             }
         }
@@ -294,9 +310,9 @@ impl Guards {
         for member in &self.members {
             let subject = format!("program `{}`", request.program);
             let question = Question::Exec(request.clone());
-            let given = self.ask(run, member, question).await;
+            let given = self.ask(&self.facts(run), member, question).await;
             let verdict = answer::judge_exec(&request, given);
-            if let Some(changed) = self.settle(run, member, "exec", subject, verdict)? {
+            if let Some(changed) = self.settle(&run.console, member, "exec", subject, verdict)? {
                 request = changed;
             }
         }
@@ -326,10 +342,10 @@ impl Guards {
                 files: files.cloned().collect(),
             };
             let question = Question::Artifacts(list.clone());
-            let given = self.ask(run, member, question).await;
+            let given = self.ask(&self.facts(run), member, question).await;
             let verdict = answer::judge_artifacts(&list, given);
             let subject = format!("{} files of `{source}`", list.files.len());
-            if let Some(fewer) = self.settle(run, member, "artifacts", subject, verdict)? {
+            if let Some(fewer) = self.settle(&run.console, member, "artifacts", subject, verdict)? {
                 left_out.extend(fewer);
             }
         }
@@ -340,12 +356,12 @@ impl Guards {
     /// One question to one guard. It is answered also if nobody waits any more, so that the guard stays usable.
     async fn ask(
         &self,
-        run: &RunContext,
+        facts: &RunFacts,
         member: &Member,
         question: Question,
     ) -> Result<Answer, String> {
         let guard = Arc::clone(&member.guard);
-        let facts = self.facts(run);
+        let facts = facts.clone();
         let asked = tokio::spawn(async move {
             let mut guard = guard.lock_owned().await;
             guard.answer(&facts, &question).await
@@ -358,13 +374,13 @@ impl Guards {
     /// Tells and records a verdict. Gives what the guard wants instead, if it wants a change.
     fn settle<T>(
         &self,
-        run: &RunContext,
+        console: &Console,
         member: &Member,
         about: &'static str,
         subject: String,
         verdict: Verdict<T>,
     ) -> Result<Option<T>, Failure> {
-        let masker = run.console.masker();
+        let masker = console.masker();
         let mut record = member.record();
         let name = record.name.clone();
         let (decided, reason, changes, changed) = match verdict {
@@ -402,11 +418,11 @@ impl Guards {
         drop(record);
         match (decided, self.on_failure) {
             (Decided::Changed, _) => {
-                run.console.info(&words);
+                console.info(&words);
                 Ok(changed)
             }
             (Decided::Failed, OnFailure::Allow) => {
-                run.console.warn(&format!(
+                console.warn(&format!(
                     "{words}; passed over, as `--guard-failure allow` says"
                 ));
                 Ok(None)
@@ -420,28 +436,101 @@ impl Guards {
     }
 
     fn facts(&self, run: &RunContext) -> RunFacts {
-        let uid = |name: &str| {
-            let found = run.owner.iter().find(|(known, _)| known == name);
-            found.map(|(_, uid)| uid.clone())
-        };
         let (vms_at_once, vms_total) = run.ledger.vms();
         RunFacts {
-            plugin_name: run.manifest.name.clone(),
-            plugin_version: run.manifest.version.to_string(),
-            plugin_digest: self.plugin_digest.clone(),
             orka_namespace: run.facts.get().and_then(|facts| facts.namespace.clone()),
-            run_uid: uid("run"),
-            task_uid: uid("task"),
-            pod_uid: uid("pod"),
-            name_prefix: run.identity.run_prefix(),
             vms_at_once,
             vms_total,
             elapsed_ms: millis(run.started.elapsed()),
+            ..RunFacts::before_it_begins(
+                &run.manifest,
+                &self.plugin_digest,
+                &run.identity,
+                &run.owner,
+            )
+        }
+    }
+}
+
+impl RunFacts {
+    /// What a guard is told of a run that has not begun.
+    pub(crate) fn before_it_begins(
+        manifest: &Manifest,
+        digest: &str,
+        identity: &Identity,
+        owner: &[(String, String)],
+    ) -> Self {
+        let uid = |name: &str| {
+            let found = owner.iter().find(|(known, _)| known == name);
+            found.map(|(_, uid)| uid.clone())
+        };
+        Self {
+            plugin_name: manifest.name.clone(),
+            plugin_version: manifest.version.to_string(),
+            plugin_digest: digest.to_owned(),
+            orka_namespace: None,
+            run_uid: uid("run"),
+            task_uid: uid("task"),
+            pod_uid: uid("pod"),
+            name_prefix: identity.run_prefix(),
+            vms_at_once: 0,
+            vms_total: 0,
+            elapsed_ms: 0,
         }
     }
 }
 
 impl Member {
+    async fn start(
+        source: &GuardSource,
+        wanted: &Wanted,
+        engine: &Engine,
+        limits: Limits,
+        console: &Console,
+    ) -> Result<Self, Failure> {
+        let file = source.load()?;
+        let record = GuardRecord {
+            name: file.name.clone(),
+            version: file.version.clone(),
+            digest: file.digest.clone(),
+            config_digest: source.config_digest(),
+            allowed: 0,
+            decisions: Vec::new(),
+            more: 0,
+        };
+        console.info(&format!(
+            "guard `{}`{} ({}){}",
+            record.name,
+            record
+                .version
+                .as_deref()
+                .map_or_else(String::new, |version| format!(" {version}")),
+            record.digest,
+            source
+                .config_path()
+                .map_or_else(String::new, |path| format!(" with `{}`", path.display()))
+        ));
+        let code = Source {
+            digest: &file.digest,
+            path: &file.path,
+            bundled: file.bundled,
+        };
+        let made = aot::made(
+            engine,
+            code,
+            wanted.code_cache.as_ref(),
+            || file.compile(engine, &wanted.bounds),
+            |component| file.link(engine, component),
+        )?;
+        made.warnings.iter().for_each(|it| console.warn(it));
+        console.log(Level::Debug, &origin(&file.name, &made.origin));
+        let guard = Guard::start(&file, made.linked, limits, console, source.config_text()).await?;
+        Ok(Self {
+            guard: Arc::new(tokio::sync::Mutex::new(guard)),
+            record: Mutex::new(record),
+        })
+    }
+
     fn record(&self) -> std::sync::MutexGuard<'_, GuardRecord> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }

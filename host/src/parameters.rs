@@ -1,12 +1,16 @@
 //! The plugin's parameters: what was given, and whether it is what the manifest demands. Without running the plugin.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
+use cap_std::fs::Dir;
 use guest_ssh::Selection;
-use plugin_manifest::{Items, Manifest, ParameterProblem, ParameterValue};
+use plugin_manifest::{Capability, Items, Manifest, ParameterProblem, ParameterValue};
 
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::host_folder;
+use crate::plugin::is_bundled_name;
 
 /// Parameters as they were given: flags over a Task's file over environment.
 pub(crate) fn given_parameters(manifest: &Manifest, config: &Config) -> BTreeMap<String, String> {
@@ -86,6 +90,46 @@ pub(crate) fn wrong_defaults(manifest: &Manifest) -> Vec<Failure> {
             )
         })
         .collect()
+}
+
+/// Reads the files `.orkaignore` of what a bundled policy would send, before a VM is paid for: the workspace without what its
+/// parameter `exclude` names. Gives what is to be said of lines that are no patterns. What another plugin sends is not known
+/// here.
+///
+/// # Errors
+///
+/// The first file that would end the upload.
+pub(crate) fn check_ignore_files(
+    manifest: &Manifest,
+    values: &BTreeMap<String, ParameterValue>,
+    workspace: &Dir,
+    until: Instant,
+) -> Result<Vec<String>, Failure> {
+    let sends = manifest.capabilities.contains(&Capability::SshTransfer);
+    if !sends || !is_bundled_name(&manifest.name) {
+        return Ok(Vec::new());
+    }
+    let exclude = values.get("exclude").and_then(ParameterValue::as_list);
+    let own = format!("/{}", host_folder::NAME);
+    let exclude: Vec<&str> = exclude
+        .unwrap_or_default()
+        .iter()
+        .map(String::as_str)
+        .chain([own.as_str()])
+        .collect();
+    // Patterns that are wrong are told as such.
+    let Ok(selection) = Selection::parse(&[""; 0], &exclude) else {
+        return Ok(Vec::new());
+    };
+    guest_ssh::check_ignore_files(workspace, &selection, until).map_err(|error| {
+        let (entry, reason) = match &error {
+            guest_ssh::Error::Transfer { entry, reason, .. } => (entry.clone(), reason.clone()),
+            other => (".orkaignore".to_owned(), other.to_string()),
+        };
+        Failure::config(format!("`{entry}` of the workspace cannot be used: {reason}"))
+            .with_source(error)
+            .with_hint("it reads as a `.gitignore`: UTF-8, at most 1 MiB; mend it, or leave its directory out by `-p exclude=…`")
+    })
 }
 
 /// Checks parameters against the manifest, with the script that was given as a file; `shown` names the plugin in hints.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use crate::aot::{self, Bounds};
 use crate::artifacts;
@@ -23,7 +24,7 @@ use crate::guard::{Guards, Wanted};
 use crate::host_folder;
 use crate::ledger::{Ledger, Recovered};
 use crate::outcome::{self, EXIT_INTERNAL, EXIT_LEFTOVERS, Outcome, StopSignal};
-use crate::parameters::{check_parameters, given_parameters, named};
+use crate::parameters::{check_ignore_files, check_parameters, given_parameters, named};
 use crate::plugin::Plugin;
 use crate::predecessors;
 use crate::report;
@@ -36,6 +37,10 @@ use futures_util::FutureExt as _;
 use plugin_manifest::Manifest;
 use rand::SeedableRng as _;
 use secrecy::SecretString;
+
+/// How long a run looks for files `.orkaignore` that would end its upload. A large tree on a slow volume is not to hold up the
+/// VM; what is not seen here the upload tells.
+const IGNORE_FILES_TIME: Duration = Duration::from_millis(500);
 
 /// How a run ended, for the report and the exit code.
 #[derive(Debug)]
@@ -170,6 +175,10 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
     )
     .map_err(one)?;
     grants.admit_parameters(&plugin.manifest, &params, &config.secrets)?;
+    if let Some(workspace) = &config.workspace {
+        let until = std::time::Instant::now() + IGNORE_FILES_TIME;
+        check_ignore_files(&plugin.manifest, &params, &workspace.dir, until).map_err(one)?;
+    }
     let timeout = grants
         .ceilings
         .admit_lifetime(config.timeout, cli::TIMEOUT_DEFAULT)

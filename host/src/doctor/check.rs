@@ -39,6 +39,8 @@ pub enum Subject {
     Parameters,
     /// What the plugin may do.
     Grants,
+    /// The operator's guards, and what they make of the VM.
+    Guards,
     /// Script, names and limits.
     Settings,
     /// The run's own deadline.
@@ -49,7 +51,7 @@ pub enum Subject {
 
 impl Subject {
     /// All of them, in order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Endpoint,
         Self::Credentials,
         Self::Namespace,
@@ -61,6 +63,7 @@ impl Subject {
         Self::Plugin,
         Self::Parameters,
         Self::Grants,
+        Self::Guards,
         Self::Settings,
         Self::Timeout,
         Self::SignOut,
@@ -80,6 +83,7 @@ impl Subject {
             Self::Plugin => "plugin",
             Self::Parameters => "parameters",
             Self::Grants => "grants",
+            Self::Guards => "guards",
             Self::Settings => "settings",
             Self::Timeout => "timeout",
             Self::SignOut => "sign-out",
@@ -126,6 +130,8 @@ pub(super) enum Stage {
     Grants,
     /// While it is compiled.
     Compile,
+    /// While the guards are started.
+    Guards,
     /// While the run signs in.
     SignIn,
     /// When a VM is made.
@@ -187,6 +193,30 @@ impl Check {
     pub(super) fn warn(name: Subject, text: impl Into<String>, hint: impl Into<String>) -> Self {
         let mut check = Self::new(name, Status::Warn, text);
         check.findings[0].hint = Some(hint.into());
+        check
+    }
+
+    /// Several findings, at least one; with a hint it is a warning.
+    pub(super) fn found(
+        name: Subject,
+        texts: impl Iterator<Item = String>,
+        hint: Option<String>,
+    ) -> Self {
+        let status = if hint.is_some() {
+            Status::Warn
+        } else {
+            Status::Ok
+        };
+        let mut check = Self::new(name, status, "");
+        let finding = |text| Finding {
+            text,
+            causes: Vec::new(),
+            hint: None,
+        };
+        check.findings = texts.map(finding).collect();
+        if let Some(last) = check.findings.last_mut() {
+            last.hint = hint;
+        }
         check
     }
 
@@ -456,7 +486,7 @@ mod tests {
         assert_eq!(both.exit_code(), EXIT_CONFIG);
         assert!(
             both.table()
-                .contains("exit code 211, for `ssh-credentials`; 2 of 14 checks failed")
+                .contains("exit code 211, for `ssh-credentials`; 2 of 15 checks failed")
         );
     }
 

@@ -41,8 +41,10 @@ const BEHIND_ENDPOINT: [Subject; 5] = [
 const BEHIND_SIGN_IN: [Subject; 3] = [Subject::Namespace, Subject::Image, Subject::Capacity];
 
 /// Asks the cluster everything that can be asked.
-pub(super) async fn examine(plan: Plan, console: &Console, stop: &Stop, checks: &mut Checks) {
+pub(super) async fn examine(mut plan: Plan, console: &Console, stop: &Stop, checks: &mut Checks) {
+    let supposed = plan.namespace.clone();
     let Some(config) = client_config(&plan) else {
+        plan.judge(supposed, console, checks).await;
         checks.skip(&BEHIND_ENDPOINT, "no endpoint is known to ask");
         return;
     };
@@ -63,9 +65,13 @@ pub(super) async fn examine(plan: Plan, console: &Console, stop: &Stop, checks: 
                 &BEHIND_ENDPOINT,
                 "the endpoint does not answer as it should",
             );
+            plan.judge(supposed, console, checks).await;
             return;
         }
     };
+    let is_orka3 = client.generation() == Generation::Orka3;
+    let namespace = is_orka3.then(|| client.namespace().to_owned());
+    plan.judge(namespace, console, checks).await;
     checks.add(endpoint(&client));
     let mut visit = Visit {
         client,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
@@ -14,21 +14,28 @@ use plugin_manifest::{Manifest, ParameterValue};
 
 use super::capacity::Demand;
 use super::check::{Check, Checks, Stage, Subject};
+use super::guards::Judges;
 use super::parts::{Part, resolve};
 use crate::aot::{self, Bounds, Origin};
+use crate::bindings::orka::plugin::cluster::VmSpec;
 use crate::cli::{DoctorArgs, RunArgs};
-use crate::config::{self, Config, Environment, SshConfig};
+use crate::config::{self, Config, Environment, SshConfig, Workspace};
+use crate::console::Console;
 use crate::engine;
 use crate::failure::Failure;
-use crate::grants::{Grants, More};
+use crate::grants::{Ceilings, Grants, GrantsFile, More};
+use crate::guard::{Guards, RunFacts, Wanted};
 use crate::host_folder;
-use crate::mask::Masker;
-use crate::parameters::{check_parameters, given_parameters};
+use crate::limits::Limits;
+use crate::parameters::{check_ignore_files, check_parameters, given_parameters};
 use crate::plugin::{Plugin, is_bundled_name};
 use crate::stop::Stop;
 
 /// Cores of a VM where nothing else is said: Orka 3's own default, and the fewest that Orka 2 takes.
 const CPU_CORES_DEFAULT: u32 = 3;
+
+/// How long to look for files `.orkaignore` that an upload could not use; more than a run takes.
+const IGNORE_FILES_TIME: Duration = Duration::from_secs(30);
 
 /// What is left to ask the cluster.
 pub(super) struct Plan {
@@ -38,46 +45,93 @@ pub(super) struct Plan {
     pub(super) credentials: Option<Credentials>,
     /// The images to look for.
     pub(super) images: Vec<String>,
+    /// Who has a say in the VM before it is looked for.
+    pub(super) judges: Judges,
+    /// The Orka 3 namespace, where it is certain that there is one.
+    pub(super) namespace: Option<String>,
     /// The room to look for.
     pub(super) demand: Demand,
     /// How long to wait for a list.
     pub(super) list_timeout: Duration,
 }
 
+impl Plan {
+    /// Asks guards and grants about the VM, once it is known which namespace it is for; looks for what they leave of it.
+    pub(super) async fn judge(
+        &mut self,
+        namespace: Option<String>,
+        console: &Console,
+        checks: &mut Checks,
+    ) {
+        let judges = std::mem::take(&mut self.judges);
+        let specs = judges.ask(namespace, console, checks).await;
+        let cpu = specs.iter().filter_map(|spec| spec.cpu_cores).max();
+        self.demand.cpu = cpu.unwrap_or(self.demand.cpu);
+        self.images = specs.into_iter().map(|spec| spec.image).collect();
+    }
+}
+
 /// Makes the checks that need no cluster, and says what to ask it.
-pub(super) fn examine(
+pub(super) async fn examine(
     args: &DoctorArgs,
     environment: &Environment,
-    masker: &Masker,
+    console: &Console,
     stop: &Stop,
     checks: &mut Checks,
 ) -> Plan {
-    let part = |part| resolve(part, &args.run, environment, masker);
+    let part = |part| resolve(part, &args.run, environment, console.masker());
     let api = taken(part(Part::Api), Subject::Endpoint, checks);
     let credentials = taken(part(Part::Credentials), Subject::Credentials, checks);
     if let Some(config) = taken(part(Part::Ssh), Subject::SshCredentials, checks) {
         checks.add(ssh(&config.ssh));
     }
-    if let Some(config) = taken(part(Part::Workspace), Subject::Workspace, checks) {
-        checks.add(workspace(&config));
-    }
+    let workspace_of = taken(part(Part::Workspace), Subject::Workspace, checks);
     if let Some(config) = taken(part(Part::Results), Subject::Results, checks) {
         checks.add(results(config.results.as_deref()));
     }
     checks.add(timeout(&args.run));
+    let grants = taken(part(Part::Grants), Subject::Grants, checks).map(|config| config.grants);
+    let wanted = taken(part(Part::Guards), Subject::Guards, checks).map(|config| config.guards);
+    let mut judges = Judges::default();
     let params = match taken(part(Part::Plugin), Subject::Plugin, checks) {
-        Some(config) => plugin(args, &config, stop, checks),
+        Some(config) => {
+            let place = workspace_of.as_ref().and_then(|it| it.workspace.as_ref());
+            let (params, facts) = plugin(
+                args,
+                &config,
+                (grants.as_ref(), place),
+                &mut judges,
+                stop,
+                checks,
+            );
+            let wanted = Wanted {
+                sources: wanted.unwrap_or_default(),
+                on_failure: config.guard_failure,
+                code_cache: config.plugin_cache,
+                bounds: Bounds::of_run(&config.limits, config.timeout, stop),
+            };
+            judges.guards = start_guards(&wanted, config.limits, console, checks).await;
+            judges.facts = facts;
+            params
+        }
         None => args.run.params.iter().cloned().collect(),
     };
+    judges.specs = specs(args, &params);
+    if let Some(config) = &workspace_of {
+        checks.add(workspace(config));
+    }
     // After the plugin, which may need more of them than others do.
     if let Some(config) = taken(part(Part::Settings), Subject::Settings, checks) {
         checks.add(settings(&args.run, &config));
     }
-    checks.skip(
-        &[Subject::Parameters, Subject::Grants],
-        "the plugin is not loaded",
-    );
+    checks.skip(&[Subject::Parameters], "the plugin is not loaded");
+    if judges.granted.is_none() {
+        checks.skip(&[Subject::Grants], "the plugin is not loaded");
+    }
+    let namespace = api.as_ref().and_then(|config| config.namespace_asked_for());
     Plan {
+        namespace: namespace.map(str::to_owned),
+        judges,
         client: api.map(|config| ClientConfig {
             credentials: Credentials::Anonymous,
             ..config.orka
@@ -175,6 +229,25 @@ fn workspace(config: &Config) -> Check {
     }
 }
 
+/// What is wrong with files `.orkaignore` of the workspace, if anything.
+fn ignore_files(
+    manifest: &Manifest,
+    values: &BTreeMap<String, ParameterValue>,
+    workspace: &Dir,
+) -> Option<Check> {
+    let until = Instant::now() + IGNORE_FILES_TIME;
+    match check_ignore_files(manifest, values, workspace, until) {
+        Ok(warnings) => warnings.first().map(|first| {
+            let hint = "it reads as a `.gitignore`; what the line names goes into the VM as it is";
+            Check::warn(Subject::Workspace, first, hint)
+        }),
+        Err(failure) => {
+            let stage = Stage::Grants;
+            Some(Check::failed(Subject::Workspace, stage, vec![failure]))
+        }
+    }
+}
+
 /// A run notes the VM's name here before it deploys, so a directory that cannot be written ends it.
 fn results(directory: Option<&Path>) -> Check {
     let Some(path) = directory else {
@@ -251,23 +324,54 @@ fn timeout(args: &RunArgs) -> Check {
     }
 }
 
-/// Loads and compiles the plugin; gives its parameters as text, as far as they are known.
+/// Starts the guards; none where there are none, or one of them is unusable.
+async fn start_guards(
+    wanted: &Wanted,
+    limits: Limits,
+    console: &Console,
+    checks: &mut Checks,
+) -> Option<Guards> {
+    if wanted.sources.is_empty() {
+        checks.add(Check::ok(
+            Subject::Guards,
+            "no guard is named by `--guard` or `--guards`: none is asked",
+        ));
+        return None;
+    }
+    let started = match engine::engine_with(&limits) {
+        Ok(engine) => Guards::start_all(wanted, &engine, limits, console, "").await,
+        Err(failure) => Err(vec![failure]),
+    };
+    started
+        .map_err(|failures| {
+            checks.add(Check::failed(Subject::Guards, Stage::Guards, failures));
+        })
+        .ok()
+}
+
+/// Loads and compiles the plugin; gives its parameters as text, as far as they are known, and what guards are told of it.
 fn plugin(
     args: &DoctorArgs,
     config: &Config,
+    (grants, workspace): (Option<&Option<GrantsFile>>, Option<&Workspace>),
+    judges: &mut Judges,
     stop: &Stop,
     checks: &mut Checks,
-) -> BTreeMap<String, String> {
+) -> (BTreeMap<String, String>, Option<RunFacts>) {
     let plugin = match Plugin::load(&config.plugin) {
         Ok(plugin) => plugin,
         Err(failure) => {
             checks.add(Check::failed(Subject::Plugin, Stage::Plugin, vec![failure]));
-            return config.params.clone();
+            return (config.params.clone(), None);
         }
     };
     checks.add(compiled(&plugin, config, stop));
     // UIDs and a prefix that are wrong are another check's.
     let identity = config::identity(&args.run);
+    let facts = identity.as_ref().ok().map(|identity| {
+        let owner = config::owner(&args.run);
+        RunFacts::before_it_begins(&plugin.manifest, &plugin.digest, identity, &owner)
+    });
     if let Err(failure) = identity.map_or(Ok(()), |it| it.admit_plugin(&plugin.manifest)) {
         checks.add(Check::failed(
             Subject::Settings,
@@ -290,7 +394,13 @@ fn plugin(
                 checks.add(Check::failed(Subject::Parameters, stage, vec![failure]));
             }
             checks.add(parameters_ok(&given, &values));
-            if let Some(check) = denied_values(config, &plugin, &values) {
+            let place = workspace.map(|workspace| &workspace.dir);
+            if let Some(check) = place.and_then(|it| ignore_files(&plugin.manifest, &values, it)) {
+                checks.add(check);
+            }
+            if let Some(check) =
+                grants.and_then(|grants| denied_values(grants.as_ref(), config, &plugin, &values))
+            {
                 checks.add(check);
             }
             more = More::for_parameters(&plugin.manifest, &values, &config.secrets);
@@ -308,8 +418,13 @@ fn plugin(
             given
         }
     };
-    checks.add(grants(args, config, &plugin, &params, &more));
-    params
+    if let Some(grants) = grants {
+        match granted(grants.as_ref(), config, &plugin, &more) {
+            Ok(granted) => judges.granted = Some(granted),
+            Err(check) => checks.add(check),
+        }
+    }
+    (params, facts)
 }
 
 fn compiled(plugin: &Plugin, config: &Config, stop: &Stop) -> Check {
@@ -373,12 +488,13 @@ fn parameters_ok(
 
 /// What values of parameters need and the run has not; none where nothing is granted at all, which is told then.
 fn denied_values(
+    grants: Option<&GrantsFile>,
     config: &Config,
     plugin: &Plugin,
     values: &BTreeMap<String, ParameterValue>,
 ) -> Option<Check> {
     let (manifest, digest) = (&plugin.manifest, &plugin.digest);
-    let granted = Grants::intersect(config.grants.as_ref(), manifest, digest, plugin.bundled);
+    let granted = Grants::intersect(grants, manifest, digest, plugin.bundled);
     let failures = granted
         .ok()?
         .admit_parameters(manifest, values, &config.secrets)
@@ -412,34 +528,17 @@ fn missing_script_file(
     Some(failure.with_hint("give the path of a file there, from the top of the workspace"))
 }
 
-fn grants(
-    args: &DoctorArgs,
+/// What is granted besides the VM, which guards are asked about first.
+fn granted(
+    grants: Option<&GrantsFile>,
     config: &Config,
     plugin: &Plugin,
-    params: &BTreeMap<String, String>,
     more: &More,
-) -> Check {
-    let granted = match Grants::intersect_for(
-        config.grants.as_ref(),
-        &plugin.manifest,
-        &plugin.digest,
-        plugin.bundled,
-        more,
-    ) {
-        Ok(granted) => granted,
-        Err(failure) => return Check::failed(Subject::Grants, Stage::Grants, vec![failure]),
-    };
-    let unusable = config.guards.iter().filter_map(|guard| guard.load().err());
-    let unusable: Vec<Failure> = unusable.collect();
-    if !unusable.is_empty() {
-        return Check::failed(Subject::Grants, Stage::Grants, unusable);
-    }
-    for image in images(args, params) {
-        let cores = &mut Some(cpu(args, params));
-        if let Err(failure) = granted.ceilings.admit(&image, cores, &mut None) {
-            return Check::failed(Subject::Grants, Stage::Deploy, vec![failure]);
-        }
-    }
+) -> Result<(Ceilings, Check), Check> {
+    let failed = |failure| Check::failed(Subject::Grants, Stage::Grants, vec![failure]);
+    let (manifest, digest) = (&plugin.manifest, &plugin.digest);
+    let granted =
+        Grants::intersect_for(grants, manifest, digest, plugin.bundled, more).map_err(failed)?;
     let asked = plugin.manifest.capabilities.len();
     let check = Check::ok(
         Subject::Grants,
@@ -455,16 +554,56 @@ fn grants(
         .map(|name| format!("`{name}`"))
         .collect();
     if missing.is_empty() {
-        return check;
+        return Ok((granted.ceilings, check));
     }
-    Check::warn(
+    let check = Check::warn(
         Subject::Grants,
         format!(
             "it may use secrets that are not there: {}",
             missing.join(", ")
         ),
         "put a file of that name into the directory given with `--secrets`",
-    )
+    );
+    Ok((granted.ceilings, check))
+}
+
+/// The VMs that the bundled policies would ask for, one for each image, as far as they are plain from the parameters.
+fn specs(args: &DoctorArgs, params: &BTreeMap<String, String>) -> Vec<VmSpec> {
+    let is_set = |name: &str| text(params, name).as_deref() == Some("true");
+    let cpu = cpu(args, params);
+    let vcpus = text(params, "vcpu-count").and_then(|count| count.parse().ok());
+    // The default of the Task that is replaced fits only 3 and 6 cores, and stands for as many as cores elsewhere.
+    let vcpus = vcpus.map(|vcpus: u32| match (vcpus, cpu) {
+        (3, cores) if cores != 6 => cores,
+        _ => vcpus,
+    });
+    let spec = |image| VmSpec {
+        image,
+        cpu_cores: Some(cpu),
+        vcpus,
+        memory_mib: text(params, "memory").and_then(|gib| memory_mib(&gib)),
+        vnc_console: is_set("vnc-console").then_some(true),
+        gpu_passthrough: is_set("gpu-passthrough").then_some(true),
+        system_serial: text(params, "system-serial"),
+        tag: text(params, "tag"),
+        tag_required: is_set("tag-required"),
+        scheduler: text(params, "scheduler"),
+        options: Vec::new(),
+    };
+    images(args, params).into_iter().map(spec).collect()
+}
+
+/// Memory given in GiB; none for 0, which leaves it to the cluster, and for what is no such number.
+fn memory_mib(gib: &str) -> Option<u32> {
+    const MOST: f64 = 4096.0;
+    let gib: f64 = gib.parse().ok()?;
+    let is_size = gib > 0.0 && gib <= MOST;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it lies between nothing and four TiB"
+    )]
+    is_size.then(|| (gib * 1024.0).round() as u32)
 }
 
 /// Every image that the parameters name, once: `base-image`, and the cells of the plugin `matrix`.

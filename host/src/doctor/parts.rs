@@ -29,21 +29,27 @@ pub(super) enum Part {
     Workspace,
     /// Results and report.
     Results,
-    /// The plugin with its parameters, grants and secrets.
+    /// The plugin with its parameters and secrets.
     Plugin,
+    /// The operator's grants.
+    Grants,
+    /// The operator's guards.
+    Guards,
     /// Script, names and limits.
     Settings,
 }
 
 impl Part {
     /// All of them.
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Api,
         Self::Credentials,
         Self::Ssh,
         Self::Workspace,
         Self::Results,
         Self::Plugin,
+        Self::Grants,
+        Self::Guards,
         Self::Settings,
     ];
 }
@@ -105,11 +111,13 @@ fn defuse(part: Part, args: &mut RunArgs, environment: &mut Environment) {
             args.fetched = None;
             args.plugin_dir = None;
             args.params.clear();
-            args.grants = None;
-            args.guards.clear();
-            args.guard_list = None;
             args.secrets = None;
             args.code_cache = CodeCacheArgs::default();
+        }
+        Part::Grants => args.grants = None,
+        Part::Guards => {
+            args.guards.clear();
+            args.guard_list = None;
         }
         Part::Settings => {
             args.script = None;
@@ -159,7 +167,9 @@ mod tests {
             "--ssh-credentials=/no-ssh",
             "--workspace=/no-workspace",
             "--results=/no-results",
+            "--secrets=/no-secrets",
             "--grants=/no-grants",
+            "--guards=/no-guards",
         ];
         match Cli::try_parse_from(line).unwrap().command {
             Command::Run(args) => *args,
@@ -175,7 +185,9 @@ mod tests {
             (Part::Ssh, "/no-ssh"),
             (Part::Workspace, "/no-workspace"),
             (Part::Results, "/no-results"),
-            (Part::Plugin, "/no-grants"),
+            (Part::Plugin, "/no-secrets"),
+            (Part::Grants, "/no-grants"),
+            (Part::Guards, "/no-guards"),
             (Part::Settings, "/no-script"),
         ] {
             let failures =

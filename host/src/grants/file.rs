@@ -189,7 +189,12 @@ impl GrantsFile {
         };
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure::config(format!("cannot read the grants file `{shown}`")).with_source(error)
+            Failure::config(format!("cannot read the grants file `{shown}`"))
+                .with_source(error)
+                .with_hint(
+                    "give `--grants` (`ORKA_GRANTS`) the file's path, or the directory that holds it alone; without it plugins \
+                     other than the bundled ones may do nothing",
+                )
         })?;
         let is_yaml = Form::of(path).is_yaml;
         Self::parse(&text, &shown, is_yaml)
@@ -214,7 +219,10 @@ impl GrantsFile {
     }
 
     fn read(text: &str, source: &str, shown: &str, is_yaml: bool) -> Result<Self, Failure> {
-        let wrong = || Failure::config(format!("{shown} is wrong"));
+        let wrong = || {
+            Failure::config(format!("{shown} is wrong"))
+                .with_hint("`orka-step schema grants` is the JSON Schema of such a file; `plugins/README.md` shows one")
+        };
         let (mut file, mut entries): (Self, _) = if is_yaml {
             let file = serde_saphyr::from_str(text)
                 .map_err(|error| wrong().with_source(Told(error.to_string())))?;

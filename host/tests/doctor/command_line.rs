@@ -10,6 +10,7 @@ use orka_step::mask::Masker;
 use orka_step::outcome::{EXIT_CONFIG, EXIT_FILES, EXIT_PLUGIN_REJECTED};
 use orka_step::plugin::{Plugin, PluginRef};
 use orka_step::state::Stop;
+use sha2::{Digest as _, Sha256};
 
 use crate::bench::{Bench, GRANT_ALL, PASSWORD, build_plugin, orka2, orka3, shown};
 
@@ -111,6 +112,30 @@ async fn parameters_that_a_run_would_refuse_are_found() {
     examined.assert(Status::Ok, &[Subject::Parameters]);
 }
 
+/// By the doctor, and by a run before it sends anything.
+#[tokio::test]
+async fn an_ignore_file_that_would_end_the_upload_is_found_before_a_vm_is_paid_for() {
+    let bench = Bench::start(orka2()).await;
+    bench.write("workspace/lib/.orkaignore", "[z-a]\n");
+    let examined = bench.examine().await;
+    examined.assert(Status::Warn, &[Subject::Workspace]);
+    examined.assert_found(Subject::Workspace, "`lib/.orkaignore`: line 1");
+    let broken = bench.path("workspace/lib/.orkaignore");
+    std::fs::write(&broken, b"*.o\n\xff\n").unwrap();
+    let examined = bench.examine().await;
+    examined.assert_failed(&[Subject::Workspace], EXIT_CONFIG);
+    examined.assert_found(
+        Subject::Workspace,
+        "`lib/.orkaignore` of the workspace cannot be used: line 2 is not UTF-8",
+    );
+    let before = bench.sim.state().requests.len();
+    assert_eq!(bench.run().await, EXIT_CONFIG);
+    assert_eq!(bench.sim.state().requests.len(), before);
+    let bench = bench.with("-pexclude", "lib/");
+    let examined = bench.examine().await;
+    examined.assert(Status::Ok, &[Subject::Workspace]);
+}
+
 #[tokio::test]
 async fn what_parameters_need_and_is_not_granted_is_told_with_the_line_that_grants_it() {
     let bench = Bench::start(orka2()).await;
@@ -172,6 +197,109 @@ async fn an_image_above_the_ceiling_is_denied() {
     examined.assert_found(Subject::Grants, "`images`");
 }
 
+/// The row of its own says it, and what does not follow from it is checked all the same.
+#[tokio::test]
+async fn a_grants_file_that_is_missing_or_wrong_is_told_as_grants() {
+    for (file, said) in [("none.toml", "none.toml"), ("wrong.toml", "wrong.toml")] {
+        let bench = Bench::start(orka2()).await;
+        bench.write("wrong.toml", "grant = 5");
+        let grants = shown(&bench.path(file));
+        let bench = bench.with("--grants", &grants);
+        let examined = bench.examine().await;
+        examined.assert_failed(&[Subject::Grants], EXIT_CONFIG);
+        examined.assert_found(Subject::Grants, said);
+        examined.assert(Status::Ok, &[Subject::Plugin, Subject::Parameters]);
+        assert_eq!(bench.run().await, EXIT_CONFIG);
+    }
+}
+
+#[tokio::test]
+async fn guards_are_loaded_configured_and_asked_about_the_vm() {
+    let guard = build_plugin().with_file_name("allowed-vms.wasm");
+    let pinned = hex::encode(Sha256::digest(std::fs::read(&guard).unwrap()));
+    let guard = shown(&guard);
+    // (reference, rules, what is found, the exit code, and what else it is about)
+    let cases = [
+        ("", "image Sonoma.orkasi\n", "it allows the VM as it is", 0),
+        (
+            "",
+            "image Sonoma.orkasi\ncores * 8\n",
+            "would change image `Sonoma.orkasi`: cpu-cores from 12 to 8",
+            0,
+        ),
+        (
+            "",
+            "image Ventura.*\n",
+            "denied image `Sonoma.orkasi`: image `Sonoma.orkasi` is not on the list",
+            EXIT_PLUGIN_REJECTED,
+        ),
+        (
+            "",
+            "imgae Sonoma.orkasi\n",
+            "it refuses its configuration: `imgae Sonoma.orkasi` is no rule",
+            EXIT_PLUGIN_REJECTED,
+        ),
+        (&pinned, "image Sonoma.orkasi\n", &pinned, 0),
+        (
+            &"0".repeat(64),
+            "image Sonoma.orkasi\n",
+            &format!("its digest is sha256:{pinned}, and sha256:00"),
+            EXIT_PLUGIN_REJECTED,
+        ),
+    ];
+    for config in [orka2(), orka3()] {
+        for (digest, rules, said, code) in cases {
+            let bench = Bench::start(config.clone()).await;
+            let bench = bench
+                .with("-pbase-image", "Sonoma.orkasi")
+                .with("-pcpu-count", "12");
+            bench.write("rules.txt", rules);
+            let rules = shown(&bench.path("rules.txt"));
+            let digest = match digest {
+                "" => String::new(),
+                digits => format!("@sha256:{digits}"),
+            };
+            let bench = bench.with("--guard", &format!("{guard}{digest}={rules}"));
+            let examined = bench.examine().await;
+            examined.assert_found(Subject::Guards, said);
+            if code == 0 {
+                examined.assert(Status::Ok, &[Subject::Guards, Subject::Grants]);
+                assert_eq!(examined.diagnosis.exit_code(), 0);
+            } else {
+                examined.assert_failed(&[Subject::Guards], code);
+                assert_eq!(bench.run().await, code, "{said}");
+            }
+        }
+    }
+}
+
+/// A run asks the guards first, and the grants and the cluster about what they leave.
+#[tokio::test]
+async fn grants_and_capacity_go_by_the_vm_that_guards_leave() {
+    let bench = Bench::start(orka2()).await.with("-pcpu-count", "24");
+    let bench = bench.with("-pbase-image", "Sonoma.orkasi");
+    bench.write(
+        "grants.toml",
+        &format!("{GRANT_ALL}[grant.ceilings]\ncpu-cores = 8\n"),
+    );
+    let examined = bench.examine().await;
+    examined.assert_failed(&[Subject::Grants], EXIT_PLUGIN_REJECTED);
+    bench.write("guards/guards", "# of the team\nrules.wasm=rules.txt\n");
+    bench.write("guards/rules.txt", "image *\ncores - 6\n");
+    let guard = build_plugin().with_file_name("allowed-vms.wasm");
+    std::fs::copy(guard, bench.path("guards/rules.wasm")).unwrap();
+    let list = shown(&bench.path("guards"));
+    let bench = bench.with("--guards", &list);
+    let examined = bench.examine().await;
+    examined.assert(Status::Ok, &[Subject::Grants, Subject::Guards]);
+    examined.assert_found(Subject::Capacity, "room for 6 cores");
+    assert_eq!(examined.diagnosis.exit_code(), 0);
+    std::fs::remove_file(bench.path("guards/guards")).unwrap();
+    let examined = bench.examine().await;
+    examined.assert_failed(&[Subject::Grants, Subject::Guards], EXIT_CONFIG);
+    examined.assert_found(Subject::Guards, "cannot read the list of guards");
+}
+
 #[tokio::test]
 async fn a_plugin_that_is_no_component_skips_what_depends_on_it() {
     let bench = Bench::start(orka2()).await;
@@ -216,7 +344,7 @@ async fn the_failure_that_a_run_meets_first_decides_and_all_are_shown() {
     );
     let table = examined.diagnosis.table();
     assert!(
-        table.contains("exit code 211, for `workspace`; 3 of 14 checks failed"),
+        table.contains("exit code 211, for `workspace`; 3 of 15 checks failed"),
         "{table}"
     );
 }

@@ -41,5 +41,5 @@ pub use running::{Command, Event};
 pub use transfer::fuzzing;
 pub use transfer::{
     Compare, Compress, Direction, FileDigest, Limits, Review, Selection, Skipped, TransferOptions,
-    TransferProgress, TransferSummary, sweep,
+    TransferProgress, TransferSummary, check_ignore_files, sweep,
 };

@@ -5,8 +5,11 @@ mod support;
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use guest_ssh::{Error, Limits, Selection};
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+use guest_ssh::{Error, Limits, Selection, check_ignore_files};
 use support::sshd::{TARS, Tar};
 use support::trees::{Scene, assert_same, digest_by_sha256sum, look, names, odd_tree, write};
 
@@ -255,6 +258,39 @@ async fn ignore_files_leave_out_as_gitignore_does() {
         .await
         .unwrap();
     assert_eq!(back.files, 1);
+}
+
+#[test]
+fn ignore_files_are_checked_where_an_upload_would_read_them() {
+    let tree = tempfile::tempdir().unwrap();
+    let at = |path: &str| tree.path().join(path);
+    write(at("a/odd/.orkaignore"), b"[z-a]\n", 0o644);
+    write(at("left-out/.orkaignore"), b"\xff\n", 0o644);
+    write(at("ignored/.orkaignore"), b"\xff\n", 0o644);
+    write(at(".orkaignore"), b"ignored/\n", 0o644);
+    symlink("left-out", at("linked")).unwrap();
+    let dir = Dir::open_ambient_dir(tree.path(), ambient_authority()).unwrap();
+    let later = Instant::now() + Duration::from_secs(3600);
+    let without = Selection::parse(&[""; 0], &["left-out"]).unwrap();
+    let told = check_ignore_files(&dir, &without, later).unwrap();
+    assert!(
+        told.len() == 1 && told[0].contains("`a/odd/.orkaignore`: line 1"),
+        "{told:?}"
+    );
+    let check = |until| check_ignore_files(&dir, &Selection::everything(), until);
+    let problem = check(later).unwrap_err().to_string();
+    assert!(problem.contains("`left-out/.orkaignore`"), "{problem}");
+    assert!(check(Instant::now()).unwrap().is_empty());
+    write(
+        at("a/odd/deep/.orkaignore"),
+        &vec![b'#'; (1 << 20) + 1],
+        0o644,
+    );
+    let problem = check_ignore_files(&dir, &without, later).unwrap_err();
+    assert!(
+        problem.to_string().contains("`a/odd/deep/.orkaignore`"),
+        "{problem}"
+    );
 }
 
 /// As git takes it: it matches nothing, and the rest holds.

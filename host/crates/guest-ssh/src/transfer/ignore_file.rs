@@ -1,16 +1,19 @@
 //! `.orkaignore`: what a tree says itself of what need not be sent.
 
+use std::collections::VecDeque;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
-use cap_fs_ext::{FollowSymlinks, OpenOptionsFollowExt as _};
-use cap_std::fs::{Dir, OpenOptions};
+use cap_fs_ext::{DirExt as _, FollowSymlinks, OpenOptionsFollowExt as _};
+use cap_std::fs::{Dir, DirEntry, OpenOptions};
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
-use super::Meter;
+use super::walk::leads_somewhere;
+use super::{Counters, Direction, Limits, Meter, Selection};
 use crate::Error;
 use crate::quote::printable;
 
@@ -81,6 +84,55 @@ impl IgnoreFiles {
         }
         false
     }
+}
+
+/// Reads the ignore files of what an upload would send, up to a time at which it has seen enough, the upper directories
+/// first; gives what is to be said of lines that are no patterns.
+///
+/// It lists directories and looks at no other file. A directory that cannot be read is for the upload to tell.
+///
+/// # Errors
+///
+/// What the upload would end for: the first ignore file that cannot be read, or holds what is no text.
+pub fn check_ignore_files(
+    dir: &Dir,
+    selection: &Selection,
+    until: Instant,
+) -> Result<Vec<String>, Error> {
+    let counters = Counters::default();
+    let meter = Meter {
+        direction: Direction::Upload,
+        limits: Limits::default(),
+        counters: &counters,
+    };
+    let mut warnings = Vec::new();
+    let mut folders = VecDeque::from([(PathBuf::new(), IgnoreFiles::default(), false)]);
+    while let Some((path, above, inside)) = folders.pop_front()
+        && Instant::now() < until
+    {
+        let here = if path.as_os_str().is_empty() {
+            dir.try_clone()
+        } else {
+            dir.open_dir_nofollow(&path)
+        };
+        let Ok(here) = here else { continue };
+        let ignored = above.enter(&here, &path, &meter, &mut warnings)?;
+        let Ok(entries) = here.entries() else {
+            continue;
+        };
+        let is_dir = |entry: &DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+        for entry in entries.flatten().filter(is_dir) {
+            let below = path.join(entry.file_name());
+            if ignored.ignores(&below, true) {
+                continue;
+            }
+            let decision = selection.decide(&below, true, inside);
+            if decision.visit && (decision.inside || leads_somewhere(selection, &below)) {
+                folders.push_back((below, ignored.clone(), decision.inside));
+            }
+        }
+    }
+    Ok(warnings)
 }
 
 /// The file's bytes. Only a regular file counts: a link could lead anywhere, and a pipe would never end.

@@ -51,6 +51,7 @@ use std::time::Duration;
 pub(crate) use attempt::Memory;
 pub use digest::FileDigest;
 pub(crate) use facts::Beginning;
+pub use ignore_file::check_ignore_files;
 pub use options::{Compare, Compress, Review, TransferOptions};
 pub use select::Selection;
 pub use staging::sweep;
