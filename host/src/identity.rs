@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::failure::{Class, Failure, Kind};
 use crate::ledger::Head;
+use crate::plugin::is_bundled_name;
 use crate::reap::name::Name;
 
 /// Hex digits of each hash: 32 bits tell the runs of one cluster apart and keep names short.
@@ -88,16 +89,17 @@ impl Identity {
         self.run_is_told
     }
 
-    /// Lets a plugin start: one that works on what other Tasks of the run made needs to know which run that is.
+    /// Lets a plugin start: a bundled one that works on what other Tasks of the run made needs to know which run that is.
+    /// Another may be all of its Tasks in one.
     ///
     /// # Errors
     ///
-    /// It asks for `cluster.adopt` or `cluster.purge-run`, and the run was told no UID.
+    /// A bundled one asks for `cluster.adopt` or `cluster.purge-run`, and the run was told no UID.
     pub fn admit_plugin(&self, manifest: &Manifest) -> Result<(), Failure> {
         let mut asked = manifest.capabilities.iter();
         let needs_run =
             |it: &&Capability| matches!(it, Capability::ClusterAdopt | Capability::ClusterPurgeRun);
-        match asked.find(needs_run) {
+        match asked.find(|it| is_bundled_name(&manifest.name) && needs_run(it)) {
             Some(capability) => self.require_run(&format!(
                 "plugin `{}` works on what other Tasks of a run made (`{capability}`)",
                 manifest.name

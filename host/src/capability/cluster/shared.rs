@@ -257,16 +257,10 @@ fn template(name: String, spec: VmSpec, adopted: bool) -> VmConfig {
     }))
 }
 
-fn may_adopt(run: &RunContext) -> Result<(), Failure> {
-    run.grants.require(Capability::ClusterAdopt)?;
-    run.identity
-        .require_run("a VM config of another Task of the run is asked for")?;
-    still_signed_in(run)
-}
-
 /// The VM config that a Task of the run shares under this word; none while there is none.
 pub(super) async fn find(run: &RunContext, channel: &str) -> Result<Option<VmConfig>, Failure> {
-    may_adopt(run)?;
+    run.grants.require(Capability::ClusterAdopt)?;
+    still_signed_in(run)?;
     let Some((_, (name, stored))) = shared(run, channel).await?.pop_last() else {
         return Ok(None);
     };
@@ -352,7 +346,8 @@ pub(super) fn hand_over_vm(run: &RunContext, vm: &Vm) -> Result<(), Failure> {
 
 /// Takes up a VM config that another Task of the run handed over.
 pub(super) async fn adopt(run: &RunContext, text: &str) -> Result<VmConfig, Failure> {
-    may_adopt(run)?;
+    run.grants.require(Capability::ClusterAdopt)?;
+    still_signed_in(run)?;
     let wrong = |message: String| {
         Failure::invalid("handoff.vm-config", message).with_hint(
             "hand on what the Task that made the VM config gave, such as its result `vm-config`",
@@ -412,8 +407,11 @@ pub(super) async fn adopt(run: &RunContext, text: &str) -> Result<VmConfig, Fail
 /// Whether this run may purge: asked before anything of the pipeline run is touched, on Orka or elsewhere.
 pub(super) fn may_purge_run(run: &RunContext) -> Result<(), Failure> {
     run.grants.require(Capability::ClusterPurgeRun)?;
-    run.identity
-        .require_run("everything of a run is to be deleted")?;
+    // What this run has made itself it knows without a UID.
+    if run.ledger.is_untouched() {
+        run.identity
+            .require_run("everything of a run is to be deleted, and this one has made nothing")?;
+    }
     still_signed_in(run)
 }
 
