@@ -1,6 +1,6 @@
 //! Two keys: what a plugin asks for, and what the operator grants.
 
-use end_to_end::{Cluster, Ended, guest};
+use end_to_end::{Cluster, Ended, Step, guest};
 
 /// The lines of the hint that belong into a grants file: as they stand in the log, without its time stamps.
 fn pasted(ended: &Ended) -> String {
@@ -115,6 +115,60 @@ async fn ceilings_hold_before_anything_is_deployed() {
                 .requests_to("POST", "/resources/vm/deploy")
                 .is_empty()
         );
+        cluster.assert_nothing_left();
+    }
+}
+
+/// Whatever lies above a ceiling: one exit code, one outcome, and the line of the file that would have to change.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_ceiling_denies_what_lies_above_it_and_names_its_line() {
+    /// Makes more than a mebibyte in two files.
+    const LARGE: &str = "#!/bin/sh\nfor name in a b; do head -c 600000 /dev/zero >$name; done\n";
+    type Above = fn(&Cluster) -> Step;
+    let build: Above = |cluster| cluster.build("true");
+    let artifacts: Above = |cluster| cluster.build(LARGE).param("artifacts", "*");
+    let deploys: Above = |cluster| cluster.guest("deploys");
+    let cases: [(&str, Above); 12] = [
+        ("images = [\"Ventura*\"]", build),
+        ("cpu-cores = 2", build),
+        ("memory-mib = 1024", |cluster| {
+            cluster.build("true").param("memory", "2")
+        }),
+        ("vms-at-once = 1", deploys),
+        ("vms-total = 1", deploys),
+        ("lifetime = \"1m\"", |cluster| {
+            cluster.build("true").flag("--timeout", "2m")
+        }),
+        ("keep-max = \"30m\"", |cluster| {
+            cluster.build("true").param("keep", "always")
+        }),
+        ("namespaces = [\"team-*\"]", build),
+        ("programs = [\"mkdir\"]", build),
+        ("workspace = \"read\"", build),
+        ("artifacts-max-size = \"1Mi\"", artifacts),
+        ("artifacts-max-count = 1", artifacts),
+    ];
+    for (ceiling, above) in cases {
+        let cluster = Cluster::with(Cluster::orka3()).await;
+        let name = ceiling.split(' ').next().unwrap();
+        let grants = format!(
+            "[[grant]]\nplugin = \"PLUGIN\"\ncapabilities = [\"*\"]\n[grant.ceilings]\n{ceiling}\n"
+        );
+        let plugin = if name.starts_with("vms-") {
+            "deploys"
+        } else {
+            "build"
+        };
+        let ended = above(&cluster)
+            .without("--grants")
+            .granted(&grants.replace("PLUGIN", plugin))
+            .ended()
+            .await;
+        ended.assert(212, "denied");
+        let said = [format!("`{name}`"), "grants.toml:5".to_owned()];
+        for text in said {
+            assert!(ended.stderr.contains(&text), "{ceiling}: {text}: {ended}");
+        }
         cluster.assert_nothing_left();
     }
 }

@@ -142,7 +142,7 @@ async fn keeping_without_the_grant_is_denied_before_anything_is_deployed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keeping_longer_than_granted_is_a_wrong_parameter() {
+async fn keeping_longer_than_granted_is_denied_before_anything_is_sent() {
     let cluster = Cluster::start().await;
     let ended = cluster
         .build("true")
@@ -151,12 +151,21 @@ async fn keeping_longer_than_granted_is_a_wrong_parameter() {
         .param("keep-for", "3h")
         .ended()
         .await;
-    ended.assert(211, "infra-failed");
+    ended.assert(212, "denied");
     ended.assert_says(&[
-        "keep-for",
-        "granted",
-        "raise the ceiling `keep-max`",
-        "\"10800s\"",
+        "`keep-for=3h`",
+        "above the 2h granted",
+        "raise `keep-max` under `[grant.ceilings]` at ",
+        "grants.toml:5",
     ]);
+    cluster.assert_untouched();
+    // One that is not kept needs no ceiling.
+    let ended = cluster
+        .build("true")
+        .granted(GRANT)
+        .param("keep-for", "3h")
+        .ended()
+        .await;
+    ended.assert(0, "succeeded");
     cluster.assert_nothing_left();
 }

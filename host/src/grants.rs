@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use plugin_manifest::{ANY_SECRET, Capability, Items, Manifest, Parameter, ParameterValue};
+use plugin_manifest::{
+    ANY_SECRET, Capability, Ceiling, Items, Manifest, Parameter, ParameterValue,
+};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::backend::Copied;
@@ -407,12 +409,35 @@ impl Grants {
                 }
             }
         }
+        let keeps = declared(manifest, values)
+            .any(|(_, parameter, value)| needed(parameter, value) == Some(Capability::ClusterKeep));
+        if keeps && self.allows(Capability::ClusterKeep) {
+            failures.extend(self.above_keep_max(manifest, values));
+        }
         once(&mut failures);
         if failures.is_empty() {
             Ok(())
         } else {
             Err(failures)
         }
+    }
+
+    /// Denials of parameters by which a VM would be kept for longer than is granted. What is no duration is for the plugin to
+    /// tell.
+    fn above_keep_max(
+        &self,
+        manifest: &Manifest,
+        values: &BTreeMap<String, ParameterValue>,
+    ) -> Vec<Failure> {
+        let bounded = declared(manifest, values)
+            .filter(|(_, parameter, _)| parameter.ceiling == Some(Ceiling::KeepMax));
+        let denied = bounded.filter_map(|(name, _, value)| {
+            let lifetime = humantime::parse_duration(value.as_text()?).ok()?;
+            let mut failure = self.ceilings.admit_keeping(lifetime).err()?;
+            failure.message = format!("`{name}={value}`: {}", failure.message);
+            Some(failure)
+        });
+        denied.collect()
     }
 
     /// A denial for want of a secret, with what would grant it and all else of `more`.

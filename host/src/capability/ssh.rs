@@ -536,6 +536,9 @@ fn explain_limit(
                 "the plugin, or a parameter of it, has to allow more (`{option}`)"
             ));
     }
+    // What lies above a grant is a denial, whatever kind of error the contract gives it.
+    let mut failure = failure;
+    failure.class = Class::Denied;
     failure
         .with_detail("set by", "the operator")
         .with_hint(format!(
@@ -672,6 +675,9 @@ mod tests {
         ] {
             let told = explain_limit(failed(limit), asked, most, &Ceilings::default());
             assert!(told.message.contains("`dist/big`"), "{}", told.message);
+            let is_denied = told.class == Class::Denied;
+            assert_eq!(is_denied, hint.starts_with("raise"), "{limit}");
+            assert_eq!(told.kind, Kind::NoCapacity);
             let said = told.hint.unwrap_or_default();
             assert!(said.contains(hint), "{limit}: {said}");
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::parameter::{Items, ParameterValue};
+use crate::parameter::{Ceiling, Items, ParameterValue};
 use crate::suggest::teach;
 use crate::{Error, Manifest, Parameter, ParameterType};
 
@@ -100,6 +100,9 @@ pub(crate) struct ParameterTable {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<crate::Capability>"))]
     pub(crate) capability: Option<String>,
+    /// The ceiling of a grant that bounds the value of a `string`; checked before anything is deployed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ceiling: Option<Ceiling>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -236,6 +239,7 @@ impl From<&Parameter> for ParameterTable {
             maximum: None,
             items: parameter.items,
             capability: parameter.capability.as_ref().map(ToString::to_string),
+            ceiling: parameter.ceiling,
         };
         match &parameter.kind {
             ParameterType::Text { .. } => {}

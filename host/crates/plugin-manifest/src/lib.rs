@@ -34,7 +34,9 @@ pub use componentize::componentize;
 pub use document::schema;
 pub use error::Error;
 pub use manifest::{ANY_SECRET, ContractVersion, Manifest, NAME_BYTES_MAX, ResultDeclaration};
-pub use parameter::{Items, Parameter, ParameterType, ParameterValue, Pattern, is_secret_name};
+pub use parameter::{
+    Ceiling, Items, Parameter, ParameterType, ParameterValue, Pattern, is_secret_name,
+};
 pub use resolve::{ParameterProblem, environment_name};
 pub use suggest::nearest;
 pub use text::{is_disguise, on_one_line};

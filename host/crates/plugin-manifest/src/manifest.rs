@@ -334,6 +334,7 @@ impl Check {
             required: table.required,
             items: table.items,
             capability: capability.flatten(),
+            ceiling: table.ceiling,
         })
     }
 
@@ -460,6 +461,12 @@ impl Check {
                 table.items.is_some(),
                 matches!(table.kind, TypeName::List),
                 "list",
+            ),
+            (
+                "ceiling",
+                table.ceiling.is_some(),
+                matches!(table.kind, TypeName::String),
+                "string",
             ),
         ];
         for (member, present, allowed, kind) in members {

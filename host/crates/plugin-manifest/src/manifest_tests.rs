@@ -383,6 +383,7 @@ fn what_parameters_need_of_each_other_and_of_the_host_is_read_and_written_again(
          [parameters.script]\ntype = \"string\"\ndescription = \"x\"\n\
          [parameters.file]\ntype = \"string\"\ndescription = \"x\"\n\
          [parameters.keep]\ntype = \"boolean\"\ndefault = false\ncapability = \"cluster.keep\"\ndescription = \"x\"\n\
+         [parameters.keep-for]\ntype = \"string\"\nceiling = \"keep-max\"\ndescription = \"x\"\n\
          [parameters.env]\ntype = \"list\"\nitems = \"environment\"\ndescription = \"x\"\n",
     )
     .unwrap();
@@ -391,6 +392,10 @@ fn what_parameters_need_of_each_other_and_of_the_host_is_read_and_written_again(
     assert_eq!(
         manifest.parameters["keep"].capability,
         Some(Capability::ClusterKeep)
+    );
+    assert_eq!(
+        manifest.parameters["keep-for"].ceiling,
+        Some(crate::Ceiling::KeepMax)
     );
     assert_eq!(
         manifest.parameters["env"].items,
@@ -407,6 +412,10 @@ fn what_parameters_need_of_each_other_and_of_the_host_is_read_and_written_again(
         (
             "[parameters.x]\ntype = \"string\"\nitems = \"globs\"\ndescription = \"x\"\n",
             "only type `list`",
+        ),
+        (
+            "[parameters.x]\ntype = \"boolean\"\nceiling = \"keep-max\"\ndescription = \"x\"\n",
+            "only type `string`",
         ),
         (
             "[parameters.x]\ntype = \"list\"\ncapability = \"cluster.kep\"\ndescription = \"x\"\n",
@@ -502,6 +511,7 @@ fn a_parameter_is_described_on_one_line_whatever_is_in_it() {
                 required: false,
                 items: None,
                 capability: None,
+                ceiling: None,
             };
             let shown = parameter.to_string();
             assert!(!shown.contains(crate::text::is_deceptive), "{shown:?}");

@@ -22,6 +22,17 @@ pub struct Parameter {
     pub items: Option<Items>,
     /// What any value but the default needs.
     pub capability: Option<Capability>,
+    /// What bounds the value, where that is said.
+    pub ceiling: Option<Ceiling>,
+}
+
+/// A ceiling of a grant that bounds a parameter's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Ceiling {
+    /// How long a VM is kept, such as `30m`; of a run in which another parameter's value needs `cluster.keep`.
+    KeepMax,
 }
 
 /// What the texts of a list are.
