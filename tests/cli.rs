@@ -198,3 +198,19 @@ async fn inspecting_what_is_no_plugin_fails_as_a_run_would() {
     ended.assert_says(&["it is not WebAssembly", "hint: "]);
     assert_eq!(ended.stdout, "");
 }
+
+#[tokio::test]
+async fn a_schema_without_a_name_lists_the_names() {
+    let ended = Step::new(&["schema"]).ended().await;
+    assert_eq!(ended.code, Some(2), "{ended}");
+    for name in [
+        "grants",
+        "guards",
+        "plugin",
+        "report",
+        "scenarios",
+        "session",
+    ] {
+        assert!(ended.stderr.contains(name), "{name}: {ended}");
+    }
+}

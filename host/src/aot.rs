@@ -27,7 +27,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::console::millis;
+use crate::console::{Announcement, Console, millis};
 use crate::engine::{self, Compiled, Engine};
 use crate::failure::Failure;
 use crate::plugin::Plugin;
@@ -95,6 +95,20 @@ pub struct Made<T> {
     pub origin: Origin,
     /// As in [`Ready`].
     pub warnings: Vec<String>,
+}
+
+/// After so long a person is told that a plugin is being compiled.
+const COMPILING_TOLD_AFTER: Duration = Duration::from_secs(2);
+
+/// Says that this is being compiled, once that has taken a while, until what is given back is dropped.
+pub(crate) fn tell_compiling(console: &Console, what: &str, name: &str) -> Announcement {
+    console.say_after(
+        COMPILING_TOLD_AFTER,
+        format!(
+            "compiling {what} `{name}`, as every run does that has no code for it: `orka-step plugin compile` and `--plugin-cache` \
+             save that"
+        ),
+    )
 }
 
 /// Makes a plugin ready: from ahead-of-time code where it may be trusted, else by compiling it.

@@ -106,6 +106,7 @@ pub enum Command {
     #[command(after_help = platform::GRANT_HELP)]
     Grant(GrantArgs),
     /// Print the JSON Schema of a file.
+    #[command(arg_required_else_help = true)]
     Schema {
         /// Which file.
         name: SchemaName,

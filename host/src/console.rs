@@ -121,6 +121,18 @@ struct State {
     plugin_bytes: u64,
 }
 
+/// Something that may still be said: see [`Console::say_after`].
+#[derive(Debug)]
+pub struct Announcement(Option<tokio::task::JoinHandle<()>>);
+
+impl Drop for Announcement {
+    fn drop(&mut self) {
+        if let Some(waiting) = &self.0 {
+            waiting.abort();
+        }
+    }
+}
+
 /// The step's log. Clones write to the same one.
 #[derive(Clone)]
 pub struct Console {
@@ -257,6 +269,21 @@ impl Console {
                 self.warn("the plugin has written 16 MiB to this log; the rest is left out");
             }
         }
+    }
+
+    /// Writes a milestone about something that goes on, once it has taken so long; not if it is over before.
+    ///
+    /// Without a runtime nothing is said.
+    #[must_use = "dropping it says that it is over"]
+    pub fn say_after(&self, delay: Duration, text: String) -> Announcement {
+        let console = self.clone();
+        let waiting = tokio::runtime::Handle::try_current().map(|runtime| {
+            runtime.spawn(async move {
+                tokio::time::sleep(delay).await;
+                console.info(&text);
+            })
+        });
+        Announcement(waiting.ok())
     }
 
     /// Writes a milestone.
@@ -497,6 +524,20 @@ mod tests {
                 "  second line"
             ]
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_long_is_said_once_and_what_is_over_before_is_not() {
+        let (console, captured) = Console::captured(Masker::default());
+        let delay = Duration::from_secs(2);
+        drop(console.say_after(delay, "quick".to_owned()));
+        let slow = console.say_after(delay, "slow".to_owned());
+        tokio::time::sleep(delay - Duration::from_millis(1)).await;
+        assert!(captured.lines().is_empty());
+        tokio::time::sleep(2 * delay).await;
+        drop(slow);
+        tokio::time::sleep(2 * delay).await;
+        assert_eq!(captured.lines(), ["slow"]);
     }
 
     #[test]

@@ -515,6 +515,7 @@ impl Member {
             path: &file.path,
             bundled: file.bundled,
         };
+        let compiling = aot::tell_compiling(console, "guard", &file.name);
         let made = aot::made(
             engine,
             code,
@@ -522,6 +523,7 @@ impl Member {
             || file.compile(engine, &wanted.bounds),
             |component| file.link(engine, component),
         )?;
+        drop(compiling);
         made.warnings.iter().for_each(|it| console.warn(it));
         console.log(Level::Debug, &origin(&file.name, &made.origin));
         let guard = Guard::start(&file, made.linked, limits, console, source.config_text()).await?;

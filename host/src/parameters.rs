@@ -12,6 +12,10 @@ use crate::failure::Failure;
 use crate::host_folder;
 use crate::plugin::is_bundled_name;
 
+/// What a pattern of files may be.
+const HOW_TO_WRITE_PATTERNS: &str = "patterns read as in a `.gitignore`: `*` stands for part of a name, `**` for directories, `[a-z]` for one letter; \
+     a bracket that is meant as such is written `\\[`";
+
 /// Parameters as they were given: flags over a Task's file over environment.
 pub(crate) fn given_parameters(manifest: &Manifest, config: &Config) -> BTreeMap<String, String> {
     let mut given = BTreeMap::new();
@@ -157,6 +161,7 @@ pub fn check_parameters(
     let mut failures = told(manifest.check_one_of(&values, script.is_some()));
     for (name, value) in &values {
         let items = manifest.parameters.get(name).and_then(|it| it.items);
+        let wrong = |message| wrong(message).with_hint(HOW_TO_WRITE_PATTERNS);
         failures.extend(wrong_pattern(name, items, value).map(wrong));
     }
     if failures.is_empty() {

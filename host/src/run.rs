@@ -193,9 +193,11 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
         grants.ceilings.admit_namespace(namespace).map_err(one)?;
     }
     let bounds = Bounds::of_run(&config.limits, timeout, &stop);
+    let compiling = aot::tell_compiling(&console, "plugin", &plugin.manifest.name);
     let ready = engine::engine_with(&config.limits)
         .and_then(|engine| aot::ready(&engine, &plugin, config.plugin_cache.as_ref(), &bounds))
         .map_err(one)?;
+    drop(compiling);
     ready
         .warnings
         .iter()

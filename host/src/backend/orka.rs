@@ -7,7 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use orka_client::{
     Client, ClientConfig, DeployRequest, Error, Generation as ClientGeneration,
-    Removal as ClientRemoval, SignOut as ClientSignOut, VmConfig, VmConfigSpec, VmInstance,
+    Removal as ClientRemoval, SignOut as ClientSignOut, VersionChoice, VmConfig, VmConfigSpec,
+    VmInstance,
 };
 use secrecy::SecretString;
 use tokio::sync::OnceCell;
@@ -119,7 +120,7 @@ impl Cluster for OrkaCluster {
         client
             .sign_in()
             .await
-            .map_err(|error| failure(error, Stage::SignIn))?;
+            .map_err(|error| sign_in_failure(error, self.config.version))?;
         let is_orka3 = client.generation() == ClientGeneration::Orka3;
         if let Some(black_box) = &self.black_box {
             black_box.note_orka2(!is_orka3);
@@ -655,6 +656,24 @@ pub(crate) enum Stage {
 
 fn later(error: Error) -> Failure {
     failure(error, Stage::Later)
+}
+
+/// Why signing in failed. Where a generation was named, an answer that is none of its API may be the other's.
+pub(crate) fn sign_in_failure(error: Error, version: VersionChoice) -> Failure {
+    let named = match version {
+        VersionChoice::V2 => "2",
+        VersionChoice::V3 => "3",
+        VersionChoice::Auto => "",
+    };
+    let is_none_of_it = matches!(error, Error::UnexpectedReply { .. }) && !named.is_empty();
+    let failure = failure(error, Stage::SignIn);
+    if !is_none_of_it {
+        return failure;
+    }
+    failure.with_hint(format!(
+        "`--orka-version {named}` may be wrong: leave it out, and the endpoint is asked which Orka it is; otherwise look at \
+         what any proxy in between answers"
+    ))
 }
 
 /// The client's error as the host has it.

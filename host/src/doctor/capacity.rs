@@ -62,11 +62,16 @@ pub(super) fn judge(nodes: &[Node], vms: &[VmInstance], demand: &Demand) -> Chec
         return Check::ok(
             Subject::Capacity,
             format!(
-                "{} of {} nodes {} room for {cores} cores: {}; the list does not tell Intel from Apple silicon",
+                "{} of {} nodes {} room for {cores} cores: {}; {}",
                 with_room.len(),
                 nodes.len(),
                 if with_room.len() == 1 { "has" } else { "have" },
-                shown(&with_room)
+                shown(&with_room),
+                if demand.on_apple_silicon {
+                    "Intel nodes among them do not count, as the image is for Apple silicon, and the list does not tell which they are"
+                } else {
+                    "the list does not tell Intel from Apple silicon"
+                }
             ),
         );
     }
@@ -315,7 +320,12 @@ mod tests {
         assert_eq!(check.exit_code, Some(EXIT_NO_CAPACITY));
         assert!(text(&check).contains("runs 2 VMs"), "{check:?}");
         let one = [vm("a", VmState::Running), vm("a", VmState::NotDeployed)];
-        assert_eq!(judge(&[node("a", 8)], &one, &demand).status, Status::Ok);
+        let room = judge(&[node("a", 8)], &one, &demand);
+        assert_eq!(room.status, Status::Ok);
+        assert!(
+            text(&room).contains("Intel nodes among them do not count"),
+            "{room:?}"
+        );
         assert_eq!(judge(&[node("a", 8)], &two, &cores(3)).status, Status::Ok);
     }
 

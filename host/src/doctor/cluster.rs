@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::check::{Check, Checks, Stage, Subject};
 use super::local::{Plan, describe};
 use super::{capacity, image};
-use crate::backend::orka::{Stage as CallStage, failure};
+use crate::backend::orka::{Stage as CallStage, failure, sign_in_failure};
 use crate::console::{Console, seconds};
 use crate::failure::{Class, Failure, Kind};
 use crate::state::Stop;
@@ -144,7 +144,8 @@ impl Visit<'_> {
                 self.checks.add(self.namespace_refused(error));
             }
             Err(error) => {
-                let failure = failure(error, CallStage::SignIn);
+                let version = self.plan.client.as_ref().map(|config| config.version);
+                let failure = sign_in_failure(error, version.unwrap_or_default());
                 self.checks.add(Check::failed(
                     Subject::Credentials,
                     Stage::SignIn,

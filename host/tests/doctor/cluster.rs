@@ -343,3 +343,19 @@ async fn a_token_that_cannot_be_given_back_is_told() {
     examined.assert_found(Subject::SignOut, "stays valid");
     assert_eq!(examined.diagnosis.exit_code(), 0);
 }
+
+#[tokio::test]
+async fn a_generation_that_the_cluster_is_not_is_told_with_the_flag_that_named_it() {
+    for (config, named) in [(orka2(), "3"), (orka3(), "2")] {
+        let bench = Bench::start(config).await.with("--orka-version", named);
+        bench.write("orka/token", "a-token-of-no-use");
+        bench.write("orka/email", "me@example.com");
+        bench.write("orka/password", PASSWORD);
+        let examined = bench.examine().await;
+        examined.assert_found(
+            Subject::Credentials,
+            &format!("`--orka-version {named}` may be wrong: leave it out"),
+        );
+        assert_eq!(bench.run().await, examined.diagnosis.exit_code());
+    }
+}

@@ -101,6 +101,9 @@ async fn parameters_that_a_run_would_refuse_are_found() {
         let examined = bench.examine().await;
         examined.assert_failed(&[Subject::Parameters], EXIT_CONFIG);
         examined.assert_found(Subject::Parameters, said);
+        if said.contains("pattern") {
+            examined.assert_found(Subject::Parameters, "patterns read as in a `.gitignore`");
+        }
     }
     let bench = Bench::start(orka2()).await.with("-pscript", "");
     let bench = bench.with("-pscript-file", "ci/build.sh");

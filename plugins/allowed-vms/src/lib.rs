@@ -27,10 +27,9 @@ impl Guard for AllowedVms {
         }
         if let Some((_, most)) = most.filter(|rule| vm.cpu_cores.unwrap_or(3) > rule.1) {
             (vm.cpu_cores, vm.vcpus) = (Some(*most), vm.vcpus.and(Some(*most)));
-            return Decision::change(
-                vm,
-                format!("{most} cores are all there are in `{namespace}`"),
-            );
+            let place = run.orka_namespace.as_ref();
+            let place = place.map_or(String::new(), |name| format!(" in `{name}`"));
+            return Decision::change(vm, format!("a VM may have {most} cores{place}"));
         }
         Decision::Allow
     }
