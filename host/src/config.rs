@@ -790,18 +790,11 @@ fn file_to_write(given: Option<&Path>, flag: &str, what: &str) -> Result<Option<
     Ok(Some(path.to_owned()))
 }
 
-/// The operator's grants: a file, or the text of a Task.
+/// The operator's grants: a file, or the text of a Task, and never both ([`crate::task_file::TaskFile::set_once`]).
 fn grants(file: Option<&Path>, text: Option<&str>) -> Result<Option<GrantsFile>, Failure> {
-    match (file, text) {
-        (Some(_), Some(_)) => Err(Failure::config(
-            "grants are given twice, as a file and as a text",
-        )
-        .with_hint("leave the Task's parameter `grants` empty, or its workspace `grants` unbound")),
-        (Some(path), None) => GrantsFile::load(path).map(Some),
-        (None, Some(text)) => {
-            GrantsFile::parse_text(text, "the Task's parameter `grants`").map(Some)
-        }
-        (None, None) => Ok(None),
+    match text {
+        Some(text) => GrantsFile::parse_text(text, "the Task's parameter `grants`").map(Some),
+        None => file.map(GrantsFile::load).transpose(),
     }
 }
 

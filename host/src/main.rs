@@ -299,7 +299,9 @@ fn concluded_at_once(finished: Finished, args: &RunArgs, console: &Console) -> u
 fn with_task_file(args: &RunArgs) -> Result<RunArgs, Failure> {
     let path = args.script.as_deref().unwrap_or(Path::new(""));
     let file = TaskFile::read(path)?;
-    let line = file.command_line(std::env::args_os());
+    let given: Vec<_> = std::env::args_os().collect();
+    file.set_once(&given, &config::environment())?;
+    let line = file.command_line(given.into_iter());
     let cli = Cli::try_parse_from(line).map_err(|error| {
         let text = error.to_string();
         let first = text.lines().next().unwrap_or_default();

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::Path;
 
+use crate::config::Environment;
 use crate::failure::Failure;
 
 /// What a line with a mark begins with.
@@ -36,6 +37,10 @@ const EACH_SIGNS_IN: &str = "no token is handed from Task to Task; each signs in
 
 const IMAGE_COMES_WITH_THE_TASK: &str =
     "the Task names the image that fits it; the installation's kustomization can name another";
+
+/// What decides over a plugin, and its variable: set in one place, so that whoever starts a run neither replaces what the Task
+/// sets nor believes to.
+const SET_ONCE: [(&str, &str); 2] = [("grants", "ORKA_GRANTS"), ("guards", "ORKA_GUARDS")];
 
 /// What the file holds besides flags.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,6 +85,60 @@ impl TaskFile {
         let text =
             String::from_utf8(bytes).map_err(|_| wrong(format!("`{shown}` is not UTF-8 text")))?;
         Self::parse(&text)
+    }
+
+    /// Refuses grants and guards that are set in more than one place, and says who set them.
+    ///
+    /// # Errors
+    ///
+    /// The first of them that is.
+    pub fn set_once(&self, given: &[OsString], environment: &Environment) -> Result<(), Failure> {
+        for (name, variable) in SET_ONCE {
+            let places = self.places(name, variable, given, environment);
+            if let [first, second, ..] = &places[..] {
+                let mut failure = Failure::config(format!(
+                    "the {name} are set by {first}, and by {second} as well"
+                ));
+                failure.code = "task.set-twice".into();
+                return Err(failure.with_hint(format!(
+                    "a run has one place for its {name}, and none replaces the other: leave out all but one, and what the Task \
+                     itself sets stays"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a setting comes from.
+    fn places(
+        &self,
+        name: &str,
+        variable: &str,
+        given: &[OsString],
+        environment: &Environment,
+    ) -> Vec<String> {
+        let flag = format!("--{name}");
+        let mut places: Vec<String> = (0..given.len())
+            .filter_map(|at| {
+                let argument = given[at].to_str()?;
+                let (before, value) = match argument.split_once('=') {
+                    Some(parts) => parts,
+                    None => (argument, given.get(at + 1)?.to_str()?),
+                };
+                let is_set = before == flag && !value.is_empty();
+                is_set.then(|| format!("the Task's own argument `{flag}={value}`"))
+            })
+            .collect();
+        if environment.get(variable).is_some_and(|it| !it.is_empty()) {
+            places.push(format!("the variable `{variable}` of the step"));
+        }
+        if self.flags.iter().any(|(flag, _)| flag == name) {
+            places.push(format!("the TaskRun's workspace `{name}`"));
+        }
+        if name == "grants" && self.input.grants.is_some() {
+            places.push(format!("the TaskRun's parameter `{name}`"));
+        }
+        places
     }
 
     /// The command line with the file's flags behind it.
@@ -273,6 +332,79 @@ mod tests {
             line,
             ["orka-step", "task", "--timeout=50m", "--report=-x=y"]
         );
+    }
+
+    #[test]
+    fn grants_and_guards_are_set_in_one_place() {
+        let said = |body: &str, given: &[&str], environment: &[(&str, &str)]| {
+            let given: Vec<OsString> = given.iter().map(Into::into).collect();
+            let environment = environment.iter();
+            let environment = environment.map(|(name, value)| ((*name).into(), (*value).into()));
+            let failure = parse(body)
+                .unwrap()
+                .set_once(&given, &environment.collect());
+            failure.err().map(|failure| failure.message)
+        };
+        let none = "## u sections 3\n## u set grants\n\n## u grants\n\n## u set guards\n";
+        let parameter = "## u sections 1\n## u grants\n[[grants]]";
+        let workspaces = "## u sections 2\n## u set grants\n/w\n## u set guards\n/v";
+        for (body, given, environment) in [
+            (none, &[][..], &[][..]),
+            (
+                none,
+                &["task", "--grants=/p", "--guards", "/p"],
+                &[("ORKA_GRANTS", "")],
+            ),
+            (
+                none,
+                &["--grants="],
+                &[("ORKA_GRANTS", "/p"), ("ORKA_GUARDS", "/p")],
+            ),
+            (parameter, &["--guards=/p"], &[]),
+            (workspaces, &["--grants", ""], &[]),
+        ] {
+            assert_eq!(said(body, given, environment), None, "{body} {given:?}");
+        }
+        for (body, given, environment, expected) in [
+            (
+                workspaces,
+                &["--grants=/p"][..],
+                &[][..],
+                "the grants are set by the Task's own argument `--grants=/p`, and by the TaskRun's workspace `grants` as well",
+            ),
+            (
+                workspaces,
+                &["--guards", "/p"],
+                &[],
+                "the guards are set by the Task's own argument `--guards=/p`, and by the TaskRun's workspace `guards` as well",
+            ),
+            (
+                parameter,
+                &["--grants=/p"],
+                &[],
+                "the grants are set by the Task's own argument `--grants=/p`, and by the TaskRun's parameter `grants` as well",
+            ),
+            (
+                none,
+                &["--grants=/p"],
+                &[("ORKA_GRANTS", "/q")],
+                "the grants are set by the Task's own argument `--grants=/p`, and by the variable `ORKA_GRANTS` of the step as well",
+            ),
+            (
+                workspaces,
+                &[],
+                &[("ORKA_GUARDS", "/q")],
+                "the guards are set by the variable `ORKA_GUARDS` of the step, and by the TaskRun's workspace `guards` as well",
+            ),
+            (
+                "## u sections 2\n## u set grants\n/w\n## u grants\n[[grants]]",
+                &[],
+                &[],
+                "the grants are set by the TaskRun's workspace `grants`, and by the TaskRun's parameter `grants` as well",
+            ),
+        ] {
+            assert_eq!(said(body, given, environment).as_deref(), Some(expected));
+        }
     }
 
     #[test]
