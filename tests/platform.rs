@@ -86,7 +86,8 @@ async fn the_grants_file_of_the_page_is_one_and_lets_build_run() {
     assert!(!problems("grants", &both).await.is_empty());
     let cluster = Cluster::start().await;
     let digest = hex::encode(Sha256::digest(std::fs::read(bundled("build")).unwrap()));
-    let grants = example().replace("sha256:…", &format!("sha256:{digest}"));
+    let with_digest = format!("digest: sha256:{digest}\n    capabilities");
+    let grants = example().replacen("capabilities", &with_digest, 1);
     let run = |plugin: &str| {
         let step = cluster
             .build("#!/bin/sh\nset -e\nmkdir -p out\necho x > out/a\n")

@@ -508,7 +508,7 @@ fn the_kustomizations_hold_together() {
             }
         }
     }
-    assert_eq!(seen, 8);
+    assert_eq!(seen, 9);
 }
 
 /// The reaper of the cluster looks for one prefix; a namespace that sets another is never cleaned up.

@@ -1,9 +1,9 @@
-//! Guards of the platform team: bound by whoever starts a run, or part of the Task.
+//! Guards and grants of the platform team: bound by whoever starts a run, or part of the Task.
 
 use std::path::Path;
 
-use end_to_end::{Cluster, Definition, Namespace, Pod, documents, repository};
-use serde_json::Value;
+use end_to_end::{Cluster, Definition, Namespace, Pod, documents, guest, repository};
+use serde_json::{Value, json};
 
 use super::assert_outcome;
 
@@ -62,23 +62,107 @@ async fn the_sample_binds_guards_that_hold_the_build_to_their_rules() {
     ended.assert_says(&["cannot read the list of guards"]);
 }
 
+/// A namespace with the overlay's policy, and one of its Tasks.
+fn overlay(cluster: &Cluster, task: &str) -> (Namespace, Definition) {
+    let policy = read("tekton/overlays/guards/tasks/policy.yaml");
+    let patch = read("tekton/overlays/guards/tasks/patch-policy.yaml");
+    let namespace = Namespace::of(cluster).config_map("orka-policy", &data(&policy[0]));
+    (namespace, Definition::task(task).patched(&patch[0]))
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn the_overlay_asks_guards_in_every_build_and_takes_no_other_list() {
+async fn the_overlay_holds_every_build_to_its_guards_and_grants() {
     let cluster = Cluster::start().await;
-    let rules = read("tekton/overlays/guards/rules.yaml");
-    let patch = read("tekton/overlays/guards/patch-ask-guards.yaml");
-    let namespace = Namespace::of(&cluster).config_map("orka-guards", &data(&rules[0]));
-    let task = Definition::task("orka-full").patched(&patch[0]);
+    let (namespace, task) = overlay(&cluster, "orka-full");
     assert_guarded(&cluster, || unbound(&namespace, &task)).await;
+    let build = || unbound(&namespace, &task).param("base-image", "Sonoma.orkasi");
     let requests = cluster.sim.state().requests.len();
-    let ended = unbound(&namespace, &task)
-        .workspace("guards", Path::new("/nowhere"))
+    // Bundled, and still not named by the grants; and one of somebody's own.
+    let plugins = tempfile::tempdir().unwrap();
+    std::fs::copy(guest("several"), plugins.path().join("several.wasm")).unwrap();
+    for (plugin, params) in [("retry-elsewhere", "alternatives=tag=m2"), ("several", "")] {
+        let pod = build().workspace("plugin", plugins.path());
+        let pod = pod.param("plugin", plugin).param("plugin-params", params);
+        let ended = pod.ended().await;
+        assert_outcome(&ended, 212, "denied");
+        ended.assert_says(&["grants.yaml"]);
+    }
+    assert_eq!(cluster.sim.state().requests.len(), requests);
+    let grants = namespace.data("orka-policy").unwrap()["grants.yaml"]
+        .replace("lifetime: 2h", "lifetime: 1s");
+    let shorter = namespace.value("orka-policy", "grants.yaml", &grants);
+    let ended = unbound(&shorter, &task)
+        .param("base-image", "Sonoma.orkasi")
+        .param("script", "sleep 60")
+        .ended()
+        .await;
+    assert_outcome(&ended, 218, "timed-out");
+    cluster.assert_purged();
+}
+
+/// Whoever starts the run would replace what the Task sets, or believe so.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overlay_takes_no_other_guards_and_grants() {
+    let cluster = Cluster::start().await;
+    let (namespace, task) = overlay(&cluster, "orka-full");
+    let build = || unbound(&namespace, &task).param("base-image", "Sonoma.orkasi");
+    let all = "[[grants]]\nplugin = '*'\ncapabilities = ['*']\n";
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("grants.toml"), all).unwrap();
+    let variable = namespace
+        .clone()
+        .value("orka-tekton-config", "ORKA_GRANTS", "/workspace/orka");
+    let of_variable = unbound(&variable, &task).param("base-image", "Sonoma.orkasi");
+    for (pod, other) in [
+        (
+            build().workspace("guards", Path::new("/nowhere")),
+            "the TaskRun's workspace `guards`",
+        ),
+        (
+            build().workspace("grants", directory.path()),
+            "the TaskRun's workspace `grants`",
+        ),
+        (
+            build().param("grants", all),
+            "the TaskRun's parameter `grants`",
+        ),
+        (of_variable, "the variable `ORKA_GRANTS`"),
+    ] {
+        let ended = pod.ended().await;
+        assert_outcome(&ended, 211, "infra-failed");
+        ended.assert_says(&["are set by the Task's own argument `--g", "/policy`", other]);
+    }
+    cluster.assert_untouched();
+}
+
+/// The two Tasks that share a VM config: what one makes and the other starts is held to the same policy.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_modular_tasks_of_the_overlay_are_held_to_it_too() {
+    let cluster = Cluster::start().await;
+    let (namespace, init) = overlay(&cluster, "orka-init");
+    let (_, deploy) = overlay(&cluster, "orka-deploy");
+    let run = end_to_end::uid("run of the modular tasks");
+    let shared = tempfile::tempdir().unwrap();
+    let pod = |task: &Definition| {
+        let pod = namespace.run(task).in_pipeline_run(&run);
+        pod.workspace("orka", shared.path())
+    };
+    let ended = pod(&init)
         .param("base-image", "Ventura.orkasi")
         .ended()
         .await;
-    assert_outcome(&ended, 211, "infra-failed");
-    ended.assert_says(&["--guards"]);
-    assert_eq!(cluster.sim.state().requests.len(), requests);
+    assert_outcome(&ended, 212, "denied");
+    cluster.assert_nothing_left();
+    let ended = pod(&init)
+        .param("base-image", "Sonoma.orkasi")
+        .ended()
+        .await;
+    assert_outcome(&ended, 0, "succeeded");
+    let ended = pod(&deploy).param("script", "true").ended().await;
+    assert_outcome(&ended, 0, "succeeded");
+    let ended = pod(&Definition::task("orka-teardown")).ended().await;
+    assert_outcome(&ended, 0, "succeeded");
+    cluster.assert_nothing_left();
 }
 
 /// A plugin is chosen by whoever starts the run; a guard of the same name beside it judges nothing.
@@ -101,4 +185,131 @@ async fn the_directory_of_plugins_brings_no_guard() {
         .await;
     assert_outcome(&ended, 212, "denied");
     ended.assert_says(&["guard `allowed-vms` denied image"]);
+}
+
+/// What the overlay's admission policy says of a TaskRun: its messages.
+fn refused(task_run: &Value, before: Option<&Value>) -> Vec<String> {
+    let policy = &read("tekton/overlays/guards/only-these-tasks.yaml")[0]["spec"];
+    let operation = if before.is_some() { "UPDATE" } else { "CREATE" };
+    let mut context = cel::Context::default();
+    for (name, value) in [
+        ("object", task_run),
+        ("oldObject", before.unwrap_or(&Value::Null)),
+        ("request", &json!({ "operation": operation })),
+    ] {
+        context.add_variable(name, value).unwrap();
+    }
+    let holds = |rule: &Value| {
+        let expression = rule["expression"].as_str().unwrap();
+        let program = cel::Program::compile(expression).unwrap();
+        program.execute(&context).unwrap() == cel::Value::Bool(true)
+    };
+    let each = |member: &str| policy[member].as_array().unwrap().iter();
+    if !each("matchConditions").all(holds) {
+        return Vec::new();
+    }
+    each("validations")
+        .filter(|rule| !holds(rule))
+        .map(|rule| rule["message"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn the_admission_policy_lets_taskruns_use_the_tasks_of_the_overlay_and_nothing_else() {
+    let task_run =
+        |spec: Value| json!({ "apiVersion": "tekton.dev/v1", "kind": "TaskRun", "spec": spec });
+    for name in ["orka-full", "orka-init", "orka-deploy", "orka-teardown"] {
+        let spec = json!({ "taskRef": { "name": name, "kind": "Task" },
+            "params": [{ "name": "orka-api", "value": "" }, { "name": "script", "value": "true" }],
+            "workspaces": [{ "name": "orka", "emptyDir": {} }, { "name": "secrets", "secret": { "secretName": "signing" } }],
+            "podTemplate": { "nodeSelector": { "disk": "fast" } } });
+        assert_eq!(refused(&task_run(spec), None), [] as [&str; 0], "{name}");
+    }
+    assert_eq!(
+        refused(
+            &task_run(json!({ "taskRef": { "name": "orka-full" } })),
+            None
+        ),
+        [] as [&str; 0]
+    );
+    for (spec, said) in [
+        (json!({}), "names a Task in `taskRef`"),
+        (
+            json!({ "taskSpec": { "steps": [] } }),
+            "brings no `taskSpec`",
+        ),
+        (
+            json!({ "taskRef": { "name": "orka-full" }, "taskSpec": { "steps": [] } }),
+            "brings no `taskSpec`",
+        ),
+        (
+            json!({ "taskRef": { "name": "mine" } }),
+            "the Tasks of this namespace are",
+        ),
+        (json!({ "taskRef": {} }), "the Tasks of this namespace are"),
+        (
+            json!({ "taskRef": { "resolver": "git", "params": [] } }),
+            "no resolver and no bundle",
+        ),
+        (
+            json!({ "taskRef": { "name": "orka-full", "resolver": "hub" } }),
+            "no resolver and no bundle",
+        ),
+        (
+            json!({ "taskRef": { "name": "orka-full", "bundle": "registry/mine" } }),
+            "no resolver and no bundle",
+        ),
+        (
+            json!({ "taskRef": { "name": "orka-full", "kind": "ClusterTask" } }),
+            "nothing of another kind",
+        ),
+        (
+            json!({ "taskRef": { "name": "orka-full" }, "params": [{ "name": "orka-api", "value": "http://mine" }] }),
+            "`orka-api` stays empty",
+        ),
+        (
+            json!({ "taskRef": { "name": "orka-full" }, "workspaces": [{ "name": "orka", "secret": { "secretName": "orka-creds" } }] }),
+            "is no Secret",
+        ),
+        (
+            json!({ "taskRef": { "name": "orka-full" }, "workspaces": [{ "name": "orka", "projected": { "sources": [] } }] }),
+            "is no Secret",
+        ),
+        (
+            json!({ "taskRef": { "name": "orka-full" }, "podTemplate": { "env": [{ "name": "ORKA_API", "value": "http://mine" }] } }),
+            "`podTemplate` has no `env`",
+        ),
+        (
+            json!({ "taskRef": { "name": "orka-full" }, "podTemplate": { "hostAliases": [] } }),
+            "`podTemplate` has no `env`",
+        ),
+    ] {
+        let task_run = task_run(spec);
+        let messages = refused(&task_run, None).join("\n");
+        assert!(messages.contains(said), "{task_run}: {messages}");
+    }
+}
+
+/// Tekton itself updates TaskRuns that were there before the policy; their specs stay.
+#[test]
+fn the_admission_policy_looks_at_updates_that_change_the_spec() {
+    let mut old =
+        json!({ "metadata": { "labels": {} }, "spec": { "taskRef": { "name": "mine" } } });
+    let before = old.clone();
+    old["metadata"]["labels"]["a"] = json!("b");
+    assert_eq!(refused(&old, Some(&before)), [] as [&str; 0]);
+    old["spec"]["timeout"] = json!("1h");
+    assert_eq!(refused(&old, Some(&before)).len(), 1);
+}
+
+/// A namespace that is copied in one file and not in the other would have no policy.
+#[test]
+fn the_admission_policy_is_bound_to_the_namespace_of_the_tasks() {
+    let binding = &read("tekton/overlays/guards/only-these-tasks.yaml")[1];
+    let tasks = &read("tekton/overlays/guards/tasks/kustomization.yaml")[0];
+    let selected = &binding["spec"]["matchResources"]["namespaceSelector"]["matchLabels"];
+    assert_eq!(selected["kubernetes.io/metadata.name"], tasks["namespace"]);
+    assert_eq!(binding["spec"]["validationActions"], json!(["Deny"]));
+    let policy = &read("tekton/overlays/guards/only-these-tasks.yaml")[0];
+    assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
 }
