@@ -66,11 +66,16 @@ const CREDENTIALS: [(&str, &str, &str); 2] = [
 ];
 
 /// Workspaces that only whoever decides what plugins may do has a use for, and the flag that takes each.
-const OPERATORS_WORKSPACES: [(&str, &str, &str); 3] = [
+const OPERATORS_WORKSPACES: [(&str, &str, &str); 4] = [
     (
         "grants",
         "grants",
         "What the plugin may do, as the file `grants.toml` or `grants.yaml`",
+    ),
+    (
+        "guards",
+        "guards",
+        "Guards of the platform team, asked about every VM, program and file: the file `guards` with one a line, and what that names",
     ),
     (
         "secrets",

@@ -57,3 +57,33 @@ async fn a_printed_task_for_a_foreign_plugin_does_what_the_workspace_grants_says
     assert_outcome(&ended, 0, "succeeded");
     cluster.assert_nothing_left();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_printed_task_asks_the_guards_of_its_workspace() {
+    let cluster = Cluster::start().await;
+    let task = printed(&["build"]).await;
+    let guards = tempfile::tempdir().unwrap();
+    let rules = [
+        ("guards", "allowed-vms=rules.txt\n"),
+        ("rules.txt", "image Sonoma.orkasi\n"),
+    ];
+    for (file, text) in rules {
+        std::fs::write(guards.path().join(file), text).unwrap();
+    }
+    let namespace = Namespace::of(&cluster);
+    for (image, code, outcome) in [
+        ("Sonoma.orkasi", 0, "succeeded"),
+        ("Ventura.orkasi", 212, "denied"),
+    ] {
+        let ended = namespace
+            .run(&task)
+            .empty_dir("orka")
+            .workspace("guards", guards.path())
+            .param("base-image", image)
+            .param("script", "true")
+            .ended()
+            .await;
+        assert_outcome(&ended, code, outcome);
+    }
+    cluster.assert_purged();
+}
