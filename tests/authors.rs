@@ -131,6 +131,53 @@ async fn the_same_scenario_runs_on_the_simulated_cluster() {
     said(&ended, 0, &["ok   a real build"]);
 }
 
+/// What the scripted cluster says of an image is what the simulated one says, and so what a run says.
+#[tokio::test]
+async fn an_image_that_is_not_there_is_refused_as_orka_does() {
+    for (generation, expected) in [
+        (2, "was answered 404: image 'Sonomo.orkasi' not found"),
+        (
+            3,
+            "was answered 404: images.orka.macstadium.com \"Sonomo.orkasi\" not found",
+        ),
+    ] {
+        let mut all = Vec::new();
+        for backend in ["scripted", "simulator"] {
+            let scenarios = format!(
+                "scenarios:
+  - name: an image that is not there
+    backend: {backend}
+    cluster: {{ orka: {generation}, images: [Sonoma.orkasi] }}
+    params: {{ base-image: Sonomo.orkasi, script: make ipa }}
+    expect: {{ outcome: succeeded }}
+"
+            );
+            let ended = test_with(&scenarios).ended().await;
+            let hint =
+                "hint: the cluster has no image `Sonomo.orkasi`; did you mean `Sonoma.orkasi`?";
+            said(
+                &ended,
+                1,
+                &[expected, hint, "infra-failed (", "exit code 211)"],
+            );
+            let error = ended
+                .stdout
+                .lines()
+                .find(|line| line.contains("error: Orka"));
+            all.push(error.unwrap().to_owned());
+        }
+        assert_eq!(all[0], all[1]);
+    }
+    let pulled = "scenarios:
+  - name: an image in a registry is in no list
+    cluster: { orka: 3 }
+    params: { base-image: 'ghcr.io/acme/ios-17:latest', script: make ipa }
+    programs: [{ run: ../build-script }]
+";
+    let ended = test_with(pulled).ended().await;
+    said(&ended, 0, &["1 passed, 0 failed"]);
+}
+
 /// Three scenarios, of which two fit a filter.
 const THREE: &str = "defaults:
   params: { base-image: sonoma.orkasi, script: make ipa }

@@ -2,6 +2,7 @@
 //!
 //! The real ones are in [`orka`] and [`ssh`].
 
+pub(crate) mod image;
 pub mod orka;
 pub mod ssh;
 

@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
 
-use super::{Cluster, Deploy, Listed, Remains, Removal, StoredConfig};
+use super::{Cluster, Deploy, Listed, Remains, Removal, StoredConfig, image};
 use crate::bindings::orka::plugin::cluster::{Facts, Generation, Node, SignOut, VmInfo, VmSpec};
 use crate::failure::{Class, Failure, Kind};
 use crate::ledger::BlackBox;
@@ -33,9 +33,6 @@ const LISTED_PAUSES: [Duration; 2] = [Duration::ZERO, Duration::from_secs(1)];
 
 /// How long one such look may take.
 const LISTED_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Names of images shown where none is similar.
-const IMAGES_SHOWN: usize = 8;
 
 const MIB_PER_GIB: f64 = 1024.0;
 
@@ -431,14 +428,14 @@ fn vanished(name: &str, id: Option<String>) -> Failure {
 /// Adds what the cluster has to a failure about what was asked of it. The look takes its time only once something has
 /// failed, and its own failure changes nothing.
 async fn explained(client: &Client, mut failure: Failure, spec: &VmSpec) -> Failure {
-    if about_the_image(&failure, spec) {
+    if image::is_about(&failure, &spec.image) {
         // The image is a parameter, and nothing was deployed.
         failure.class = Class::Config;
     }
     let look = async {
         match failure.class {
             Class::NoCapacity => what_is_free(client, spec).await,
-            _ if about_the_image(&failure, spec) => similar_images(client, spec).await,
+            _ if image::is_about(&failure, &spec.image) => similar_images(client, spec).await,
             _ => None,
         }
     };
@@ -446,12 +443,6 @@ async fn explained(client: &Client, mut failure: Failure, spec: &VmSpec) -> Fail
         Ok(Some(hint)) => failure.with_hint(hint),
         _ => failure,
     }
-}
-
-fn about_the_image(failure: &Failure, spec: &VmSpec) -> bool {
-    let said = failure.message.to_lowercase();
-    matches!(failure.kind, Kind::NotFound | Kind::Invalid)
-        && (said.contains("image") || said.contains(&spec.image.to_lowercase()))
 }
 
 async fn what_is_free(client: &Client, spec: &VmSpec) -> Option<String> {
@@ -470,36 +461,7 @@ async fn what_is_free(client: &Client, spec: &VmSpec) -> Option<String> {
 async fn similar_images(client: &Client, spec: &VmSpec) -> Option<String> {
     let images = client.images().await.ok()?;
     let names: Vec<&str> = images.iter().map(|image| image.name.as_str()).collect();
-    if names.contains(&spec.image.as_str()) {
-        return None;
-    }
-    Some(
-        match plugin_manifest::nearest(&spec.image, names.iter().copied()) {
-            Some(nearest) => format!(
-                "the cluster has no image `{}`; did you mean `{nearest}`?",
-                spec.image
-            ),
-            None => format!(
-                "the cluster has no image `{}`; it has {}",
-                spec.image,
-                shortened(&names)
-            ),
-        },
-    )
-}
-
-fn shortened(names: &[&str]) -> String {
-    let shown: Vec<String> = names
-        .iter()
-        .take(IMAGES_SHOWN)
-        .map(|name| format!("`{name}`"))
-        .collect();
-    let more = names.len().saturating_sub(IMAGES_SHOWN);
-    match (shown.is_empty(), more) {
-        (true, _) => "none".to_owned(),
-        (false, 0) => shown.join(", "),
-        (false, more) => format!("{} and {more} more", shown.join(", ")),
-    }
+    image::similar(&spec.image, &names)
 }
 
 fn sign_out(client: &Client, outcome: ClientSignOut) -> SignOut {

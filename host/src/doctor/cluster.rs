@@ -342,7 +342,7 @@ fn is_for_apple_silicon(image: &str, images: &[Image]) -> bool {
         .find(|candidate| candidate.name == image)
         .and_then(|found| found.architecture.as_deref())
         .map_or_else(
-            || image.ends_with(".orkasi") || image::is_oci_reference(image),
+            || image.ends_with(".orkasi") || crate::backend::image::is_oci_reference(image),
             |architecture| architecture == "arm64",
         )
 }

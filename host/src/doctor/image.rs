@@ -3,6 +3,7 @@
 use orka_client::{Generation, Image};
 
 use super::check::{Check, Stage, Subject};
+use crate::backend::image::is_oci_reference;
 use crate::failure::{Class, Failure, Kind};
 
 /// So many similar names are offered.
@@ -10,15 +11,6 @@ const SUGGESTIONS_MAX: usize = 3;
 
 /// So many names are shown where none is similar.
 const NAMES_SHOWN: usize = 10;
-
-/// Whether this names an image in a registry: its part before the first `/` looks like a host.
-///
-/// Orka 3 documentation, "OCI Images"; the test is that of MacStadium's own Jenkins plugin.
-pub(super) fn is_oci_reference(image: &str) -> bool {
-    image
-        .split_once('/')
-        .is_some_and(|(host, _)| host == "localhost" || host.contains(['.', ':']))
-}
 
 /// Whether an image can be told from its name alone; `None` if the cluster's list has to be asked.
 pub(super) fn without_list(image: &str, generation: Generation) -> Option<Check> {
@@ -147,20 +139,6 @@ mod tests {
         assert!(hint.starts_with("it has `an-image-0.img`, "), "{hint}");
         assert!(hint.ends_with("`an-image-9.img` and 2 more"), "{hint}");
         assert!(hint_for("x", &[]).contains("no images at all"));
-    }
-
-    #[test]
-    fn a_reference_begins_with_a_host() {
-        for reference in [
-            "ghcr.io/macstadium/orka-images/sequoia:latest",
-            "registry:5000/macos",
-            "localhost/macos",
-        ] {
-            assert!(is_oci_reference(reference), "{reference}");
-        }
-        for name in ["Sonoma.orkasi", "team/sonoma", "sequoia:latest"] {
-            assert!(!is_oci_reference(name), "{name}");
-        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::backend::{Cluster, Deploy, Listed, Remains, Removal, StoredConfig};
+use crate::backend::{Cluster, Deploy, Listed, Remains, Removal, StoredConfig, image};
 use crate::bindings::orka::plugin::cluster::{Facts, Generation, Node, SignOut, VmInfo, VmSpec};
 use crate::failure::{Class, Failure, Kind};
 use async_trait::async_trait;
@@ -26,6 +26,8 @@ pub(crate) struct ScriptedCluster {
     orka3: bool,
     lost: BTreeMap<u16, Duration>,
     images: Vec<String>,
+    /// Whether it has images that no list names.
+    has_any_image: bool,
     on_offer: Vec<Node>,
     deploy_time: Duration,
 }
@@ -41,9 +43,18 @@ impl ScriptedCluster {
             state: Arc::new(Mutex::new(state)),
             lost: scenario.lost_deploys.clone(),
             images: scenario.images.clone(),
+            has_any_image: false,
             on_offer: scenario.nodes.clone(),
             orka3: scenario.orka3,
             deploy_time: scenario.deploy_time,
+        }
+    }
+
+    /// With whatever image is asked for: that of a session, which knows what its cluster answered.
+    pub(crate) fn with_any_image(self) -> Self {
+        Self {
+            has_any_image: true,
+            ..self
         }
     }
 
@@ -87,6 +98,27 @@ impl ScriptedCluster {
         );
         failure.may_have_happened = true;
         failure
+    }
+
+    /// Refuses an image that the cluster does not have, in Orka's words. One in a registry is pulled by the node (Orka 3).
+    fn pull(&self, wanted: &str) -> Result<(), Failure> {
+        let is_pulled = self.orka3 && image::is_oci_reference(wanted);
+        if self.has_any_image || is_pulled || self.images.iter().any(|name| name == wanted) {
+            return Ok(());
+        }
+        let answer = if self.orka3 {
+            format!(
+                "`POST /api/v1/namespaces/orka-default/vms` was answered 404: images.orka.macstadium.com \"{wanted}\" not found"
+            )
+        } else {
+            format!("`POST /resources/vm/deploy` was answered 404: image '{wanted}' not found")
+        };
+        Err(Failure::new(
+            Kind::NotFound,
+            Class::Orka,
+            "orka.not-found",
+            format!("Orka knows no such thing: {answer}"),
+        ))
     }
 
     fn called(&self, call: &str) -> Result<(), Failure> {
@@ -166,6 +198,7 @@ impl Cluster for ScriptedCluster {
             state.nodes.push(deploy.options.node.clone());
             (format!("{:013x}", state.deployed), state.deployed)
         };
+        self.pull(&deploy.spec.image)?;
         if let Some(appears_after) = self.lost.get(&number) {
             return Err(self.lose(deploy.name.clone(), id, *appears_after));
         }
@@ -188,6 +221,18 @@ impl Cluster for ScriptedCluster {
             screen_share_port: None,
             vnc_port: None,
         })
+    }
+
+    async fn explain(&self, mut failure: Failure, spec: &VmSpec) -> Failure {
+        if !image::is_about(&failure, &spec.image) {
+            return failure;
+        }
+        failure.class = Class::Config;
+        let names: Vec<&str> = self.images.iter().map(String::as_str).collect();
+        match image::similar(&spec.image, &names) {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
     }
 
     async fn exists(&self, vm: &VmInfo) -> Result<bool, Failure> {

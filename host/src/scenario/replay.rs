@@ -72,7 +72,7 @@ async fn stage(subject: &Subject, session: &Session) -> Result<Replayed, Failure
         files: session.given.workspace.clone().unwrap_or_default(),
         has_tidying: session.session >= FORMAT_WITH_TIDYING,
     });
-    let cluster = Arc::new(ScriptedCluster::new(&scenario, Arc::default()));
+    let cluster = Arc::new(ScriptedCluster::new(&scenario, Arc::default()).with_any_image());
     let backends = Backends {
         cluster: Arc::new(ReplayedCluster {
             inner: Arc::clone(&cluster),

@@ -16,6 +16,7 @@ const SCRIPT: &str = "../build-script";
 
 fn scenario() -> Scenario {
     Scenario::new()
+        .images(&["sonoma.orkasi", "ventura.orkasi"])
         .param("base-image", "sonoma.orkasi")
         .param("script", "make ipa\n")
         .param(

@@ -14,7 +14,9 @@ static HELPERS: LazyLock<PluginUnderTest> =
     LazyLock::new(|| PluginUnderTest::load(&target_directory().join("guests/helpers.wasm")));
 
 fn using(helper: &str) -> Scenario {
-    Scenario::new().param("helper", helper)
+    Scenario::new()
+        .images(&["Sonoma.orkasi"])
+        .param("helper", helper)
 }
 
 fn failure(kind: Kind, is_retryable: bool) -> Failure {
