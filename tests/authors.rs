@@ -413,8 +413,16 @@ fn author(command: &[&str], tools: &Path) -> Step {
     )
 }
 
-/// Makes a project in `place` and takes it through everything that its README says, with no edit.
-async fn takes_a_new_project_all_the_way(language: &str, place: PathBuf, tools: &Path) {
+/// Where a policy prints in its language's own way: its file, a line of it, and the line to put before that.
+type Print = (&'static str, &'static str, &'static str);
+
+/// Makes a project in `place` and takes it through everything that its README says, with no edit; then with one that prints.
+async fn takes_a_new_project_all_the_way(
+    language: &str,
+    place: PathBuf,
+    tools: &Path,
+    print: Option<Print>,
+) {
     let project = place.join(format!("it-{}", std::process::id()));
     let directory = project.to_str().unwrap();
     let made = author(&["plugin", "new", "ios-build"], tools)
@@ -449,6 +457,32 @@ async fn takes_a_new_project_all_the_way(language: &str, place: PathBuf, tools: 
             "dist/hello.tar (sha256 ",
         ],
     );
+    if let Some((file, line, printing)) = print {
+        let file = project.join(file);
+        let source = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(source.matches(line).count(), 1);
+        let source = source.replace(line, &format!("{printing}{line}"));
+        std::fs::write(file, source).unwrap();
+        let built = author(&["plugin", "build"], tools)
+            .argument(directory)
+            .ended()
+            .await;
+        said(&built, 0, &["ios-build.wasm"]);
+        let scenarios = "scenarios:
+  - name: what it prints is in the log
+    params: { base-image: sonoma.orkasi, script: make }
+    programs: [{ run: ../build-script }]
+    expect: { log: { includes: ['one 1', 'half a line and its rest', 'a warning'] } }
+";
+        let file = project.join("printing.yaml");
+        std::fs::write(&file, scenarios).unwrap();
+        let tested = author(&["plugin", "test"], tools)
+            .flag("--plugin", plugin.to_str().unwrap())
+            .argument(file.to_str().unwrap())
+            .ended()
+            .await;
+        said(&tested, 0, &["1 passed, 0 failed"]);
+    }
     std::fs::remove_dir_all(&project).unwrap();
 }
 
@@ -457,7 +491,7 @@ async fn takes_a_new_project_all_the_way(language: &str, place: PathBuf, tools: 
 async fn rust_goes_all_the_way_from_nothing() {
     let place = target_directory().join("tools");
     std::fs::create_dir_all(&place).unwrap();
-    takes_a_new_project_all_the_way("rust", place.clone(), &place).await;
+    takes_a_new_project_all_the_way("rust", place.clone(), &place, None).await;
 }
 
 #[tokio::test]
@@ -465,14 +499,25 @@ async fn rust_goes_all_the_way_from_nothing() {
 async fn typescript_goes_all_the_way_from_nothing() {
     // Below the tools, where `node_modules` is found.
     let place = target_directory().join("tools/typescript");
-    takes_a_new_project_all_the_way("typescript", place.clone(), &place).await;
+    let print = (
+        "src/plugin.ts",
+        "  const session = phase(",
+        "  console.log(\"one\", 1);\n  console.info(\"half a line and its rest\");\n  console.warn(\"a warning\");\n",
+    );
+    takes_a_new_project_all_the_way("typescript", place.clone(), &place, Some(print)).await;
 }
 
 #[tokio::test]
 #[ignore = "takes componentize-py from PyPI: `cargo xtask setup`"]
 async fn python_goes_all_the_way_from_nothing() {
     let place = target_directory().join("tools/python");
-    takes_a_new_project_all_the_way("python", place.clone(), &place.join("bin")).await;
+    let print = (
+        "src/plugin.py",
+        "    session = phase(",
+        "    import sys\n    print('one', 1)\n    print('a warning', file=sys.stderr)\n    print('half a line', end='')\n    \
+         print(' and its rest', end='')\n",
+    );
+    takes_a_new_project_all_the_way("python", place.clone(), &place.join("bin"), Some(print)).await;
 }
 
 #[tokio::test]

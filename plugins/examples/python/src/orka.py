@@ -1,7 +1,9 @@
 """What makes policies pleasant to write: phases, errors, last words. Yours to change; nothing else depends on it."""
 
+import io
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, TypeVar
 
 from componentize_py_types import Err
@@ -56,14 +58,37 @@ def verdict(exit: types.Exit) -> Verdict:
     return Verdict_Succeeded() if succeeded(exit) else Verdict_BuildFailed(exit)
 
 
+class Lines(io.TextIOBase):
+    """A stream whose lines go to the log. Python's own go nowhere: the host keeps their end for the message of a trap."""
+
+    def __init__(self, level: console.Level) -> None:
+        self.level = level
+        self.rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in lines:
+            console.log(self.level, line)
+        return len(text)
+
+    def end(self) -> None:
+        if self.rest:
+            self.write("\n")
+
+
 def policy(run: Callable[[], Verdict]) -> Verdict:
-    """Runs a policy. What the host raised goes back as it came, since its code decides the step's outcome; any other
-    exception is said to the host with its traceback, and is the plugin's failure."""
+    """Runs a policy. What it prints goes to the log. What the host raised goes back as it came, since its code decides the
+    step's outcome; any other exception is said to the host with its traceback, and is the plugin's failure."""
+    out, error = Lines(console.Level.INFO), Lines(console.Level.WARN)
     try:
-        return run()
+        with redirect_stdout(out), redirect_stderr(error):
+            return run()
     except Err:
         raise
     except Exception as exception:
         console.last_words(traceback.format_exc())
         problem = f"{type(exception).__name__}: {exception}"
         raise failure(types.Error_Other, "plugin.exception", problem) from None
+    finally:
+        out.end()
+        error.end()

@@ -1,9 +1,29 @@
 // What makes policies pleasant to write: phases, errors, last words. Yours to change; nothing else depends on it.
 
-import { type Ending, Group, lastWords } from "orka:plugin/console@0.1.0";
+import { type Ending, Group, type Level, lastWords, log } from "orka:plugin/console@0.1.0";
 import { get } from "orka:plugin/params@0.1.0";
 import type { Verdict } from "orka:plugin/policy@0.1.0";
 import type { Error as HostError, ErrorInfo, Exit } from "orka:plugin/types@0.1.0";
+
+/** What goes to the log. QuickJS's own `console` goes nowhere. */
+type Print = (...values: unknown[]) => void;
+
+declare global {
+  var console: Record<"debug" | "log" | "info" | "warn" | "error", Print>;
+}
+
+function print(level: Level): Print {
+  const shown = (value: unknown) => (typeof value === "string" ? value : (JSON.stringify(value) ?? String(value)));
+  return (...values) => log(level, values.map(shown).join(" "));
+}
+
+globalThis.console = {
+  debug: print("debug"),
+  log: print("info"),
+  info: print("info"),
+  warn: print("warn"),
+  error: print("error"),
+};
 
 /** The host's error behind something that was thrown, if there is one. */
 export function hostError(thrown: unknown): HostError | undefined {
