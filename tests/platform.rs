@@ -361,6 +361,14 @@ async fn a_plugin_is_checked_without_being_run() {
         guard.stdout.starts_with("guard `allowed-vms` 0.1.0\n"),
         "{guard}"
     );
+    // How its rules are written.
+    for rule in [
+        "`image PATTERN`",
+        "`cores NAMESPACE MOST`",
+        "`-` stands for Orka 2",
+    ] {
+        assert!(guard.stdout.contains(rule), "{rule}: {guard}");
+    }
     let odd = guest("grabby");
     let ungranted = Step::new(&["plugin", "check", odd.to_str().unwrap()]);
     let grants = ungranted.scratch_file("grants.yaml", b"grants: []\n");

@@ -27,6 +27,8 @@ struct Found {
     kind: &'static str,
     name: String,
     version: Option<String>,
+    /// What it says of itself.
+    description: Option<String>,
     digest: String,
     bytes: usize,
     imports: Vec<String>,
@@ -98,6 +100,7 @@ fn examine(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
         kind: "plugin",
         name: manifest.name.clone(),
         version: Some(manifest.version.to_string()),
+        description: Some(manifest.description.clone()),
         digest: plugin.digest.clone(),
         bytes: plugin.bytes.len(),
         imports: imports(&plugin.bytes),
@@ -165,6 +168,7 @@ fn guard(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
         kind: "guard",
         name: file.name.clone(),
         version: file.version.clone(),
+        description: file.description.clone(),
         digest: file.digest.clone(),
         bytes: file.bytes.len(),
         imports: imports(&file.bytes),
@@ -226,6 +230,9 @@ impl Found {
             self.kind,
             on_one_line(&self.name)
         );
+        if let Some(description) = &self.description {
+            let _ = writeln!(text, "  says      {}", on_one_line(description));
+        }
         let _ = writeln!(text, "  digest    {}", self.digest);
         let _ = writeln!(text, "  size      {} bytes", self.bytes);
         let _ = writeln!(text, "  imports   {}", list(&self.imports));

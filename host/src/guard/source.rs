@@ -39,6 +39,8 @@ pub struct GuardFile {
     pub name: String,
     /// Its version, where it has a manifest.
     pub version: Option<String>,
+    /// What its manifest says of it.
+    pub description: Option<String>,
     /// `sha256:…` of the bytes.
     pub digest: String,
     /// The component.
@@ -229,7 +231,10 @@ impl GuardSource {
                 .map(|manifest| manifest.name.clone())
                 .or(stem)
                 .unwrap_or_else(|| shown.clone()),
-            version: manifest.map(|manifest| manifest.version.to_string()),
+            version: manifest
+                .as_ref()
+                .map(|manifest| manifest.version.to_string()),
+            description: manifest.map(|manifest| manifest.description),
             digest,
             bytes,
             path,

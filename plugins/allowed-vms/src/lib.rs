@@ -25,11 +25,10 @@ impl Guard for AllowedVms {
         if !self.0.iter().any(|pattern| fits(pattern, &vm.image)) {
             return Decision::deny(format!("image `{}` is not on the list", vm.image));
         }
-        if let Some((_, most)) = most.filter(|rule| vm.cpu_cores.unwrap_or(3) > rule.1) {
+        if let Some((name, most)) = most.filter(|rule| vm.cpu_cores.unwrap_or(3) > rule.1) {
             (vm.cpu_cores, vm.vcpus) = (Some(*most), vm.vcpus.and(Some(*most)));
-            let place = run.orka_namespace.as_ref();
-            let place = place.map_or(String::new(), |name| format!(" in `{name}`"));
-            return Decision::change(vm, format!("a VM may have {most} cores{place}"));
+            let reason = format!("the rule `cores {name} {most}` allows no more");
+            return Decision::change(vm, reason);
         }
         Decision::Allow
     }
