@@ -273,6 +273,27 @@ async fn a_pinned_guard_is_the_one_that_was_pinned() {
     other_cluster.assert_untouched();
 }
 
+/// A guard may repeat its configuration when it refuses it. What it says is cut after the secrets in it are hidden.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_part_of_a_secret_is_in_why_a_guard_refuses_its_configuration() {
+    const SECRET: &str = "a-secret-of-the-configuration";
+    let cluster = Cluster::start().await;
+    for filler in (980..1020).step_by(8) {
+        let step = cluster.build(TRUE);
+        let file = step.scratch_file("secrets/TOKEN_X", SECRET.as_bytes());
+        let secrets = file.trim_end_matches("/TOKEN_X").to_owned();
+        let config = format!("refuse {}{SECRET}\n", "x".repeat(filler));
+        let ended = guarded(step.flag("--secrets", secrets), &config)
+            .ended()
+            .await;
+        ended.assert(212, "denied");
+        ended.assert_says(&["it refuses its configuration: told to refusexxx"]);
+        let all = format!("{ended}{}", ended.report);
+        assert!(!all.contains("xa-s"), "{filler}: {ended}");
+    }
+    cluster.assert_untouched();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_a_guard_denies_before_anything_is_sent() {
     let cluster = Cluster::start().await;

@@ -184,14 +184,16 @@ impl Guard {
             .await;
         match configured {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(problem)) => Err(refused(
-                shown,
-                &format!(
-                    "it refuses its configuration: {}",
-                    super::answer::shortened(&problem)
-                ),
-            )
-            .with_hint("its configuration is the file behind `=` in `--guard REF=FILE`")),
+            Ok(Err(problem)) => {
+                // Before it is cut: half a secret is not known for one.
+                let problem = self.store.data().console.masker().mask(&problem);
+                let problem = super::answer::shortened(&problem);
+                Err(
+                    refused(shown, &format!("it refuses its configuration: {problem}")).with_hint(
+                        "its configuration is the file behind `=` in `--guard REF=FILE`",
+                    ),
+                )
+            }
             Err(error) => {
                 let (problem, hint) = trouble(&self.store, &error, &self.limits);
                 Err(with_hint(refused(shown, &problem), hint))

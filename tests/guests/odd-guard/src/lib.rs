@@ -65,8 +65,8 @@ impl Guard for Odd {
             (next(), next(), next())
         };
         let acts: Vec<_> = text.lines().map(words).collect();
-        if acts.iter().any(|act| act.0 == "refuse") {
-            return Err("told to refuse".to_owned());
+        if let Some((_, why, _)) = acts.iter().find(|act| act.0 == "refuse") {
+            return Err(format!("told to refuse{why}"));
         }
         let mut odd = Self { acts, asked: 0 };
         if odd.value("panic", "configure").is_some() {

@@ -107,7 +107,8 @@ fn name_within(what: &str, name: &str, chars_max: usize) -> Result<(), Error> {
     })
 }
 
-/// The nearest name that would do: lower case, `-` for all else, cut to length.
+/// The nearest name that would do: lower case, `-` for all else. None where it would have to be cut: whoever shows it hides
+/// secrets first, and half of one is not known for one.
 fn suggestion(name: &str, chars_max: usize) -> Option<String> {
     let lower = name.to_lowercase();
     let mapped: String = lower
@@ -115,9 +116,8 @@ fn suggestion(name: &str, chars_max: usize) -> Option<String> {
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
         .collect();
     let from_letter = mapped.trim_start_matches(|c: char| !c.is_ascii_lowercase());
-    let cut: String = from_letter.chars().take(chars_max).collect();
-    let name = cut.trim_end_matches('-');
-    (!name.is_empty()).then(|| name.to_owned())
+    let name = from_letter.trim_end_matches('-');
+    (!name.is_empty() && name.len() <= chars_max).then(|| name.to_owned())
 }
 
 /// Checks Orka 2's cores and virtual CPUs: as many, or from four cores on exactly half.

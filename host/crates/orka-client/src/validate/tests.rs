@@ -48,6 +48,19 @@ fn q29_suggests_a_name_that_would_do() {
     assert_eq!(vm_name(Generation::Orka2, "___").unwrap_err().hint(), None);
 }
 
+/// Secrets in a name are hidden where the hint is shown, as long as they are whole.
+#[test]
+fn no_name_is_suggested_that_was_cut() {
+    for given in [
+        "x".repeat(64),
+        format!("{}-a-secret_that_is_long", "x".repeat(60)),
+    ] {
+        let error = vm_name(Generation::Orka3, &given).unwrap_err();
+        assert_eq!(error.hint(), None, "{given}");
+        assert!(error.to_string().contains(&given), "{error}");
+    }
+}
+
 #[test]
 fn takes_as_many_vcpus_as_cores_or_half_from_four_cores_on() {
     for (cores, vcpus) in [
