@@ -1,8 +1,10 @@
-//! The pages of cases, "What happens to my VM when…" and "What an odd plugin tries", tell of tests that exist.
+//! The pages of cases, "What happens to my VM when…" and "What an odd plugin tries", tell of tests that exist; and examples that
+//! people copy out of pages are what they are said to be.
 
 use std::path::{Path, PathBuf};
 
-use end_to_end::Step;
+use end_to_end::{Schemas, Step, documents, repository};
+use serde_json::Value;
 
 /// A page of `host/` whose tables have a row a case.
 struct Page {
@@ -98,5 +100,57 @@ async fn every_row_about_the_sandbox_links_to_tests_that_exist_and_nothing_is_le
     let capabilities = capabilities.iter().map(|it| it.as_str().unwrap());
     for name in limits.iter().map(String::as_str).chain(capabilities) {
         page.assert_has_a_row_for(name);
+    }
+}
+
+/// Every block of YAML in these pages: of a plugin's author, of a platform team, and of whoever runs the Tasks.
+const PAGES_WITH_YAML: [&str; 3] = [
+    "plugins/README.md",
+    "plugins/TESTING.md",
+    "tekton/task/orka-full/0.3/README.md",
+];
+
+#[tokio::test]
+async fn examples_in_yaml_can_be_copied_as_they_are() {
+    let schemas = Schemas::read();
+    let [scenarios, grants] = ["scenarios", "grants"].map(|name| Step::new(&["schema", name]));
+    let (scenarios, grants) = (scenarios.ended().await, grants.ended().await);
+    let (scenarios, grants) = (scenarios.summary(), grants.summary());
+    let problems = |document: &Value| {
+        let schema = if document.get("scenarios").is_some() {
+            &scenarios
+        } else if document.get("grants").is_some() {
+            &grants
+        } else {
+            return schemas.problems(document);
+        };
+        schemas.problems_by(schema, document)
+    };
+    for page in PAGES_WITH_YAML {
+        let text = std::fs::read_to_string(repository().join(page)).unwrap();
+        let blocks: Vec<&str> = text.split("```yaml\n").skip(1).collect();
+        assert!(!blocks.is_empty(), "{page}");
+        for block in blocks {
+            let block = block.split("\n```").next().unwrap();
+            for document in documents(block) {
+                assert_eq!(problems(&document), [""; 0], "{page}: {block}");
+                assert_whole(&document, block);
+                // A file in a ConfigMap has a form of its own.
+                if let Some(inner) = document["data"]["grants.yaml"].as_str() {
+                    assert_eq!(problems(&documents(inner)[0]), [""; 0], "{page}: {inner}");
+                }
+            }
+        }
+    }
+}
+
+/// Fails where something is left out.
+#[track_caller]
+fn assert_whole(value: &Value, block: &str) {
+    match value {
+        Value::String(text) => assert!(!text.contains('…'), "{text}: {block}"),
+        Value::Array(items) => items.iter().for_each(|item| assert_whole(item, block)),
+        Value::Object(members) => members.values().for_each(|it| assert_whole(it, block)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }

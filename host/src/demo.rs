@@ -68,6 +68,8 @@ struct Stage {
     /// Credentials and grants; gone with the demo.
     scratch: tempfile::TempDir,
     workspace: PathBuf,
+    /// Whether the demo has made the workspace.
+    is_own: bool,
 }
 
 async fn prepared(args: &DemoArgs, console: &Console) -> Result<Stage, Failure> {
@@ -104,6 +106,7 @@ async fn prepared(args: &DemoArgs, console: &Console) -> Result<Stage, Failure> 
         config,
         scratch,
         workspace,
+        is_own: args.workspace.is_none(),
     })
 }
 
@@ -257,6 +260,12 @@ impl Stage {
                 "artifact: {} (sha256 {})",
                 self.workspace.join(&file.path).display(),
                 file.sha256_hex()
+            ));
+        }
+        if self.is_own {
+            console.info(&format!(
+                "the workspace `{}` stays, so that you can look at it; `--workspace DIR` takes one of yours",
+                self.workspace.display()
             ));
         }
         let is_clean = state.vms.is_empty() && state.configs.is_empty();

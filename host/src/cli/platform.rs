@@ -94,7 +94,9 @@ pub struct TaskArgs {
     #[arg(long, value_name = "PATH", default_value = "/usr/local/bin/orka-step")]
     pub program: String,
 
-    /// Where the plugin is in the step's container; a bundled one is found by name, and one that is fetched is fetched there too.
+    /// The path of the plugin's file in the step's container. A Task brings no file: put it into an image of your own, or
+    /// mount it, such as from a ConfigMap. Needed for a plugin that is a file here; one that came with this program is found
+    /// there by its name, and one that is fetched is fetched there as well.
     #[arg(long, value_name = "PATH")]
     pub plugin_path: Option<String>,
 

@@ -23,10 +23,8 @@ pub fn create(directory: &Path, name: &str, language: Language) -> Result<Vec<Pa
     let files = files(name, language);
     let manifest = files.iter().find(|(path, _)| path == MANIFEST);
     let checked = manifest.map_or(Ok(()), |(_, text)| Manifest::parse_toml(text).map(drop));
-    checked.map_err(|source| Error::Manifest {
-        path: directory.join(MANIFEST),
-        source,
-    })?;
+    // The name is all that a template does not have.
+    checked.map_err(Error::Name)?;
     let is_taken = std::fs::read_dir(directory)
         .map_or(directory.exists(), |mut entries| entries.next().is_some());
     if is_taken {
@@ -118,7 +116,12 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let project = scratch.path().join("x");
         let error = create(&project, "Not A Name", Language::Python).unwrap_err();
-        assert!(matches!(error, Error::Manifest { .. }), "{error}");
+        assert!(matches!(error, Error::Name(_)), "{error}");
+        let said = error.to_string();
+        assert!(
+            said.starts_with("`Not A Name` is no plugin name: "),
+            "{said}"
+        );
         assert!(!project.exists());
     }
 

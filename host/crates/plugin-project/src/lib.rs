@@ -78,6 +78,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A name that no plugin can have.
+    #[error(transparent)]
+    Name(plugin_manifest::Error),
     /// There is something where the project would be.
     #[error("`{}` is there already", .0.display())]
     Exists(PathBuf),
