@@ -103,7 +103,7 @@ fn compiler() -> Result<super::place::Found, Trouble> {
         .and_then(|directory| directory.parent())
         .map(|prefix| prefix.join("lib/orka-step"))
         .ok_or_else(|| Trouble::NoCompiler("has no place".to_owned()))?;
-    for name in ["compiler", "compiler.gz"] {
+    for name in ["compiler", "compiler.xz"] {
         let found = super::place::beside_program(&directory.join(name))
             .map_err(|refusal| Trouble::NoCompiler(format!("is not used: {refusal}")))?;
         if let Some(found) = found {

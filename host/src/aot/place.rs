@@ -1,5 +1,7 @@
 //! Reading a file from a directory: what it is, and who could have written it, is asked of what is open, not of its name.
 
+#[cfg(any(test, not(feature = "compiler")))]
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,6 +9,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use flate2::read::GzDecoder;
+#[cfg(any(test, not(feature = "compiler")))]
+use lzma_rust2::XzReader;
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open, openat};
 use rustix::io::Errno;
 
@@ -16,6 +20,11 @@ use super::native::Refusal;
 
 /// What a compressed file begins with (RFC 1952).
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// What the compressed compiler begins with: XZ, which takes four times as long to unpack and makes a program a quarter
+/// smaller.
+#[cfg(any(test, not(feature = "compiler")))]
+const XZ_MAGIC: [u8; 6] = *b"\xfd7zXZ\0";
 
 /// Others than the owner, and others than owner and group.
 pub(super) const GROUP_AND_OTHERS: u32 = 0o022;
@@ -44,7 +53,24 @@ pub(super) struct Found {
 impl Found {
     /// Whether it is compressed.
     pub(super) fn is_packed(&self) -> bool {
-        self.bytes.starts_with(&GZIP_MAGIC)
+        self.bytes.starts_with(&XZ_MAGIC)
+    }
+
+    /// The program that this file is, or that is compressed in it.
+    ///
+    /// # Errors
+    ///
+    /// A file that is damaged.
+    pub(super) fn program(&self) -> std::io::Result<Cow<'_, [u8]>> {
+        if !self.is_packed() {
+            return Ok(Cow::Borrowed(&self.bytes));
+        }
+        let mut program = Vec::new();
+        // One that is larger is not whole, and so no program that starts.
+        XzReader::new(&self.bytes[..], false)
+            .take(CODE_BYTES_MAX)
+            .read_to_end(&mut program)?;
+        Ok(Cow::Owned(program))
     }
 }
 

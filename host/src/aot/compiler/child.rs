@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit};
 
 use super::super::CODE_BYTES_MAX;
-use super::super::place::{Found, unpacked};
+use super::super::place::Found;
 use super::{Bounds, Trouble};
 use crate::lines::printable;
 
@@ -52,7 +52,7 @@ pub(super) fn code(
 ) -> Result<Vec<u8>, Trouble> {
     let output = match &compiler.executable {
         Some(program) if !compiler.is_packed() => output(program, component, bounds)?,
-        _ => output(&in_memory(&compiler.bytes)?, component, bounds)?,
+        _ => output(&in_memory(compiler)?, component, bounds)?,
     };
     let last = last_lines(&output.words);
     let ended = |how: String| {
@@ -90,9 +90,9 @@ fn last_lines(words: &str) -> String {
 }
 
 /// The program in a file in memory that can be executed and no longer be changed.
-fn in_memory(program: &[u8]) -> Result<File, Trouble> {
+fn in_memory(compiler: &Found) -> Result<File, Trouble> {
     let cannot = |error: io::Error| Trouble::NoCompiler(format!("cannot be unpacked: {error}"));
-    let program = unpacked(program.to_vec()).map_err(cannot)?;
+    let program = compiler.program().map_err(cannot)?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Kernels before 6.3 do not know the flag; later ones may be set up to want it.
     let memory = match memfd_create("plugin-compiler", flags | MemfdFlags::EXEC) {
@@ -256,8 +256,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
     use std::time::{Duration, Instant};
 
-    use flate2::Compression;
-    use flate2::write::GzEncoder;
+    use lzma_rust2::{XzOptions, XzWriter};
 
     use super::super::super::place::{Found, of_test};
     use super::{Bounds, Trouble, WORDS_BYTES_MAX, code};
@@ -265,7 +264,7 @@ mod tests {
     use crate::stop::Stop;
 
     fn packed(program: &str) -> Found {
-        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        let mut packed = XzWriter::new(Vec::new(), XzOptions::with_preset(0)).unwrap();
         packed.write_all(&fs::read(program).unwrap()).unwrap();
         of_test(packed.finish().unwrap(), None)
     }
@@ -337,7 +336,7 @@ mod tests {
     #[test]
     fn what_is_no_program_is_not_started() {
         let text = packed("/proc/self/status");
-        let cut = of_test(b"\x1f\x8b cut short".to_vec(), None);
+        let cut = of_test(b"\xfd7zXZ\0 cut short".to_vec(), None);
         for (found, words) in [(cut, "unpacked"), (text, "started")] {
             let trouble = code(&found, b"", &Bounds::default()).unwrap_err();
             assert!(trouble.to_string().contains(words), "{trouble}");

@@ -40,7 +40,7 @@ const PLUGINS: &str = "usr/local/bin/plugins";
 /// The program looks here from its own directory on, for the compiler as it is, or compressed.
 const COMPILERS: &str = "usr/local/lib/orka-step";
 const COMPILER_PLAIN: &str = "usr/local/lib/orka-step/compiler";
-const COMPILER_PACKED: &str = "usr/local/lib/orka-step/compiler.gz";
+const COMPILER_PACKED: &str = "usr/local/lib/orka-step/compiler.xz";
 const AUTHORITIES: &str = "etc/ssl/certs/ca-certificates.crt";
 const MATERIALS: &str = "usr/local/share/orka-step/orka-step.cdx.json";
 
@@ -141,7 +141,11 @@ impl Contents<'_> {
         if self.plain_compiler {
             tree.add(COMPILER_PLAIN, &read(&compiler)?, 0o755)?;
         } else {
-            tree.add(COMPILER_PACKED, &program::packed(&compiler)?, 0o644)?;
+            tree.add(
+                COMPILER_PACKED,
+                &program::packed_program(&compiler, self.architecture)?,
+                0o644,
+            )?;
         }
         for component in self.components {
             let name = component.file_name().context("a plugin has no name")?;

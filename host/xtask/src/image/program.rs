@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+use lzma_rust2::{CheckType, FilterType, LzmaOptions, XzOptions, XzReader, XzWriter};
 use sha2::{Digest as _, Sha256};
 
 use super::tree::File;
@@ -46,6 +47,9 @@ pub(super) const FOREIGN_SETTINGS: [&str; 4] = [
     // With it, features of other members, such as the simulated cluster, would be built in.
     "CARGO_RESOLVER_FEATURE_UNIFICATION",
 ];
+
+/// How far back a packed program refers to itself: all of it, and so much memory unpacking takes.
+const PACKED_PROGRAM_DICTIONARY: u32 = 8 << 20;
 
 /// Tells the program what it is built with; `host/src/aot/known.rs` reads it.
 const BUILT_WITH_VARIABLE: &str = "ORKA_STEP_BUILT_WITH";
@@ -125,13 +129,16 @@ pub(super) fn names_no_path(workspace: &Workspace, tree: &Tree) -> Result<()> {
     Ok(())
 }
 
-/// What `packed` has packed, as it was; anything else as it is.
+/// What `packed` or `packed_program` has packed, as it was; anything else as it is.
 pub(super) fn unpacked(bytes: Vec<u8>) -> Result<Vec<u8>> {
-    if !bytes.starts_with(&[0x1f, 0x8b]) {
+    let mut plain = Vec::new();
+    if bytes.starts_with(&[0x1f, 0x8b]) {
+        GzDecoder::new(bytes.as_slice()).read_to_end(&mut plain)?;
+    } else if bytes.starts_with(b"\xfd7zXZ\0") {
+        XzReader::new(bytes.as_slice(), false).read_to_end(&mut plain)?;
+    } else {
         return Ok(bytes);
     }
-    let mut plain = Vec::new();
-    GzDecoder::new(bytes.as_slice()).read_to_end(&mut plain)?;
     Ok(plain)
 }
 
@@ -196,12 +203,31 @@ pub(super) fn compile_plugins(
     Ok(())
 }
 
-/// A program as it is kept in the image: the same bytes each time, since there is no time of day in them.
-pub(super) fn packed(program: &Path) -> Result<Vec<u8>> {
+/// A file as it is kept in the image: the same bytes each time, since there is no time of day in them.
+pub(super) fn packed(file: &Path) -> Result<Vec<u8>> {
     let mut packed = GzEncoder::new(Vec::new(), Compression::best());
     packed
-        .write_all(&read(program)?)
+        .write_all(&read(file)?)
         .and_then(|()| packed.finish())
+        .with_context(|| format!("cannot compress `{}`", file.display()))
+}
+
+/// A program that is hardly ever started, smaller still. It takes longer to unpack, which is little beside compiling.
+pub(super) fn packed_program(program: &Path, architecture: Architecture) -> Result<Vec<u8>> {
+    let bytes = read(program)?;
+    let mut options = XzOptions::with_preset(9);
+    // What unpacking takes of memory.
+    options.lzma_options.dict_size = PACKED_PROGRAM_DICTIONARY;
+    options.lzma_options.nice_len = LzmaOptions::NICE_LEN_MAX;
+    options.set_check_sum_type(CheckType::Crc32);
+    // Addresses of calls become the same wherever they are made.
+    let of_calls = match architecture {
+        Architecture::Amd64 => FilterType::BcjX86,
+        Architecture::Arm64 => FilterType::BcjArm64,
+    };
+    options.prepend_pre_filter(of_calls, 0);
+    XzWriter::new(Vec::new(), options)
+        .and_then(|mut packed| packed.write_all(&bytes).and_then(|()| packed.finish()))
         .with_context(|| format!("cannot compress `{}`", program.display()))
 }
 
