@@ -95,7 +95,7 @@ pub(super) fn build(
     let compiler = process::find_program(compiler.program)
         .ok_or_else(|| anyhow!("there is no `{}`", compiler.program))?;
     command.env(variable("CC"), compiler);
-    command.env(variable("CFLAGS"), c_flags(workspace));
+    command.env(variable("CFLAGS"), c_flags(workspace)?);
     command.env(BUILT_WITH_VARIABLE, built_with);
     let mut built = build::build(&mut command)?
         .into_iter()
@@ -106,20 +106,30 @@ pub(super) fn build(
 }
 
 /// Prefixes of paths on this machine, and what stands for them in the program.
-fn mapped(workspace: &Workspace) -> [(PathBuf, &'static str); 3] {
+fn mapped(workspace: &Workspace) -> Result<Vec<(PathBuf, &'static str)>> {
+    let cargo_home = wasm_toolchain::cargo_home();
     // The later one wins where several match.
-    [
-        (wasm_toolchain::cargo_home(), "/cargo"),
+    let mut mapped = vec![
+        (cargo_home.clone(), "/cargo"),
         (workspace.root.clone(), "/source"),
         (workspace.target_directory.clone(), "/target"),
-    ]
+    ];
+    // Messages of panics name a thousand places in packages, which their name and version tell best. The directories are
+    // named after the registry's address, which is another one behind a mirror.
+    let registries = cargo_home.join("registry/src");
+    let mut registries: Vec<PathBuf> = fs::read_dir(&registries)
+        .and_then(|them| them.map(|it| Ok(it?.path())).collect())
+        .with_context(|| format!("cannot list `{}`", registries.display()))?;
+    registries.sort();
+    mapped.extend(registries.into_iter().map(|it| (it, "")));
+    Ok(mapped)
 }
 
 /// Fails if a file of the image names a directory of this machine: built elsewhere, it would be another file.
 pub(super) fn names_no_path(workspace: &Workspace, tree: &Tree) -> Result<()> {
     for file in tree.files()? {
         let bytes = unpacked(read(&tree.path(&file.path))?)?;
-        for (own, _) in mapped(workspace) {
+        for (own, _) in mapped(workspace)? {
             let own = own.to_string_lossy();
             if contains(&bytes, own.as_bytes()) {
                 bail!("`/{}` names `{own}` of this machine", file.path);
@@ -157,7 +167,7 @@ fn settings(workspace: &Workspace, target: &str) -> Result<String> {
     fs::create_dir_all(&workspace.target_directory)
         .and_then(|()| fs::write(&script, NO_UNWINDING))
         .with_context(|| format!("cannot write `{}`", script.display()))?;
-    let mut flags: Vec<String> = mapped(workspace)
+    let mut flags: Vec<String> = mapped(workspace)?
         .iter()
         .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()))
         .collect();
@@ -179,11 +189,14 @@ fn settings(workspace: &Workspace, target: &str) -> Result<String> {
     Ok(format!("target.{target}.rustflags={flags:?}"))
 }
 
-fn c_flags(workspace: &Workspace) -> String {
-    let maps =
-        mapped(workspace).map(|(from, to)| format!("-ffile-prefix-map={}={to}", from.display()));
+fn c_flags(workspace: &Workspace) -> Result<String> {
+    let mut flags: Vec<String> = mapped(workspace)?
+        .iter()
+        .map(|(from, to)| format!("-ffile-prefix-map={}={to}", from.display()))
+        .collect();
     // Some distributions' compilers check calls of the C library by functions that musl does not have.
-    format!("{} -U_FORTIFY_SOURCE", maps.join(" "))
+    flags.push("-U_FORTIFY_SOURCE".to_owned());
+    Ok(flags.join(" "))
 }
 
 /// Has the image's compiler compile the plugins, so that their code is of the program's version and configuration.
@@ -256,7 +269,7 @@ mod tests {
         let tree = Tree::new(&place.path().join("root")).unwrap();
         tree.add("bin/plain", b"\0/source/lib.rs\0", 0o755).unwrap();
         names_no_path(&workspace, &tree).unwrap();
-        for (own, _) in mapped(&workspace) {
+        for (own, _) in mapped(&workspace).unwrap() {
             let file = place.path().join("program");
             std::fs::write(&file, format!("\0{}/lib.rs\0", own.display())).unwrap();
             tree.add("bin/packed.gz", &packed(&file).unwrap(), 0o644)
