@@ -33,7 +33,7 @@ use crate::failure::Failure;
 use crate::plugin::Plugin;
 
 pub use cache::{CacheKey, CodeCache};
-pub use compiler::{Bounds, Trouble, component};
+pub use compiler::{Bounds, Trouble, component, differences};
 pub use native::Refusal;
 pub use place::unpacked;
 pub use plugin_engine::EngineId;

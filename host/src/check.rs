@@ -121,7 +121,7 @@ fn examine(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
             .collect(),
         grants_checked: grants.is_some(),
         granted: Some(granted),
-        differences: fit::differences(&plugin.bytes),
+        differences: differences(&plugin.bytes, &mut failures),
         fits: failures.is_empty(),
         warnings: unanchored(manifest),
         problems: failures
@@ -172,7 +172,7 @@ fn guard(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
         digest: file.digest.clone(),
         bytes: file.bytes.len(),
         imports: imports(&file.bytes),
-        differences: fit::differences(&file.bytes),
+        differences: differences(&file.bytes, &mut failures),
         fits: failures.is_empty(),
         problems: failures
             .iter()
@@ -207,6 +207,19 @@ fn pinned(args: &CheckArgs, digest: &str, failures: &mut Vec<Failure>) {
             format!("the digest is {digest}, and {wanted} was asked for"),
         ));
     }
+}
+
+/// What differs from the contract. That it cannot be told is a failure, unless it did not fit before.
+fn differences(component: &[u8], failures: &mut Vec<Failure>) -> Vec<Difference> {
+    fit::differences(component).unwrap_or_else(|trouble| {
+        if failures.is_empty() {
+            failures.push(Failure::plugin_rejected(
+                "plugin.compiler",
+                format!("cannot compare it with the contract: {trouble}"),
+            ));
+        }
+        Vec::new()
+    })
 }
 
 /// Reading them once more cannot fail: they were compared with the contract before.

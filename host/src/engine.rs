@@ -129,12 +129,11 @@ impl Compiled {
                     .map(ToString::to_string)
                     .collect::<Vec<_>>()
                     .join(": ");
-                let differences = crate::fit::differences(&plugin.bytes);
                 let failure = Failure::plugin_rejected(
                     "plugin.mismatch",
                     format!("plugin `{shown}` does not fit this host: {problem}"),
                 );
-                crate::fit::told(failure, &differences).with_hint(format!(
+                crate::fit::told(failure, &plugin.bytes).with_hint(format!(
                     "rebuild it against the contract `{}` {}.{} as it is in `wit/`",
                     crate::plugin::CONTRACT_PACKAGE,
                     crate::plugin::CONTRACT_VERSION.0,

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 #[cfg(feature = "compiler")]
 use plugin_engine::told;
+use plugin_fit::Difference;
 
 use crate::engine::{Component, Engine};
 use crate::limits::Limits;
@@ -91,6 +92,26 @@ pub fn component(engine: &Engine, bytes: &[u8], bounds: &Bounds) -> Result<Compo
         &Authority::Program(compiler.proof),
     )
     .map_err(|refusal| Trouble::NoCompiler(format!("made code that is not used: {refusal}")))
+}
+
+/// What a component wants otherwise than the contract has it: also the compiler's, where that is another program.
+///
+/// # Errors
+///
+/// None in this program; see the other one.
+#[cfg(feature = "compiler")]
+pub fn differences(bytes: &[u8], _bounds: &Bounds) -> Result<Vec<Difference>, Trouble> {
+    Ok(plugin_fit::differences(bytes))
+}
+
+/// What a component wants otherwise than the contract has it.
+///
+/// # Errors
+///
+/// [`Trouble::NoCompiler`] where the compiler beside this program cannot be used.
+#[cfg(not(feature = "compiler"))]
+pub fn differences(bytes: &[u8], bounds: &Bounds) -> Result<Vec<Difference>, Trouble> {
+    child::differences(&compiler()?, bytes, bounds)
 }
 
 /// The compiler as it is, or else compressed.

@@ -82,7 +82,7 @@ impl GuardFile {
                     &self.shown,
                     &format!("it does not fit this host: {error:#}"),
                 );
-                fit::told(failure, &fit::differences(&self.bytes))
+                fit::told(failure, &self.bytes)
             })?;
         Ok(Linked {
             engine: engine.clone(),

@@ -2,7 +2,8 @@
 //!
 //! `plugin-compiler` reads a component from standard input and writes its native code to standard output, with the record that
 //! says which engine made it and of what; what is wrong with the component goes to standard error, with exit code 1. It dies
-//! with the thread that started it. `plugin-compiler DIR` writes beside each `.wasm` in a directory the
+//! with the thread that started it. `plugin-compiler --compare` reads a component as well, and writes as JSON in what it differs
+//! from the contract. `plugin-compiler DIR` writes beside each `.wasm` in a directory the
 //! code that a program beside that directory takes: this is how the image's plugins get theirs.
 
 use std::fs;
@@ -32,7 +33,8 @@ impl From<io::Error> for Failure {
 
 fn main() -> ExitCode {
     let done = match std::env::args_os().nth(1) {
-        None => one(),
+        None => one(sealed),
+        Some(argument) if argument == plugin_fit::COMPARE => one(compared),
         Some(directory) => all(Path::new(&directory)),
     };
     let (message, code) = match done {
@@ -45,14 +47,14 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// From standard input to standard output.
-fn one() -> Result<(), Failure> {
+/// What is made of one component, from standard input to standard output.
+fn one(made: impl FnOnce(&[u8]) -> Result<Vec<u8>, String>) -> Result<(), Failure> {
     // Whoever is gone before this ends the input as well.
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from)?;
     let mut component = Vec::new();
     io::stdin().read_to_end(&mut component)?;
-    let sealed = sealed(&component).map_err(Failure::Invalid)?;
-    io::stdout().write_all(&sealed)?;
+    let made = made(&component).map_err(Failure::Invalid)?;
+    io::stdout().write_all(&made)?;
     io::stdout().flush()?;
     Ok(())
 }
@@ -61,6 +63,11 @@ fn one() -> Result<(), Failure> {
 fn sealed(component: &[u8]) -> Result<Vec<u8>, String> {
     let code = compile(component)?;
     Ok(seal(code, &digest(component), &EngineId::own(), None))
+}
+
+/// In what a component differs from the contract.
+fn compared(component: &[u8]) -> Result<Vec<u8>, String> {
+    serde_json::to_vec(&plugin_fit::differences(component)).map_err(|error| error.to_string())
 }
 
 /// Every `.wasm` of a directory.

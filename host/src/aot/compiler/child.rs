@@ -12,6 +12,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
+use plugin_fit::Difference;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit};
@@ -50,9 +51,30 @@ pub(super) fn code(
     component: &[u8],
     bounds: &Bounds,
 ) -> Result<Vec<u8>, Trouble> {
+    written(compiler, &[], component, bounds)
+}
+
+/// What the compiler finds when it compares this component with the contract.
+pub(super) fn differences(
+    compiler: &Found,
+    component: &[u8],
+    bounds: &Bounds,
+) -> Result<Vec<Difference>, Trouble> {
+    let list = written(compiler, &[plugin_fit::COMPARE], component, bounds)?;
+    serde_json::from_slice(&list)
+        .map_err(|error| Trouble::NoCompiler(format!("wrote what is no list: {error}")))
+}
+
+/// What the compiler writes with these arguments when it reads this component.
+fn written(
+    compiler: &Found,
+    arguments: &[&str],
+    component: &[u8],
+    bounds: &Bounds,
+) -> Result<Vec<u8>, Trouble> {
     let output = match &compiler.executable {
-        Some(program) if !compiler.is_packed() => output(program, component, bounds)?,
-        _ => output(&in_memory(compiler)?, component, bounds)?,
+        Some(program) if !compiler.is_packed() => output(program, arguments, component, bounds)?,
+        _ => output(&in_memory(compiler)?, arguments, component, bounds)?,
     };
     let last = last_lines(&output.words);
     let ended = |how: String| {
@@ -123,9 +145,15 @@ impl Drop for Running {
     }
 }
 
-fn output(program: &File, component: &[u8], bounds: &Bounds) -> Result<Output, Trouble> {
+fn output(
+    program: &File,
+    arguments: &[&str],
+    component: &[u8],
+    bounds: &Bounds,
+) -> Result<Output, Trouble> {
     let cannot = |error: io::Error| Trouble::NoCompiler(format!("cannot be started: {error}"));
     let child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+        .args(arguments)
         .env_clear()
         .current_dir("/")
         .process_group(0)
@@ -259,7 +287,7 @@ mod tests {
     use lzma_rust2::{XzOptions, XzWriter};
 
     use super::super::super::place::{Found, of_test};
-    use super::{Bounds, Trouble, WORDS_BYTES_MAX, code};
+    use super::{Bounds, Trouble, WORDS_BYTES_MAX, code, differences};
     use crate::outcome::StopSignal;
     use crate::stop::Stop;
 
@@ -341,6 +369,16 @@ mod tests {
             let trouble = code(&found, b"", &Bounds::default()).unwrap_err();
             assert!(trouble.to_string().contains(words), "{trouble}");
         }
+    }
+
+    #[test]
+    fn what_a_program_says_of_differences_is_read_as_such() {
+        let told = |program: &str| differences(&packed(program), b"[]", &Bounds::default());
+        // It writes its arguments, and no list.
+        let trouble = told("/bin/echo").unwrap_err().to_string();
+        assert!(trouble.contains("wrote what is no list"), "{trouble}");
+        let trouble = told("/bin/false").unwrap_err();
+        assert!(matches!(trouble, Trouble::Invalid(_)), "{trouble:?}");
     }
 
     #[test]

@@ -34,9 +34,6 @@ const GRANTS: &str = "[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\n";
 const RULES: &str = "image Sonoma.orkasi\n";
 const OTHER_RULES: &str = "image Ventura.orkasi\n";
 
-/// The exit code where a guard says no.
-const DENIED: i32 = 212;
-
 /// The exit code where the program itself fails.
 const CRASHED: i32 = 210;
 
@@ -53,7 +50,19 @@ enum Plugin {
     Bundled,
     /// The same from elsewhere: it has to be compiled.
     Foreign,
+    /// The same, but it wants a function that the contract does not have.
+    Misfit,
 }
+
+/// A function of the contract that the plugin uses, and what a misfit wants in its place.
+const FUNCTION: &[u8] = b"last-words";
+const OTHER_FUNCTION: &[u8] = b"last-wards";
+
+/// What a step says of it. It takes the compiler to find that out.
+const MISFIT: &str = "orka:plugin/console.last-wards: the plugin wants `func(message: string)`, this host has nothing of the kind";
+
+/// The exit code where a plugin cannot be run, or is not allowed what it wants.
+const REJECTED: i32 = 212;
 
 /// A whole job.
 struct Job {
@@ -83,7 +92,7 @@ const SUCCEEDS: Job = Job {
     outcome: "succeeded",
 };
 
-const JOBS: [Job; 9] = [
+const JOBS: [Job; 10] = [
     SUCCEEDS,
     Job {
         name: "over https with the operator's own authority",
@@ -111,6 +120,13 @@ const JOBS: [Job; 9] = [
         ..SUCCEEDS
     },
     Job {
+        name: "of a plugin that does not fit",
+        plugin: Plugin::Misfit,
+        code: REJECTED,
+        outcome: "plugin-failed",
+        ..SUCCEEDS
+    },
+    Job {
         name: "that the image's guard allows",
         rules: Some(RULES),
         ..SUCCEEDS
@@ -118,7 +134,7 @@ const JOBS: [Job; 9] = [
     Job {
         name: "that the image's guard denies",
         rules: Some(OTHER_RULES),
-        code: DENIED,
+        code: REJECTED,
         outcome: "denied",
         ..SUCCEEDS
     },
@@ -170,7 +186,7 @@ pub(super) fn run(
             give_away(&root)?;
         }
         // A compiler under emulation takes minutes, and starts no program of its own.
-        if job.plugin == Plugin::Foreign && !architecture.is_own() {
+        if job.plugin != Plugin::Bundled && !architecture.is_own() {
             println!("job        {}: left out on another architecture", job.name);
             continue;
         }
@@ -354,7 +370,7 @@ impl Bench {
         if cluster.introduction["authority"].is_string() {
             arguments.extend(["--orka-ca".to_owned(), "/creds/authority".to_owned()]);
         }
-        if job.plugin == Plugin::Foreign {
+        if job.plugin != Plugin::Bundled {
             let flags = ["--plugin=/creds/custom.wasm", "--grants=/creds/grants.toml"];
             arguments.extend(flags.map(str::to_owned));
         }
@@ -412,7 +428,7 @@ impl Bench {
             fs::write(&path, text)?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
         }
-        if job.plugin == Plugin::Foreign {
+        if job.plugin != Plugin::Bundled {
             let bundled = self
                 .directory
                 .join("rootfs")
@@ -420,7 +436,10 @@ impl Bench {
                 .join("build.wasm");
             // An empty custom section changes the digest and nothing else.
             let bundled = program::unpacked(super::read(&bundled)?)?;
-            let changed = [bundled, vec![0, 2, 1, b'x']].concat();
+            let mut changed = [bundled, vec![0, 2, 1, b'x']].concat();
+            if job.plugin == Plugin::Misfit {
+                replace(&mut changed, FUNCTION, OTHER_FUNCTION);
+            }
             fs::write(place.join("creds/custom.wasm"), changed)?;
         }
         for mine in ["workspace", "workspace/input", "results"] {
@@ -519,13 +538,17 @@ fn judge(place: &Path, job: &Job, cluster: &Cluster, code: i32, log: &str) -> Re
     );
     let outcome = fs::read_to_string(place.join("results/outcome"))?;
     ensure!(outcome.trim() == job.outcome, "its outcome is `{outcome}`");
-    let code_used = match job.plugin {
-        Plugin::Bundled => format!("the plugin's code is from `/{PLUGINS}/build.cwasm`"),
-        Plugin::Foreign => "the plugin was compiled in".to_owned(),
+    let (said, otherwise) = match job.plugin {
+        Plugin::Bundled => (
+            &*format!("the plugin's code is from `/{PLUGINS}/build.cwasm`"),
+            "its code came from elsewhere",
+        ),
+        Plugin::Foreign => ("the plugin was compiled in", "its code came from elsewhere"),
+        Plugin::Misfit => (MISFIT, "what does not fit was not told"),
     };
     ensure!(
-        log.contains(&code_used) && !log.contains("is not used"),
-        "its code came from elsewhere"
+        log.contains(said) && !log.contains("is not used"),
+        otherwise
     );
     let state = cluster.state()?;
     for kind in ["vms", "configs"] {
@@ -536,7 +559,7 @@ fn judge(place: &Path, job: &Job, cluster: &Cluster, code: i32, log: &str) -> Re
         );
     }
     let deleted = state["deletions"].as_array().map_or(0, Vec::len);
-    if job.outcome == "denied" {
+    if job.code == REJECTED {
         ensure!(deleted == 0, "it deployed what was denied");
         return Ok(());
     }
@@ -550,6 +573,16 @@ fn judge(place: &Path, job: &Job, cluster: &Cluster, code: i32, log: &str) -> Re
         "its artifact is `{artifact}`"
     );
     Ok(())
+}
+
+/// Puts `other`, of the same length, wherever `one` is.
+fn replace(bytes: &mut [u8], one: &[u8], other: &[u8]) {
+    for place in 0..bytes.len().saturating_sub(one.len() - 1) {
+        let found = &mut bytes[place..place + one.len()];
+        if found == one {
+            found.copy_from_slice(other);
+        }
+    }
 }
 
 /// Waits for the script to run, and aborts the process that does the work. A job that does not come so far is ended.
