@@ -145,13 +145,30 @@ pub(crate) fn require(programs: &[&Needed]) -> Result<()> {
     let missing: Vec<_> = programs
         .iter()
         .copied()
-        .filter(|needed| process::find_program(needed.program).is_none())
+        .filter(|needed| !is_usable(needed.program))
         .collect();
     if missing.is_empty() {
         Ok(())
     } else {
         install(&missing)
     }
+}
+
+/// Whether a program is installed; of a C compiler, whether the C library's headers are as well, which are a package of
+/// their own.
+fn is_usable(program: &str) -> bool {
+    let Some(path) = process::find_program(program) else {
+        return false;
+    };
+    let compiles = [
+        "-fsyntax-only",
+        "-include",
+        "stdint.h",
+        "-x",
+        "c",
+        "/dev/null",
+    ];
+    !program.ends_with("gcc") || process::succeeds(Command::new(path).args(compiles))
 }
 
 /// The programs that are not installed.
@@ -251,7 +268,7 @@ fn packages_by(
 
 #[cfg(test)]
 mod tests {
-    use super::{PROGRAMS, apt_get, packages_by};
+    use super::{PROGRAMS, apt_get, is_usable, packages_by};
     use crate::process::shown;
 
     #[test]
@@ -272,6 +289,13 @@ mod tests {
             packages_by(&all, |needed| needed.pacman)[..2],
             ["openssh", "zsh"]
         );
+    }
+
+    #[test]
+    fn a_program_counts_that_is_there() {
+        assert!(is_usable("sh"));
+        assert!(!is_usable("no-such-program-anywhere"));
+        assert!(!is_usable("no-such-architecture-gcc"));
     }
 
     #[test]
