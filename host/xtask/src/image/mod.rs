@@ -28,8 +28,8 @@ use tree::Tree;
 /// The image of the shell Tasks that this one replaces, unpacked.
 const PREDECESSOR_BYTES: u64 = 14_800_000;
 
-/// What ours may have unpacked: so that it does not grow unnoticed.
-const UNPACKED_BYTES_MAX: u64 = PREDECESSOR_BYTES;
+/// What ours may have unpacked: so that it does not grow unnoticed. It has a few hundred kilobytes less.
+const UNPACKED_BYTES_MAX: u64 = 13_100_000;
 
 /// What a compiler that is stored as it is may add to that.
 const PLAIN_COMPILER_BYTES_MAX: u64 = 4_500_000;
