@@ -185,8 +185,9 @@ pub(super) fn run(
         if job.foreign_files {
             give_away(&root)?;
         }
-        // A compiler under emulation takes minutes, and starts no program of its own.
-        if job.plugin != Plugin::Bundled && !architecture.is_own() {
+        // A program under emulation can start no other of its kind: no compiler, and no worker whose crash it survives.
+        let starts_another = job.plugin != Plugin::Bundled || job.status.is_none();
+        if starts_another && !architecture.is_own() {
             println!("job        {}: left out on another architecture", job.name);
             continue;
         }
