@@ -71,6 +71,8 @@ pub struct Workspace {
 /// Everything a run needs to know.
 #[derive(Debug)]
 pub struct Config {
+    /// Whether the cluster is a simulated one of this process, which ends with it.
+    pub simulated: bool,
     /// Which plugin.
     pub plugin: PluginRef,
     /// Parameters from flags, by name.
@@ -184,6 +186,7 @@ impl Config {
         };
         let written = |file: Result<Option<PathBuf>, Failure>| file.ok().flatten();
         Ok(Self {
+            simulated: false,
             plugin: PluginRef::Bundled {
                 name: "build".to_owned(),
                 directory: None,
@@ -324,6 +327,7 @@ impl Config {
             return Err(problems.0);
         }
         Ok(Self {
+            simulated: false,
             plugin,
             params,
             offered_params: task.offered,

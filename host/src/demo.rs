@@ -148,7 +148,11 @@ impl Stage {
         let masker = console.masker().clone();
         let finished = match self.run_args(args) {
             Ok(run_args) => match Config::resolve(&run_args, &Environment::new(), masker) {
-                Ok(config) => run::run(config, console.clone(), stop).await,
+                Ok(mut config) => {
+                    // Nobody can look on it for what a killed run has left.
+                    config.simulated = true;
+                    run::run(config, console.clone(), stop).await
+                }
                 Err(failures) => Finished::not_started(failures),
             },
             Err(failure) => Finished::not_started(vec![failure]),

@@ -70,6 +70,7 @@ pub struct Finished {
 /// Runs the job that `config` describes against the real cluster.
 pub async fn run(config: Config, console: Console, stop: Stop) -> Finished {
     let record = config.record.clone();
+    let simulated = config.simulated;
     #[cfg(feature = "kubernetes")]
     let mut config = config;
     #[cfg(feature = "kubernetes")]
@@ -114,7 +115,9 @@ pub async fn run(config: Config, console: Console, stop: Stop) -> Finished {
         "plugin `{}` {} ({})",
         plugin.manifest.name, plugin.manifest.version, plugin.digest
     ));
-    if let Some(how_to_find) = run.identity.how_to_find() {
+    if let Some(how_to_find) = run.identity.how_to_find()
+        && !simulated
+    {
         run.console.info(&how_to_find);
     }
     let conclusion = execute(&compiled, run.clone()).await;
