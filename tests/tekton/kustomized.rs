@@ -21,7 +21,13 @@ const FOLDERS: [(&str, Option<&str>); 8] = [
 ];
 
 /// Kinds that belong to no namespace.
-const OF_THE_CLUSTER: [&str; 3] = ["Namespace", "ClusterRole", "ClusterRoleBinding"];
+const OF_THE_CLUSTER: [&str; 5] = [
+    "Namespace",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+];
 
 fn built(folder: &Path) -> Vec<Value> {
     let kubectl = target_directory().join("tools/kubectl/kubectl");
@@ -137,7 +143,7 @@ fn an_image_of_another_name_and_digest_reaches_every_container() {
 #[ignore = "takes kubectl: `cargo xtask setup`"]
 fn the_overlay_of_guards_changes_three_tasks_as_the_tests_do() {
     let documents = own("overlays/guards");
-    let patch = repository().join("tekton/overlays/guards/patch-ask-guards.yaml");
+    let patch = repository().join("tekton/overlays/guards/tasks/patch-policy.yaml");
     let patch = end_to_end::documents(&std::fs::read_to_string(patch).unwrap());
     let tasks = of_kind(&documents, "Task");
     assert_eq!(tasks.len(), 4);
