@@ -1,6 +1,7 @@
 //! Two keys: what a plugin asks for, and what the operator grants.
 
 use end_to_end::{Cluster, Ended, Step, guest};
+use sha2::{Digest as _, Sha256};
 
 /// The lines of the hint that belong into a grants file: as they stand in the log, without its time stamps.
 fn pasted(ended: &Ended) -> String {
@@ -171,4 +172,102 @@ async fn every_ceiling_denies_what_lies_above_it_and_names_its_line() {
         }
         cluster.assert_nothing_left();
     }
+}
+fn pinned_to(digest: &str) -> String {
+    format!("[[grant]]\nplugin = \"build\"\ndigest = \"{digest}\"\ncapabilities = [\"*\"]\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundled_plugin_that_is_pinned_to_another_file_is_denied() {
+    let cluster = Cluster::start().await;
+    let other = format!("sha256:{}", "0".repeat(64));
+    let build = |text: &str| cluster.build("#!/bin/sh\ntrue\n").granted(text);
+    let denied = build(&pinned_to(&other)).ended().await;
+    denied.assert(212, "denied");
+    let own = end_to_end::bundled("build");
+    let own = hex::encode(Sha256::digest(std::fs::read(own).unwrap()));
+    denied.assert_says(&[
+        "plugin `build`, which came with this program, is not the file that its grants are for",
+        &own,
+        &format!("{other} at "),
+        "grants.toml:3",
+        "leave `digest` out",
+    ]);
+    cluster.assert_untouched();
+    // One that fits, and what a run makes of itself, which has none.
+    let first = build(&pinned_to(&format!("sha256:{own}"))).ended().await;
+    first.assert(0, "succeeded");
+    let report = first.scratch().join("report/run.json");
+    let made = Step::new(&["grant", "--from-run", report.to_str().unwrap()])
+        .ended()
+        .await;
+    assert!(
+        made.stdout.contains("# Without a digest: `build`") && !made.stdout.contains("digest ="),
+        "{made}"
+    );
+    build(&made.stdout).ended().await.assert(0, "succeeded");
+    cluster.assert_purged();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grants_file_without_a_word_of_a_bundled_plugin_is_warned_of() {
+    let cluster = Cluster::start().await;
+    for (text, told) in [
+        (
+            "",
+            vec!["has no entry", "has all that it needs, with no ceiling"],
+        ),
+        (
+            "[[grant]]\nplugin = \"biuld\"\n",
+            vec!["is about it", "is `biuld` at ", "grants.toml:2 meant?"],
+        ),
+    ] {
+        let ended = cluster
+            .build("#!/bin/sh\ntrue\n")
+            .granted(text)
+            .ended()
+            .await;
+        ended.assert(0, "succeeded");
+        ended.assert_says(&told);
+        let file = ended.scratch().join("grants.toml");
+        let file = file.to_str().unwrap();
+        for command in ["inspect", "check"] {
+            let shown = Step::new(&["plugin", command, "build", "--grants", file]);
+            let shown = shown.ended().await;
+            assert_eq!(shown.code, Some(0), "{shown}");
+            let both = format!("{}{}", shown.stdout, shown.stderr);
+            told.iter()
+                .for_each(|told| assert!(both.contains(told), "{shown}"));
+        }
+        let doctor = cluster.doctor().flag("--grants", file).ended().await;
+        let both = format!("{}{}", doctor.stdout, doctor.stderr);
+        told.iter()
+            .for_each(|told| assert!(both.contains(told), "{doctor}"));
+    }
+}
+
+/// A shell's variable that is not set must not lift the rules; Tekton's empty parameters stay no more than that.
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_are_typed_as_nothing_are_refused() {
+    let cluster = Cluster::start().await;
+    for (flag, value) in [
+        ("--guard", ""),
+        ("--guard", "allowed-vms,"),
+        ("--guards", ""),
+        ("--grants", ""),
+    ] {
+        let ended = cluster
+            .build("#!/bin/sh\ntrue\n")
+            .flag(flag, value)
+            .ended()
+            .await;
+        assert_eq!(ended.code, Some(2), "{ended}");
+        ended.assert_says(&[&format!("`{flag}` is empty"), "may not be set"]);
+    }
+    cluster.assert_untouched();
+    let mut step = cluster.build("#!/bin/sh\ntrue\n");
+    for variable in ["ORKA_GUARD", "ORKA_GUARDS", "ORKA_GRANTS"] {
+        step = step.environment(variable, "");
+    }
+    step.ended().await.assert(0, "succeeded");
 }

@@ -123,7 +123,9 @@ fn examine(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
         granted: Some(granted),
         differences: differences(&plugin.bytes, &mut failures),
         fits: failures.is_empty(),
-        warnings: unanchored(manifest),
+        warnings: (unanchored(manifest).into_iter())
+            .chain(Grants::not_about(grants.as_ref(), &plugin))
+            .collect(),
         problems: failures
             .iter()
             .map(|failure| failure.message.clone())

@@ -49,10 +49,15 @@ impl Cli {
     pub fn of_process() -> Self {
         let matches = Self::command().get_matches();
         let cli = Self::from_arg_matches(&matches).and_then(|mut cli| {
-            if let (Command::Reap(args), Some((_, of_reap))) =
-                (&mut cli.command, matches.subcommand())
-            {
-                args.prefer_what_was_typed(of_reap)?;
+            match (&mut cli.command, matches.subcommand()) {
+                (Command::Reap(args), Some((_, matches))) => args.prefer_what_was_typed(matches)?,
+                (Command::Run(args) | Command::Task(args), Some((_, matches))) => {
+                    args.refuse_empty_rules(matches)?;
+                }
+                (Command::Doctor(args), Some((_, matches))) => {
+                    args.run.refuse_empty_rules(matches)?;
+                }
+                _ => {}
             }
             Ok(cli)
         });
@@ -394,6 +399,27 @@ fn reap_command() -> clap::Command {
 }
 
 impl RunArgs {
+    /// Refuses what holds a run to rules and was typed as nothing: a shell's variable that is not set would lift them without
+    /// a word. In the environment nothing stands for "not given".
+    fn refuse_empty_rules(&self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        let is_typed = |name| matches.value_source(name) == Some(ValueSource::CommandLine);
+        let is_empty =
+            |path: &Option<PathBuf>| path.as_ref().is_some_and(|it| it.as_os_str().is_empty());
+        let no_guard = self.guards.iter().any(|guard| guard.trim().is_empty());
+        let found = [
+            ("grants", "--grants", is_empty(&self.grants)),
+            ("guard_list", "--guards", is_empty(&self.guard_list)),
+            ("guards", "--guard", no_guard),
+        ];
+        match found.into_iter().find(|(name, _, is_empty)| *is_empty && is_typed(name)) {
+            Some((_, flag, _)) => Err(Cli::command().error(
+                ErrorKind::ValueValidation,
+                format!("`{flag}` is empty: a variable in it may not be set; to run without, leave `{flag}` out"),
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// The same without paths and texts that are empty: a Task's parameter can be empty, but not absent.
     #[must_use]
     pub fn without_empty(mut self) -> Self {

@@ -22,6 +22,7 @@ use crate::cli::GrantArgs;
 use crate::console::Console;
 use crate::failure::{Class, Failure, Kind};
 use crate::mask;
+use crate::plugin::Plugin;
 
 pub use ceilings::Ceilings;
 pub use file::GrantsFile;
@@ -43,6 +44,8 @@ pub struct Grants {
     pub ceilings: Ceilings,
     /// `file:line` of the entry that grants it.
     by: Option<String>,
+    /// Whether the plugin came with this program.
+    bundled: bool,
     /// Who asks, and what decides about it, for hints.
     asker: Option<Arc<Asker>>,
     used: Arc<Mutex<Used>>,
@@ -182,7 +185,8 @@ impl Grants {
     /// What `manifest` asks for and the operator grants.
     ///
     /// A plugin that came with this program (`bundled`) and is not mentioned in the file has its stock grant: all that it
-    /// asks for, and nothing of what it can do without. Any other plugin that is not mentioned has nothing.
+    /// asks for, and nothing of what it can do without. Any other plugin that is not mentioned has nothing, and so has a
+    /// bundled one that is mentioned with the digest of another file only.
     ///
     /// # Errors
     ///
@@ -213,6 +217,12 @@ impl Grants {
             let (position, grant) = file.find(manifest, digest, bundled)?;
             Some((grant, file.place(position)))
         });
+        if bundled
+            && found.is_none()
+            && let Some(denied) = file.and_then(|file| other_file(file, manifest, digest))
+        {
+            return Err(denied);
+        }
         let mut granted = match &found {
             Some((grant, place)) => Self::of(grant, place.clone(), manifest)?,
             None if bundled => Self {
@@ -222,6 +232,7 @@ impl Grants {
             },
             None => Self::default(),
         };
+        granted.bundled = bundled;
         let missing: Vec<String> = manifest
             .capabilities
             .difference(&granted.capabilities)
@@ -230,7 +241,8 @@ impl Grants {
             .map(|name| format!("\"{name}\""))
             .collect();
         if missing.is_empty() {
-            let asker = Asker::of(file, found.as_ref(), manifest, digest, &granted);
+            let pin = pin(found.as_ref(), digest, bundled);
+            let asker = Asker::of(file, found.as_ref(), manifest, pin, &granted);
             granted.asker = Some(Arc::new(asker));
             return Ok(granted);
         }
@@ -251,10 +263,46 @@ impl Grants {
             file,
             found.as_ref(),
             manifest,
-            digest,
+            (digest, pin(found.as_ref(), digest, bundled)),
             &granted,
             more,
         )))
+    }
+
+    /// What there is to say of a grants file that is given and says nothing of this plugin, which has its stock grant
+    /// nevertheless.
+    pub fn not_about(file: Option<&GrantsFile>, plugin: &Plugin) -> Option<String> {
+        let file = file?;
+        let name = &plugin.manifest.name;
+        let is_mentioned = || {
+            let found = file.find(&plugin.manifest, &plugin.digest, plugin.bundled);
+            found.is_some() || file.grants.iter().any(|grant| grant.plugin == *name)
+        };
+        if !plugin.bundled || is_mentioned() {
+            return None;
+        }
+        let has_all = format!(
+            "plugin `{name}`, which came with this program, has all that it needs, with no ceiling"
+        );
+        if file.grants.is_empty() {
+            return Some(format!("{} has no entry: {has_all}", file.shown));
+        }
+        let names = file.grants.iter().map(|grant| grant.plugin.as_str());
+        let near = plugin_manifest::nearest(name, names.filter(|name| *name != "*"));
+        let position = file
+            .grants
+            .iter()
+            .position(|grant| Some(grant.plugin.as_str()) == near);
+        let near = near.zip(position).map(|(near, position)| {
+            let at = file.place(position).member("plugin");
+            let at = at.map(|at| format!(" at {at}")).unwrap_or_default();
+            format!("; is `{near}`{at} meant?")
+        });
+        Some(format!(
+            "no entry of {} is about it: {has_all}{}",
+            file.shown,
+            near.unwrap_or_default()
+        ))
     }
 
     fn of(grant: &Grant, place: Place, manifest: &Manifest) -> Result<Self, Failure> {
@@ -295,6 +343,7 @@ impl Grants {
             secrets: secrets.into_iter().filter(is_asked_for).collect(),
             withheld: withheld.intersection(&asked).copied().collect(),
             by: place.entry(),
+            bundled: false,
             asker: None,
             ceilings: Ceilings::of(grant, place)?,
             used: Arc::default(),
@@ -548,7 +597,7 @@ impl Grants {
     /// What is granted, for people and for the report.
     pub fn granted(&self) -> Granted {
         Granted::new(
-            self.by.clone(),
+            (self.by.clone(), self.bundled),
             self.capabilities.iter().map(ToString::to_string).collect(),
             self.secrets.clone(),
             self.ceilings.written(),
@@ -603,11 +652,10 @@ impl Asker {
         file: Option<&GrantsFile>,
         found: Option<&(&Grant, Place)>,
         manifest: &Manifest,
-        digest: &str,
+        pin: Option<&str>,
         granted: &Grants,
     ) -> Self {
         let asked = manifest.capabilities.union(&manifest.optional_capabilities);
-        let is_stock = found.is_none();
         let names = |capabilities: &BTreeSet<Capability>| {
             capabilities.iter().map(ToString::to_string).collect()
         };
@@ -616,8 +664,7 @@ impl Asker {
             takes_any_secret: manifest.optional_secrets.contains(ANY_SECRET),
             entry: Entry {
                 plugin: manifest.name.clone(),
-                // What came with the program changes with it.
-                digest: (!is_stock).then(|| digest.to_owned()),
+                digest: pin.map(str::to_owned),
                 capabilities: names(&granted.capabilities),
                 secrets: granted.secrets.clone(),
                 ceilings: granted.ceilings.written().clone(),
@@ -698,12 +745,48 @@ fn once(failures: &mut [Failure]) {
     }
 }
 
+/// The digest of an entry for a plugin. One that came with the program changes with it, and is held to by the image's digest:
+/// it has one only where the operator wrote one before.
+fn pin<'a>(found: Option<&(&Grant, Place)>, digest: &'a str, bundled: bool) -> Option<&'a str> {
+    let is_pinned = found.is_some_and(|(grant, _)| grant.digest.is_some());
+    (!bundled || is_pinned).then_some(digest)
+}
+
+/// Why a bundled plugin is denied that the file's entries hold to other files. Without this, what was meant to bind it would
+/// leave it its stock grant, without a ceiling, as soon as the program is another.
+fn other_file(file: &GrantsFile, manifest: &Manifest, digest: &str) -> Option<Failure> {
+    let entries = file.grants.iter().enumerate();
+    let pinned: Vec<(&str, String)> = entries
+        .filter(|(_, grant)| grant.plugin == manifest.name)
+        .filter_map(|(position, grant)| {
+            let place = file.place(position);
+            let at = place.member("digest").or_else(|| place.entry());
+            Some((grant.digest.as_deref()?, at?))
+        })
+        .collect();
+    let (_, first) = pinned.first()?;
+    let name = &manifest.name;
+    let theirs: Vec<String> = pinned
+        .iter()
+        .map(|(digest, at)| format!("{digest} at {at}"))
+        .collect();
+    let message = format!(
+        "plugin `{name}`, which came with this program, is not the file that its grants are for: its digest is {digest}, theirs {}",
+        theirs.join(", ")
+    );
+    let hint = format!(
+        "leave `digest` out, since the digest of the image already holds `{name}` to one file; or change it at {first} to:\n{}",
+        file.form.member("digest", &digest.into())
+    );
+    Some(Failure::denied("run.not-granted", message).with_hint(hint))
+}
+
 /// The entry that would allow all that a plugin asks for, and what it has to take the place of.
 fn how_to_grant(
     file: Option<&GrantsFile>,
     found: Option<&(&Grant, Place)>,
     manifest: &Manifest,
-    digest: &str,
+    (digest, pin): (&str, Option<&str>),
     granted: &Grants,
     more: &More,
 ) -> String {
@@ -769,7 +852,7 @@ fn how_to_grant(
     };
     let mut entry = Entry {
         plugin: manifest.name.clone(),
-        digest: Some(digest.to_owned()),
+        digest: pin.map(str::to_owned),
         capabilities: wanted.iter().map(ToString::to_string).collect(),
         // What it can do without was granted all the same, and stays so.
         secrets,

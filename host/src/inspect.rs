@@ -53,12 +53,13 @@ pub fn inspect(args: &InspectArgs) -> Result<String, Failure> {
             "path": plugin.path, "digest": plugin.digest, "bytes": plugin.bytes.len(), "bundled": plugin.bundled,
             "imports": imports, "manifest": manifest,
             "granted": granted.as_ref().ok().map(Grants::granted),
+            "warning": Grants::not_about(file.as_ref(), &plugin),
             "denied": granted.as_ref().err().map(|failure| failure.message.clone()),
             "used": report.as_ref().map(|(_, _, record)| &record.used),
         });
         return Ok(format!("{value:#}\n"));
     }
-    let mut text = describe(&plugin, &imports, &granted, file.is_some());
+    let mut text = describe(&plugin, &imports, &granted, file.as_ref());
     if let Some((_, digest, record)) = &report {
         used(&mut text, record);
         if digest.as_deref() != Some(&plugin.digest) {
@@ -129,7 +130,7 @@ fn describe(
     plugin: &Plugin,
     imports: &[String],
     granted: &Result<Grants, Failure>,
-    has_grants: bool,
+    file: Option<&GrantsFile>,
 ) -> String {
     let manifest = &plugin.manifest;
     let mut text = String::new();
@@ -191,7 +192,7 @@ fn describe(
         let _ = writeln!(text, "  may use   {secrets}");
     }
     match granted {
-        Err(_) if !has_grants => text.push_str("  granted   nothing without `--grants`\n"),
+        Err(_) if file.is_none() => text.push_str("  granted   nothing without `--grants`\n"),
         Err(failure) => {
             let _ = writeln!(text, "  granted   not enough to start: {failure}");
         }
@@ -207,6 +208,9 @@ fn describe(
             let _ = writeln!(text, "  granted   {} ({by})", names.join(", "));
             for ceiling in granted.ceiling_lines() {
                 let _ = writeln!(text, "            {ceiling}");
+            }
+            if let Some(warning) = Grants::not_about(file, plugin) {
+                let _ = writeln!(text, "            warning: {warning}");
             }
         }
     }

@@ -169,6 +169,9 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
     let given = given_parameters(&plugin.manifest, &config);
     let shown = config.plugin.to_string();
     let params = check_parameters(&plugin.manifest, &given, config.script.as_deref(), &shown)?;
+    if let Some(warning) = Grants::not_about(config.grants.as_ref(), &plugin) {
+        console.warn(&warning);
+    }
     let grants = Grants::intersect_for(
         config.grants.as_ref(),
         &plugin.manifest,

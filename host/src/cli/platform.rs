@@ -22,7 +22,7 @@ Example:
   orka-step plugin task ./mine.wasm --image registry.example.com/orka-step:0.1.0 --plugin-path /plugins/mine.wasm";
 
 pub(super) const GRANT_HELP: &str = "\
-The entry names the plugin with its digest, all capabilities that it needs and those of its optional ones that it used,
+The entry names the plugin with its digest (one that came with the program without), all capabilities that it needs and those of its optional ones that it used,
 and as ceilings what the run used of images, cores, memory, VMs, namespaces, programs, artifacts and time to keep.
 
 Example:

@@ -547,6 +547,16 @@ fn granted(
             plugin.manifest.secrets.len()
         ),
     );
+    if let Some(warning) = Grants::not_about(config.grants.as_ref(), plugin) {
+        return Check::warn(
+            Subject::Grants,
+            warning,
+            format!(
+                "write an entry for `{}`, or one for `*`",
+                plugin.manifest.name
+            ),
+        );
+    }
     let missing: Vec<String> = granted
         .secrets()
         .iter()

@@ -33,6 +33,9 @@ pub struct GrantsFile {
     )]
     #[cfg_attr(test, schemars(with = "Vec<Grant>"))]
     pub(super) grants: Vec<Grant>,
+    /// What it is called in messages.
+    #[serde(skip)]
+    pub(super) shown: String,
     #[serde(skip)]
     pub(super) lines: Lines,
     /// How it is written, and what is to be added to it as well.
@@ -231,6 +234,7 @@ impl GrantsFile {
             let file = toml::from_str(text).map_err(|error| wrong().with_source(error))?;
             (file, toml_lines(text))
         };
+        shown.clone_into(&mut file.shown);
         file.form = form_of(text, is_yaml, &file.grants);
         if let Layout::Below(indent) = file.form.layout {
             for lines in &mut entries {

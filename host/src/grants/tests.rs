@@ -450,6 +450,98 @@ fn a_bundled_plugin_has_its_stock_grant_unless_the_file_names_it() {
     assert!(Grants::intersect(Some(&narrower), &manifest(), "d", true).is_err());
 }
 
+/// What was meant to bind a bundled plugin must not leave it all as soon as the program is another.
+#[test]
+fn a_bundled_plugin_that_is_pinned_to_another_file_is_denied() {
+    let entry = |pinned: &str| {
+        let pinned = digest(pinned);
+        format!(
+            "[[grant]]\nplugin = \"mine\"\ndigest = \"{pinned}\"\ncapabilities = [\"*\"]\nsecrets = [\"*\"]\n"
+        )
+    };
+    let other = entry("b");
+    let failure =
+        Grants::intersect(Some(&file(&other)), &manifest(), &digest("a"), true).unwrap_err();
+    assert_eq!(failure.class, Class::Denied);
+    for said in [digest("a"), format!("{} at grants.toml:3", digest("b"))] {
+        assert!(failure.message.contains(&said), "{failure}");
+    }
+    let hint = failure.hint.as_deref().unwrap();
+    assert!(
+        hint.starts_with("leave `digest` out") && hint.contains("change it at grants.toml:3 to:"),
+        "{hint}"
+    );
+    // Both ways of the hint work.
+    let without = other.replace(&format!("digest = \"{}\"\n", digest("b")), "");
+    let changed = other.replace(
+        &format!("digest = \"{}\"", digest("b")),
+        example_of(&failure),
+    );
+    // A later entry that fits decides.
+    let later = format!("{other}{}", entry("a"));
+    let for_all =
+        format!("{other}[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\nsecrets = [\"*\"]\n");
+    for (text, by) in [(without, 1), (changed, 1), (later, 6), (for_all, 6)] {
+        let granted = Grants::intersect(Some(&file(&text)), &manifest(), &digest("a"), true);
+        let by = format!("grants.toml:{by}");
+        assert_eq!(granted.unwrap().granted().by, Some(by), "{text}");
+    }
+    // Of another name: no entry is about this one.
+    let foreign = other.replace("\"mine\"", "\"other\"");
+    assert!(Grants::intersect(Some(&file(&foreign)), &manifest(), &digest("a"), true).is_ok());
+}
+
+#[test]
+fn an_entry_for_a_bundled_plugin_is_proposed_without_a_digest_unless_it_had_one() {
+    let proposed = |text: &str| {
+        let failure = Grants::intersect(Some(&file(text)), &manifest(), &digest("a"), true);
+        failure.unwrap_err().hint.unwrap()
+    };
+    let narrow = "[[grant]]\nplugin = \"mine\"\ncapabilities = [\"ssh.exec\"]\n";
+    assert!(!proposed(narrow).contains("digest"));
+    assert!(!proposed(&narrow.replace("mine", "*")).contains("digest"));
+    let pinned = format!("{narrow}digest = \"{}\"\n", digest("a"));
+    assert!(proposed(&pinned).contains(&digest("a")));
+}
+
+#[test]
+fn a_file_that_says_nothing_of_a_bundled_plugin_is_warned_of() {
+    let plugin = |bundled| Plugin {
+        bytes: Vec::new(),
+        digest: digest("a"),
+        manifest: Manifest {
+            name: "build".to_owned(),
+            ..manifest()
+        },
+        path: "build.wasm".into(),
+        bundled,
+    };
+    let told = |text: &str| Grants::not_about(Some(&file(text)), &plugin(true));
+    let has_all =
+        "plugin `build`, which came with this program, has all that it needs, with no ceiling";
+    assert_eq!(
+        told("# none\n").unwrap(),
+        format!("the grants file `grants.toml` has no entry: {has_all}")
+    );
+    let other = "[[grant]]\nplugin = \"matrix\"\n";
+    let about = format!("no entry of the grants file `grants.toml` is about it: {has_all}");
+    assert_eq!(told(other).unwrap(), about);
+    let mistyped = format!("{other}[[grant]]\nplugin = \"biuld\"\n");
+    assert_eq!(
+        told(&mistyped).unwrap(),
+        format!("{about}; is `biuld` at grants.toml:4 meant?")
+    );
+    for about_it in [
+        "[[grant]]\nplugin = \"build\"\n",
+        "[[grant]]\nplugin = \"*\"\n",
+    ] {
+        assert_eq!(told(about_it), None);
+    }
+    assert_eq!(Grants::not_about(None, &plugin(true)), None);
+    // Another has nothing, and is told that.
+    assert_eq!(Grants::not_about(Some(&file(other)), &plugin(false)), None);
+}
+
 #[test]
 fn only_what_is_asked_and_granted_is_allowed() {
     let generous = file("[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\nsecrets = [\"*\"]\n");

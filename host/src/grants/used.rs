@@ -1,6 +1,7 @@
 //! What a run asked for, was granted and used, and the narrowest grants file that follows from it.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -53,6 +54,9 @@ pub struct Granted {
     /// `FILE:LINE` of the entry; absent for the stock grant of a bundled plugin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+    /// Whether the plugin came with the program.
+    #[serde(default)]
+    bundled: bool,
     /// Capabilities.
     pub capabilities: BTreeSet<String>,
     /// Secrets.
@@ -109,13 +113,14 @@ impl Asked {
 
 impl Granted {
     pub(super) fn new(
-        by: Option<String>,
+        (by, bundled): (Option<String>, bool),
         capabilities: BTreeSet<String>,
         secrets: BTreeSet<String>,
         ceilings: &CeilingsEntry,
     ) -> Self {
         Self {
             by,
+            bundled,
             capabilities,
             secrets,
             ceilings: ceilings.clone(),
@@ -239,10 +244,18 @@ fn render(plugin: &str, digest: Option<String>, record: &GrantsRecord, form: For
             unused.join(", ")
         );
     }
+    let is_bundled = record.granted.bundled;
+    if is_bundled {
+        // Writing into a `String` cannot fail.
+        let _ = writeln!(
+            text,
+            "# Without a digest: `{plugin}` came with orka-step, and the digest of the image holds it to one file"
+        );
+    }
     let lifetime = Duration::from_secs(record.timeout_seconds);
     let entry = Entry {
         plugin: plugin.to_owned(),
-        digest,
+        digest: digest.filter(|_| !is_bundled),
         // A plugin that is not granted all that it needs does not start, used or not.
         capabilities: asked.capabilities.iter().chain(optional).cloned().collect(),
         secrets: asked.secrets.union(&used.secrets).cloned().collect(),
