@@ -132,6 +132,53 @@ async fn rejects_a_component_without_a_manifest() {
     assert_rejected(&bare, &["it carries no manifest", "plugin.toml"]).await;
 }
 
+/// A component of the contract with a manifest of which nothing is checked here.
+fn with_manifest(manifest: &str) -> Vec<u8> {
+    let mut bytes = component(
+        "package orka:plugin@0.1.0; interface policy { run: func(); } world plugin { export policy; }",
+    );
+    wasm_encoder::Section::append_to(
+        &wasm_encoder::CustomSection {
+            name: "orka:plugin-manifest".into(),
+            data: manifest.as_bytes().into(),
+        },
+        &mut bytes,
+    );
+    bytes
+}
+
+/// What a newer host would read is not what is wrong with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_for_a_newer_host_is_told_that_whatever_else_its_manifest_has() {
+    let manifest = |schema: u32, contract: &str, more: &str| {
+        format!(
+            r#"{{"schema":{schema},"plugin":{{"name":"hello","version":"1.0.0","contract":"{contract}","description":"x"{more}}}}}"#
+        )
+    };
+    let newer = r#","minimum-host":"99.0.0""#;
+    let needs = ["plugin `", "needs orka-step 99.0.0 or later", "this is 0."];
+    for more in [
+        "",
+        r#","colour":"red""#,
+        r#","capabilities":["cluster.fly"]"#,
+    ] {
+        for (schema, contract) in [(1, "0.1"), (2, "0.1"), (1, "0.7")] {
+            let manifest = manifest(schema, contract, &format!("{more}{newer}"));
+            assert_rejected(&with_manifest(&manifest), &needs).await;
+        }
+        let manifest = manifest(1, ">=0.2, <0.4", more);
+        let told = ["was written for contract >=0.2, <0.4; this host provides 0.1"];
+        assert_rejected(&with_manifest(&manifest), &told).await;
+    }
+    let manifest = manifest(2, "0.1", r#","colour":"red""#);
+    let told = [
+        "its manifest is wrong",
+        "the manifest has schema 2",
+        "use a newer host image",
+    ];
+    assert_rejected(&with_manifest(&manifest), &told).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rejects_a_contract_it_does_not_provide_naming_both_versions() {
     for version in ["0.2.0", "1.1.0"] {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
-use plugin_manifest::{ContractVersion, Manifest};
+use plugin_manifest::{ContractRange, Manifest};
 use rand::SeedableRng as _;
 use tokio::time::timeout;
 
@@ -119,7 +119,7 @@ fn nothing_but(name: String, version: &str) -> Manifest {
     Manifest {
         name,
         version: version.parse().unwrap_or(semver::Version::new(0, 0, 0)),
-        contract: ContractVersion { major, minor },
+        contract: ContractRange::of(major, minor),
         description: String::new(),
         minimum_host: None,
         capabilities: BTreeSet::new(),

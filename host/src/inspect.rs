@@ -149,11 +149,7 @@ fn describe(
         plugin.bytes.len()
     );
     let _ = writeln!(text, "  digest    {}", plugin.digest);
-    let _ = writeln!(
-        text,
-        "  contract  {}.{}",
-        manifest.contract.major, manifest.contract.minor
-    );
+    let _ = writeln!(text, "  contract  {}", manifest.contract);
     let asked: Vec<String> = manifest
         .capabilities
         .iter()

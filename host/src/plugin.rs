@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use plugin_manifest::{Manifest, WasmKind};
+use plugin_manifest::{Demands, Manifest, WasmKind};
 use sha2::{Digest as _, Sha256};
 
 use crate::aot;
@@ -281,11 +281,14 @@ impl Plugin {
             .with_source(error)
             .with_hint("copy it again and compare its SHA-256 with the original's")
         };
+        check_demands(&bytes, "plugin", shown)?;
         check_contract(&bytes, shown).map_err(|problem| problem.unwrap_or_else(damaged))?;
         let manifest = Manifest::from_component(&bytes)
             .map_err(|error| {
-                Failure::plugin_rejected("plugin.manifest", format!("cannot load plugin `{shown}`: its manifest is wrong"))
-                    .with_source(error)
+                let is_newer = matches!(error, plugin_manifest::Error::NewerSchema { .. });
+                let failure = Failure::plugin_rejected("plugin.manifest", format!("cannot load plugin `{shown}`: its manifest is wrong"))
+                    .with_source(error);
+                if is_newer { failure.with_hint("use a newer host image") } else { failure }
             })?
             .ok_or_else(|| {
                 reject(
@@ -294,7 +297,6 @@ impl Plugin {
                     "write a `plugin.toml` beside its source; the build packs it into the component".to_owned(),
                 )
             })?;
-        check_manifest(&manifest, shown)?;
         let digest = format!("sha256:{}", hex::encode(Sha256::digest(&bytes)));
         Ok(Self {
             bytes,
@@ -418,27 +420,30 @@ pub(crate) fn same_minor(version: &str) -> bool {
     })
 }
 
-fn check_manifest(manifest: &Manifest, shown: &str) -> Result<(), Failure> {
-    let (major, minor) = CONTRACT_VERSION;
-    if (manifest.contract.major, manifest.contract.minor) != (major, minor) {
-        return Err(Failure::plugin_rejected(
-            "plugin.contract-version",
-            format!(
-                "plugin `{shown}` was written for contract {}.{}; this host provides {major}.{minor}",
-                manifest.contract.major, manifest.contract.minor
-            ),
-        )
-        .with_hint("use a plugin or a host image of the same contract version"));
-    }
+/// Compares what a component's manifest demands of the host with this one, before the rest of it is read: what a newer host
+/// would know may be what this one cannot read.
+pub(crate) fn check_demands(bytes: &[u8], what: &str, shown: &str) -> Result<(), Failure> {
+    let Demands {
+        minimum_host,
+        contract,
+    } = Manifest::demands(bytes);
     let own = semver::Version::parse(env!("CARGO_PKG_VERSION"))
         .map_err(|error| Failure::internal("own version is not a version").with_source(error))?;
-    match &manifest.minimum_host {
-        Some(minimum) if *minimum > own => Err(Failure::plugin_rejected(
+    if let Some(minimum) = minimum_host.filter(|minimum| *minimum > own) {
+        return Err(Failure::plugin_rejected(
             "plugin.minimum-host",
-            format!("plugin `{shown}` needs orka-step {minimum} or newer; this is {own}"),
+            format!("{what} `{shown}` needs orka-step {minimum} or later; this is {own}"),
         )
-        .with_hint("use a newer host image")),
-        _ => Ok(()),
+        .with_hint("use a newer host image"));
+    }
+    let (major, minor) = CONTRACT_VERSION;
+    match contract.filter(|contract| !contract.holds(major, minor)) {
+        Some(contract) => Err(Failure::plugin_rejected(
+            "plugin.contract-version",
+            format!("{what} `{shown}` was written for contract {contract}; this host provides {major}.{minor}"),
+        )
+        .with_hint(format!("use a {what} or a host image of the same contract version"))),
+        None => Ok(()),
     }
 }
 

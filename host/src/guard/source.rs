@@ -8,7 +8,8 @@ use sha2::{Digest as _, Sha256};
 use crate::aot;
 use crate::failure::Failure;
 use crate::plugin::remote::is_remote;
-use crate::plugin::{CONTRACT_PACKAGE, CONTRACT_VERSION, POLICY_EXPORT, PluginRef, same_minor};
+use crate::plugin::{CONTRACT_PACKAGE, CONTRACT_VERSION, POLICY_EXPORT, PluginRef};
+use crate::plugin::{check_demands, same_minor};
 
 /// What a guard must export.
 pub(crate) const GUARD_EXPORT: &str = "orka:plugin/guarding@";
@@ -209,6 +210,7 @@ impl GuardSource {
             )
             .with_hint("find out who changed the file; if it is right, pin its new digest"));
         }
+        check_demands(&bytes, "guard", shown).map_err(as_denial)?;
         check_world(&bytes, shown)?;
         let manifest = Manifest::from_component(&bytes)
             .map_err(|error| refused(shown, "its manifest is wrong").with_source(error))?;

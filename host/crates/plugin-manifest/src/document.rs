@@ -38,7 +38,8 @@ pub(crate) struct PluginTable {
     pub(crate) name: String,
     /// Its version, such as `1.2.3`.
     pub(crate) version: String,
-    /// The version of the contract that it was written for, such as `0.1`.
+    /// The version of the contract that it was written for, such as `0.1`; or a range, such as `>=0.1, <0.3`, of a plugin
+    /// that does without what the later ones add.
     pub(crate) contract: String,
     /// What it does, in a sentence.
     pub(crate) description: String,

@@ -15,6 +15,7 @@
 mod capability;
 #[cfg(feature = "componentize")]
 mod componentize;
+mod contract;
 mod document;
 mod error;
 mod manifest;
@@ -30,10 +31,11 @@ mod fixture;
 pub use capability::{Capability, UnknownCapability};
 #[cfg(feature = "componentize")]
 pub use componentize::componentize;
+pub use contract::{ContractRange, Demands};
 #[cfg(feature = "schema")]
 pub use document::schema;
 pub use error::Error;
-pub use manifest::{ANY_SECRET, ContractVersion, Manifest, NAME_BYTES_MAX, ResultDeclaration};
+pub use manifest::{ANY_SECRET, Manifest, NAME_BYTES_MAX, ResultDeclaration};
 pub use parameter::{
     Ceiling, Items, Parameter, ParameterType, ParameterValue, Pattern, is_secret_name,
 };

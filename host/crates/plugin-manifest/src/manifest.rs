@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::str::FromStr;
 
 use semver::Version;
 
+use crate::contract::{ContractRange, Demands};
 use crate::document::{Document, ParameterTable, PluginTable, TypeName};
 use crate::parameter::{Pattern, SECRET_NAME_BYTES_MAX, is_secret_name};
 use crate::resolve::{check_items, check_value};
@@ -29,8 +29,8 @@ pub struct Manifest {
     pub name: String,
     /// The plugin's own version.
     pub version: Version,
-    /// The version of `orka:plugin` it was written for.
-    pub contract: ContractVersion,
+    /// The versions of `orka:plugin` it is for.
+    pub contract: ContractRange,
     /// What it does, in a sentence for people.
     pub description: String,
     /// The oldest host it works with, where it matters.
@@ -58,41 +58,6 @@ pub struct ResultDeclaration {
     pub description: String,
 }
 
-/// A version of the contract `orka:plugin`: major and minor, since patches do not change what fits what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ContractVersion {
-    /// Changes when old plugins stop fitting.
-    pub major: u64,
-    /// Changes when something is added.
-    pub minor: u64,
-}
-
-impl fmt::Display for ContractVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
-
-impl FromStr for ContractVersion {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        // A patch number is added so that semver, with its rules about leading zeros, judges both numbers.
-        match Version::parse(&format!("{text}.0")) {
-            Ok(Version {
-                major,
-                minor,
-                pre,
-                build,
-                ..
-            }) if pre.is_empty() && build.is_empty() => Ok(Self { major, minor }),
-            _ => Err(format!(
-                "`{text}` is no contract version, expected two numbers such as `0.1`"
-            )),
-        }
-    }
-}
-
 impl Manifest {
     /// Parses a `plugin.toml`.
     ///
@@ -115,6 +80,19 @@ impl Manifest {
             return Ok(None);
         };
         Self::check(Document::parse_json(bytes)?).map(Some)
+    }
+
+    /// What the manifest in a component demands of the host, whether or not the rest of it can be read: a manifest that was
+    /// written for a newer host may have members and capabilities that this version does not know.
+    ///
+    /// Nothing where there is no manifest, or none that can be found; that is told by [`Manifest::from_component`].
+    pub fn demands(component: &[u8]) -> Demands {
+        let section = wasm::manifest_section(component);
+        section
+            .ok()
+            .flatten()
+            .map(Demands::read)
+            .unwrap_or_default()
     }
 
     /// Copies a component with this manifest in it, in place of any it had. Everything else stays byte for byte.
@@ -172,7 +150,7 @@ impl Check {
         self.name("plugin", &name);
         self.text("the description", &description);
         let version = self.version("version", &version);
-        let contract = self.parsed("contract", contract.parse::<ContractVersion>());
+        let contract = self.parsed("contract", contract.parse::<ContractRange>());
         let minimum_host = minimum_host.map(|text| self.version("minimum-host", &text));
         let capabilities: BTreeSet<Capability> = capabilities
             .iter()

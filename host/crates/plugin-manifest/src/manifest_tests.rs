@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::{ContractVersion, Manifest};
+use super::{ContractRange, Manifest};
 use crate::fixture::FULL;
 use crate::{Capability, Error, ParameterType, ParameterValue, Pattern};
 
@@ -36,7 +36,7 @@ fn reads_every_member() {
         ("build", "Builds on a VM")
     );
     assert_eq!(manifest.version.to_string(), "0.1.0");
-    assert_eq!(manifest.contract, ContractVersion { major: 0, minor: 1 });
+    assert_eq!(manifest.contract, ContractRange::of(0, 1));
     assert_eq!(manifest.minimum_host.as_ref().unwrap().to_string(), "0.1.0");
     let capabilities = [Capability::ClusterDeploy, Capability::SshExec];
     assert_eq!(manifest.capabilities, BTreeSet::from(capabilities));
