@@ -36,19 +36,8 @@ pub const ARTIFACTS_MANIFEST: &str = "artifacts-manifest";
 /// The same as Tekton Chains reads it.
 pub const ARTIFACT_OUTPUTS: &str = "ARTIFACT_OUTPUTS";
 
-/// The host's own results: a plugin cannot set them.
-pub const OWN: [&str; 10] = [
-    "vm-name",
-    KEPT_VM,
-    KEPT_UNTIL,
-    "outcome",
-    "exit-status",
-    ARTIFACTS_DIGEST,
-    ARTIFACTS_MANIFEST,
-    ARTIFACT_OUTPUTS,
-    "duration-seconds",
-    "leftovers",
-];
+/// The host's own results: a plugin can neither declare nor set them.
+pub const OWN: [&str; 10] = plugin_manifest::HOST_RESULTS;
 
 /// What is left out first where results together would be too large. The first three can be had from the workspace or the
 /// report; the rest is never left out.

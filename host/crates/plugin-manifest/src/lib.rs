@@ -44,6 +44,20 @@ pub use suggest::nearest;
 pub use text::{is_disguise, on_one_line};
 pub use wasm::{MANIFEST_BYTES_MAX, MANIFEST_SECTION, WasmKind, exports, imports, kind};
 
+/// The results of every run, which the host sets. No plugin declares one of them: a Task would have it twice.
+pub const HOST_RESULTS: [&str; 10] = [
+    "vm-name",
+    "kept-vm",
+    "kept-until",
+    "outcome",
+    "exit-status",
+    "artifacts-digest",
+    "artifacts-manifest",
+    "ARTIFACT_OUTPUTS",
+    "duration-seconds",
+    "leftovers",
+];
+
 /// The parameters of `build` that the StepAction has: names, numbers and globs, which come by the environment, where Kubernetes
 /// alters `$$` and `$(NAME)`.
 pub const STEP_ACTION_PARAMETERS: [&str; 14] = [

@@ -10,7 +10,10 @@ use crate::document::{Document, ParameterTable, PluginTable, TypeName};
 use crate::parameter::{Pattern, SECRET_NAME_BYTES_MAX, is_secret_name};
 use crate::resolve::{check_items, check_value};
 use crate::text::{is_deceptive, on_one_line};
-use crate::{Capability, Error, Parameter, ParameterProblem, ParameterType, ParameterValue, wasm};
+use crate::{
+    Capability, Error, HOST_RESULTS, Parameter, ParameterProblem, ParameterType, ParameterValue,
+    wasm,
+};
 
 /// The longest name of a plugin, parameter or result, in bytes: that of a DNS label, so that names fit into the names
 /// of Kubernetes objects.
@@ -190,6 +193,11 @@ impl Check {
         }
         for (name, result) in &document.results {
             self.name("result", name);
+            if HOST_RESULTS.contains(&name.as_str()) {
+                self.problem(format!(
+                    "result `{name}` is the host's own, which every run has; call it otherwise"
+                ));
+            }
             self.text(
                 &format!("the description of result `{name}`"),
                 &result.description,

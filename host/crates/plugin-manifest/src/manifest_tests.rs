@@ -155,6 +155,19 @@ fn names_are_checked() {
     );
 }
 
+/// A Task of the plugin would have such a result twice.
+#[test]
+fn a_result_cannot_be_called_as_one_of_the_hosts() {
+    for name in ["outcome", "vm-name", "leftovers"] {
+        let message = refusal(with(&format!("[results.{name}]\ndescription = \"x\"\n")));
+        assert!(
+            message.contains(&format!("result `{name}` is the host's own")),
+            "{message}"
+        );
+    }
+    with("[results.outcomes]\ndescription = \"x\"\n").unwrap();
+}
+
 #[test]
 fn a_secret_cannot_be_named_like_a_path() {
     for name in ["", ".", "..", "a/b", "a b"] {
