@@ -240,7 +240,16 @@ impl Plugin {
             Failure::plugin_rejected(code, format!("cannot load plugin `{shown}`: {problem}"))
                 .with_hint(hint)
         };
-        match plugin_manifest::kind(&bytes) {
+        let kind = plugin_manifest::kind(&bytes);
+        let is_code = shown.ends_with(".cwasm") || plugin_engine::Sealed::parse(&bytes).is_some();
+        if is_code && matches!(kind, WasmKind::Elf | WasmKind::NotWasm) {
+            return Err(reject(
+                "plugin.precompiled",
+                "it is code that was compiled ahead of time, which is never given by itself",
+                "give the `.wasm` file that it was made of: the code is found beside a plugin that came with the program, or in the directory of `--plugin-cache`".to_owned(),
+            ));
+        }
+        match kind {
             WasmKind::Component => {}
             WasmKind::CoreModule => {
                 return Err(reject(
@@ -487,6 +496,11 @@ mod tests {
         assert_eq!(code(b""), "plugin.not-wasm");
         assert_eq!(code(b"garbage that is long enough"), "plugin.not-wasm");
         assert_eq!(code(b"\x7fELF\x02\x01\x01\0"), "plugin.not-wasm");
+        for code in [&b"\x7fELF\x02\x01\x01\0"[..], b"\x1f\x8b packed"] {
+            let failure = Plugin::check(code.to_vec(), "dist/x.cwasm").unwrap_err();
+            assert_eq!(failure.code, "plugin.precompiled");
+            assert!(failure.hint.unwrap().starts_with("give the `.wasm` file"));
+        }
         assert_eq!(code(b"\0asm\x01\0\0\0"), "plugin.core-module");
         assert_eq!(
             code(b"\0asm\x0d\0\x01\0"),
