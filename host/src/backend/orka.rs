@@ -20,7 +20,7 @@ use crate::failure::{Class, Failure, Kind};
 use crate::ledger::BlackBox;
 
 /// Orka 3's own default, and the smallest number of cores that Orka 2 accepts.
-const CPU_CORES_DEFAULT: u32 = 3;
+pub(crate) const CPU_CORES_DEFAULT: u32 = 3;
 
 /// The code of an answer that says that the server does not have the call at all.
 pub(crate) const NO_SUCH_CALL: &str = "orka.no-such-call";
@@ -372,9 +372,10 @@ fn stored_config(config: VmConfig) -> StoredConfig {
     StoredConfig {
         image: config.image,
         cpu_cores: config.cpu,
+        // Whole ones: what a config was made with is never read back as more.
         memory_mib: config
             .memory_gib
-            .map(|gib| (gib * MIB_PER_GIB).round() as u32),
+            .map(|gib| (gib * MIB_PER_GIB).floor() as u32),
     }
 }
 

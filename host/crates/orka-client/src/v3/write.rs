@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::lenient::{self, Object};
 use crate::placement::{NodeAddresses, Placement};
 use crate::spec::{DeployRequest, Display, Scheduler, VmConfigSpec};
+use crate::validate;
 use crate::vm::{DeployedVm, VmState};
 
 /// How many minutes longer than this client the server may wait for a VM.
@@ -112,11 +113,11 @@ struct Machine<'a> {
 
 /// Adds what was given; blanks and the "automatic" memory are left out, since the API takes them for values.
 fn put_machine(body: &mut Object, machine: &Machine<'_>) {
-    // The API rounds to tenths itself; sending them keeps what was sent and what is shown alike.
+    // The API rounds to tenths itself, also upwards, where a ceiling may lie.
     let memory = machine
         .memory_gib
         .filter(|gib| *gib > 0.0)
-        .map(|gib| (gib * 10.0).round() / 10.0);
+        .map(|gib| validate::tenths_of_gib(gib) / 10.0);
     // The API refuses `netBoost` with `legacyIO`, also by its own default.
     let net_boost = if machine.legacy_io == Some(true) {
         Some(false)

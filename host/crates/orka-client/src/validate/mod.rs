@@ -155,6 +155,14 @@ pub fn orka2_cpus(cores: u32, vcpus: Option<u32>) -> Result<(), Error> {
     }
 }
 
+/// Memory in tenths of a GiB, as Orka 3 counts it: never more than was asked for in whole MiB, so that a limit on those holds.
+/// A tenth itself stays what it is, though most are no whole number of MiB: 9.8 GiB is asked for as 10035 MiB.
+pub(crate) fn tenths_of_gib(gib: f64) -> f64 {
+    const MIB_IN_TENTHS: f64 = 10.0 / 1024.0;
+    // The last tenth that begins before the next MiB does.
+    (gib * 10.0 + MIB_IN_TENTHS).ceil() - 1.0
+}
+
 /// Checks the memory of a VM in GiB; 0 stands for the cluster's choice.
 ///
 /// # Errors
@@ -166,6 +174,12 @@ pub fn memory(gib: Option<f64>) -> Result<(), Error> {
             format!("the memory of {gib} GiB"),
             "it must be a number of GiB",
             "leave it out to let the cluster choose",
+        )),
+        // Less would be sent as nothing, which is the cluster's choice and may be more.
+        Some(gib) if gib > 0.0 && tenths_of_gib(gib) < 1.0 => Err(Error::invalid_with_hint(
+            format!("the memory of {gib} GiB"),
+            "Orka counts it in tenths of a GiB",
+            "ask for more, or leave it out to let the cluster choose",
         )),
         _ => Ok(()),
     }

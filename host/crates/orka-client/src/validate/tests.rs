@@ -241,6 +241,31 @@ fn refuses_ports_that_are_taken_or_reserved_twice() {
     }
 }
 
+/// Every whole number of MiB is at least what is sent for it; a tenth that somebody asks for stays one.
+#[test]
+fn tenths_of_a_gib_are_never_more_than_the_mib_asked_for() {
+    for mib in 102..=20_000_u32 {
+        let tenths = tenths_of_gib(f64::from(mib) / 1024.0);
+        assert!(
+            (tenths * 102.4).floor() <= f64::from(mib),
+            "{mib}: {tenths}"
+        );
+        assert!(
+            ((tenths + 1.0) * 102.4).floor() > f64::from(mib),
+            "{mib}: {tenths}"
+        );
+    }
+    for tenths in 1..=1000_u32 {
+        let gib = f64::from(tenths) / 10.0;
+        assert_eq!(tenths_of_gib(gib), f64::from(tenths));
+        for mib in [(gib * 1024.0).round(), (gib * 1024.0).floor()] {
+            assert_eq!(tenths_of_gib(mib / 1024.0), f64::from(tenths));
+        }
+    }
+    assert!(memory(Some(0.099)).is_err());
+    memory(Some(0.1)).unwrap();
+}
+
 #[test]
 fn refuses_memory_and_displays_out_of_range() {
     for gib in [-1.0, f64::NAN, f64::INFINITY] {
