@@ -271,3 +271,39 @@ async fn rules_that_are_typed_as_nothing_are_refused() {
     }
     step.ended().await.assert(0, "succeeded");
 }
+
+/// Orka 3 counts memory in tenths of a GiB, and must not be sent more of them than the ceiling has.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_is_not_rounded_beyond_its_ceiling() {
+    let grant = "[[grant]]\nplugin = \"build\"\ncapabilities = [\"*\"]\n[grant.ceilings]\nmemory-mib = 10000\n";
+    let cluster = Cluster::with(Cluster::orka3()).await;
+    let build = |memory: &str| {
+        let step = cluster.build("#!/bin/sh\ntrue\n").granted(grant);
+        step.param("memory", memory)
+    };
+    for memory in ["9.76", "0"] {
+        build(memory).ended().await.assert(0, "succeeded");
+    }
+    build("9.8").ended().await.assert(212, "denied");
+    let requests = cluster.sim.state().requests;
+    let bodies = requests
+        .iter()
+        .filter_map(|it| serde_json::from_str::<serde_json::Value>(&it.body).ok());
+    let sent: Vec<_> = bodies
+        .filter_map(|body| body.get("memory")?.as_f64())
+        .collect();
+    assert_eq!(sent, [9.7, 9.7]);
+    cluster.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_ends_at_its_grants_lifetime_is_told_the_line() {
+    let cluster = Cluster::start().await;
+    let grant = "[[grant]]\nplugin = \"build\"\ncapabilities = [\"*\"]\n[grant.ceilings]\nlifetime = \"3s\"\n";
+    let step = cluster.build("#!/bin/sh\nsleep 60\n").granted(grant);
+    let ended = step.without("--timeout").ended().await;
+    ended.assert(218, "timed-out");
+    ended.assert_says(&["the operator can raise `lifetime`", "grants.toml:5"]);
+    assert!(!ended.stderr.contains("raise `--timeout`"), "{ended}");
+    cluster.assert_purged();
+}

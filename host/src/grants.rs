@@ -46,6 +46,8 @@ pub struct Grants {
     by: Option<String>,
     /// Whether the plugin came with this program.
     bundled: bool,
+    /// Whether the run's deadline is the grant's.
+    is_deadline_granted: bool,
     /// Who asks, and what decides about it, for hints.
     asker: Option<Arc<Asker>>,
     used: Arc<Mutex<Used>>,
@@ -344,6 +346,7 @@ impl Grants {
             withheld: withheld.intersection(&asked).copied().collect(),
             by: place.entry(),
             bundled: false,
+            is_deadline_granted: false,
             asker: None,
             ceilings: Ceilings::of(grant, place)?,
             used: Arc::default(),
@@ -533,9 +536,9 @@ impl Grants {
     /// # Errors
     ///
     /// `denied`, naming the ceiling.
-    pub fn admit_vm(&self, spec: &mut VmSpec) -> Result<(), Failure> {
-        self.ceilings
-            .admit(&spec.image, &mut spec.cpu_cores, &mut spec.memory_mib)?;
+    pub fn admit_vm(&self, spec: &mut VmSpec, is_orka2: bool) -> Result<(), Failure> {
+        let (cores, memory) = (&mut spec.cpu_cores, &mut spec.memory_mib);
+        self.ceilings.admit(&spec.image, cores, memory, is_orka2)?;
         let mut used = self.used();
         used.images.insert(spec.image.clone());
         if let Some(cores) = spec.cpu_cores {
@@ -545,6 +548,31 @@ impl Grants {
             Used::raise(&mut used.memory_mib, memory);
         }
         Ok(())
+    }
+
+    /// How long the run may last, as [`Ceilings::admit_lifetime`]; notes it.
+    ///
+    /// # Errors
+    ///
+    /// `denied` where more was asked for than granted, naming the ceiling.
+    pub fn admit_lifetime(
+        &mut self,
+        timeout: Duration,
+        default: Duration,
+    ) -> Result<Duration, Failure> {
+        let admitted = self.ceilings.admit_lifetime(timeout, default)?;
+        self.is_deadline_granted = self.ceilings.lifetime == Some(admitted);
+        Ok(admitted)
+    }
+
+    /// That the run's deadline has passed, with what would have to change.
+    pub fn deadline_passed(&self) -> Failure {
+        let failure = Failure::deadline();
+        if self.is_deadline_granted {
+            failure.with_hint(self.ceilings.how_to_raise("lifetime"))
+        } else {
+            failure
+        }
     }
 
     /// Lets the run into an Orka namespace, and notes it.

@@ -172,7 +172,7 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
     if let Some(warning) = Grants::not_about(config.grants.as_ref(), &plugin) {
         console.warn(&warning);
     }
-    let grants = Grants::intersect_for(
+    let mut grants = Grants::intersect_for(
         config.grants.as_ref(),
         &plugin.manifest,
         &plugin.digest,
@@ -186,7 +186,6 @@ fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec
         check_ignore_files(&plugin.manifest, &params, &workspace.dir, until).map_err(one)?;
     }
     let timeout = grants
-        .ceilings
         .admit_lifetime(config.timeout, cli::TIMEOUT_DEFAULT)
         .map_err(one)?;
     if timeout < config.timeout {
@@ -428,12 +427,16 @@ fn judge(run: &RunContext, ending: Ending) -> Result<Option<Exit>, Failure> {
     // told, as languages with exceptions do, has not failed by itself.
     let told = |failure: Failure| run.class_of(&failure.code).is_some().then_some(failure);
     let stopped = told(Failure::cancelled()).map(|_| cancelled(run));
-    let told_to_stop = || stopped.clone().or_else(|| told(Failure::deadline()));
+    let told_to_stop = || {
+        stopped
+            .clone()
+            .or_else(|| told(run.grants.deadline_passed()))
+    };
     match ending {
         Ending::Dropped => {
             let failure = match run.stop.signal() {
                 Some(_) => cancelled(run),
-                None => Failure::deadline(),
+                None => run.grants.deadline_passed(),
             };
             Err(trap::with_last_calls(run, failure)
                 .with_detail("how the plugin ended", "it did not answer and was dropped"))

@@ -462,7 +462,7 @@ impl RunContext {
         tokio::select! {
             biased;
             () = self.stop.stopped() => Failure::cancelled(),
-            () = sleep_until(self.deadline) => Failure::deadline(),
+            () = sleep_until(self.deadline) => self.grants.deadline_passed(),
         }
     }
 
@@ -476,7 +476,7 @@ impl RunContext {
             return Err(Failure::cancelled());
         }
         if Instant::now() >= self.deadline {
-            return Err(Failure::deadline());
+            return Err(self.grants.deadline_passed());
         }
         Ok(())
     }

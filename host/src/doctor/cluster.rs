@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use orka_client::{
-    Client, ClientConfig, Credentials, Error, Generation, Image, RetryPolicy, SignOut, validate,
+    Client, ClientConfig, Credentials, Error, Generation, Image, RetryPolicy, SignOut,
+    VersionChoice, validate,
 };
 use tokio::time::{sleep, timeout};
 
@@ -43,8 +44,10 @@ const BEHIND_SIGN_IN: [Subject; 3] = [Subject::Namespace, Subject::Image, Subjec
 /// Asks the cluster everything that can be asked.
 pub(super) async fn examine(mut plan: Plan, console: &Console, stop: &Stop, checks: &mut Checks) {
     let supposed = plan.namespace.clone();
+    let supposed_orka2 =
+        matches!(&plan.client, Some(config) if config.version == VersionChoice::V2);
     let Some(config) = client_config(&plan) else {
-        plan.judge(supposed, console, checks).await;
+        plan.judge(supposed, supposed_orka2, console, checks).await;
         checks.skip(&BEHIND_ENDPOINT, "no endpoint is known to ask");
         return;
     };
@@ -65,13 +68,13 @@ pub(super) async fn examine(mut plan: Plan, console: &Console, stop: &Stop, chec
                 &BEHIND_ENDPOINT,
                 "the endpoint does not answer as it should",
             );
-            plan.judge(supposed, console, checks).await;
+            plan.judge(supposed, supposed_orka2, console, checks).await;
             return;
         }
     };
     let is_orka3 = client.generation() == Generation::Orka3;
     let namespace = is_orka3.then(|| client.namespace().to_owned());
-    plan.judge(namespace, console, checks).await;
+    plan.judge(namespace, !is_orka3, console, checks).await;
     checks.add(endpoint(&client));
     let mut visit = Visit {
         client,

@@ -28,6 +28,7 @@ impl Judges {
     pub(super) async fn ask(
         self,
         namespace: Option<String>,
+        is_orka2: bool,
         console: &Console,
         checks: &mut Checks,
     ) -> Vec<VmSpec> {
@@ -45,7 +46,8 @@ impl Judges {
         }
         if let Some((ceilings, check)) = self.granted {
             let admitted = specs.iter_mut().try_for_each(|spec| {
-                ceilings.admit(&spec.image, &mut spec.cpu_cores, &mut spec.memory_mib)
+                let (cores, memory) = (&mut spec.cpu_cores, &mut spec.memory_mib);
+                ceilings.admit(&spec.image, cores, memory, is_orka2)
             });
             checks.add(match admitted {
                 Ok(()) => check,

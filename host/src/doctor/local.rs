@@ -60,11 +60,12 @@ impl Plan {
     pub(super) async fn judge(
         &mut self,
         namespace: Option<String>,
+        is_orka2: bool,
         console: &Console,
         checks: &mut Checks,
     ) {
         let judges = std::mem::take(&mut self.judges);
-        let specs = judges.ask(namespace, console, checks).await;
+        let specs = judges.ask(namespace, is_orka2, console, checks).await;
         let cpu = specs.iter().filter_map(|spec| spec.cpu_cores).max();
         self.demand.cpu = cpu.unwrap_or(self.demand.cpu);
         self.images = specs.into_iter().map(|spec| spec.image).collect();
@@ -547,15 +548,13 @@ fn granted(
             plugin.manifest.secrets.len()
         ),
     );
-    if let Some(warning) = Grants::not_about(config.grants.as_ref(), plugin) {
-        return Check::warn(
-            Subject::Grants,
-            warning,
-            format!(
-                "write an entry for `{}`, or one for `*`",
-                plugin.manifest.name
-            ),
+    if let Some(warning) = Grants::not_about(grants, plugin) {
+        let hint = format!(
+            "write an entry for `{}`, or one for `*`",
+            plugin.manifest.name
         );
+        let check = Check::warn(Subject::Grants, warning, hint);
+        return Ok((granted.ceilings, check));
     }
     let missing: Vec<String> = granted
         .secrets()
@@ -589,7 +588,7 @@ fn specs(args: &DoctorArgs, params: &BTreeMap<String, String>) -> Vec<VmSpec> {
     });
     let spec = |image| VmSpec {
         image,
-        cpu_cores: Some(cpu),
+        cpu_cores: asked_cores(args, params),
         vcpus,
         memory_mib: text(params, "memory").and_then(|gib| memory_mib(&gib)),
         vnc_console: is_set("vnc-console").then_some(true),
@@ -640,10 +639,12 @@ fn items(params: &BTreeMap<String, String>, name: &str) -> Vec<String> {
 }
 
 fn cpu(args: &DoctorArgs, params: &BTreeMap<String, String>) -> u32 {
+    asked_cores(args, params).unwrap_or(CPU_CORES_DEFAULT)
+}
+
+fn asked_cores(args: &DoctorArgs, params: &BTreeMap<String, String>) -> Option<u32> {
     let from_params = || params.get("cpu-count")?.parse().ok();
-    args.cpu_count
-        .or_else(from_params)
-        .unwrap_or(CPU_CORES_DEFAULT)
+    args.cpu_count.or_else(from_params)
 }
 
 fn demand(args: &DoctorArgs, params: &BTreeMap<String, String>) -> Demand {

@@ -5,8 +5,10 @@ use std::time::Duration;
 use globset::GlobSet;
 use guest_ssh::Limits;
 use humantime::format_duration;
+use orka_client::validate::ORKA2_CPU_COUNTS;
 
 use super::file::{CeilingsEntry, Grant, Place, duration, globs, size};
+use crate::backend::orka::CPU_CORES_DEFAULT;
 use crate::failure::Failure;
 
 /// A plugin that loops over deploys must not empty the cluster: a run that needs more says so in its grant.
@@ -110,8 +112,9 @@ impl Ceilings {
         &self.written
     }
 
-    /// Lets a VM of this shape through. What the shape leaves open is set to the ceiling where there is one: the
-    /// cluster's own choice could lie above it.
+    /// Lets a VM of this shape through. Cores that the shape leaves open are those that the contract promises, or fewer where
+    /// the ceiling is lower, and of Orka 2 a number that it has. Memory that it leaves open is set to the ceiling where there is
+    /// one: the cluster's own choice could lie above it.
     ///
     /// # Errors
     ///
@@ -121,16 +124,21 @@ impl Ceilings {
         image: &str,
         cpu_cores: &mut Option<u32>,
         memory_mib: &mut Option<u32>,
+        is_orka2: bool,
     ) -> Result<(), Failure> {
         self.admit_name("images", self.images.as_ref(), "image", image)?;
-        if let Some(ceiling) = self.cpu_cores
-            && *cpu_cores.get_or_insert(ceiling) > ceiling
-        {
-            let asked = cpu_cores.unwrap_or_default();
-            return Err(self.above(
-                "cpu-cores",
-                format!("{asked} CPU cores are above the {ceiling} granted"),
-            ));
+        if let Some(ceiling) = self.cpu_cores {
+            let asked = match *cpu_cores {
+                Some(asked) => asked,
+                None => self.cores_left_open(ceiling, is_orka2)?,
+            };
+            *cpu_cores = Some(asked);
+            if asked > ceiling {
+                return Err(self.above(
+                    "cpu-cores",
+                    format!("{asked} CPU cores are above the {ceiling} granted"),
+                ));
+            }
         }
         if let Some(ceiling) = self.memory_mib
             && *memory_mib.get_or_insert(ceiling) > ceiling
@@ -142,6 +150,24 @@ impl Ceilings {
             ));
         }
         Ok(())
+    }
+
+    /// As many cores as a VM has whose plugin leaves them open.
+    fn cores_left_open(&self, ceiling: u32, is_orka2: bool) -> Result<u32, Failure> {
+        let cores = ceiling.min(CPU_CORES_DEFAULT);
+        if !is_orka2 {
+            return Ok(cores);
+        }
+        let fitting = ORKA2_CPU_COUNTS.into_iter().filter(|it| *it <= cores).max();
+        fitting.ok_or_else(|| {
+            let least = ORKA2_CPU_COUNTS[0];
+            self.above(
+                "cpu-cores",
+                format!(
+                    "{least} CPU cores, the fewest that Orka 2 has, are above the {ceiling} granted"
+                ),
+            )
+        })
     }
 
     /// Lets the run into this Orka namespace.

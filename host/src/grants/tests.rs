@@ -564,7 +564,7 @@ fn ceilings_hold_also_for_what_is_left_open() {
         .ceilings;
     let admit = |image: &str, mut cores: Option<u32>, mut memory: Option<u32>| {
         ceilings
-            .admit(image, &mut cores, &mut memory)
+            .admit(image, &mut cores, &mut memory, true)
             .map(|()| (cores, memory))
     };
     assert_eq!(
@@ -573,12 +573,38 @@ fn ceilings_hold_also_for_what_is_left_open() {
     );
     assert_eq!(
         admit("sonoma.orkasi", None, Some(512)).unwrap(),
-        (Some(8), Some(512))
+        (Some(3), Some(512)),
+        "no more than without a ceiling"
     );
     assert!(admit("sonoma.img", Some(8), None).is_err());
     assert!(admit("evil.example.com/sonoma.orkasi", Some(8), None).is_err());
     assert!(admit("sonoma.orkasi", Some(12), None).is_err());
     assert!(admit("sonoma.orkasi", None, Some(2048)).is_err());
+}
+
+/// The contract says that cores left open are 3: a ceiling never gives more, and Orka 2 has no fewer.
+#[test]
+fn cores_that_are_left_open_are_never_more_than_without_a_ceiling() {
+    let admitted = |ceiling: u32, is_orka2| {
+        let text = format!(
+            "[[grant]]\nplugin = \"*\"\ncapabilities = [\"*\"]\nsecrets = [\"*\"]\n[grant.ceilings]\ncpu-cores = {ceiling}\n"
+        );
+        let grants = Grants::intersect(Some(&file(&text)), &manifest(), "d", false).unwrap();
+        let mut cores = None;
+        let admitted = grants.ceilings.admit("x", &mut cores, &mut None, is_orka2);
+        admitted.map(|()| cores.unwrap())
+    };
+    for (ceiling, cores) in [(24, 3), (7, 3), (3, 3)] {
+        assert_eq!(admitted(ceiling, true).unwrap(), cores);
+        assert_eq!(admitted(ceiling, false).unwrap(), cores);
+    }
+    assert_eq!(admitted(2, false).unwrap(), 2);
+    let failure = admitted(2, true).unwrap_err();
+    assert_eq!(
+        failure.message,
+        "3 CPU cores, the fewest that Orka 2 has, are above the 2 granted"
+    );
+    assert!(failure.hint.unwrap().contains("at grants.toml:6"));
 }
 
 #[test]
@@ -687,12 +713,12 @@ fn what_lies_above_a_ceiling_is_told_with_the_line_that_sets_it_in_both_language
             failure.hint.unwrap()
         };
         let at = |line: usize| format!("at {shown}:{line}");
-        let image = hint(ceilings.admit("ventura.orkasi", &mut None, &mut None));
+        let image = hint(ceilings.admit("ventura.orkasi", &mut None, &mut None, false));
         assert!(
             image.contains(&at(images)) && image.contains("`images`"),
             "{image}"
         );
-        let cores_hint = hint(ceilings.admit("sonoma.orkasi", &mut Some(9), &mut None));
+        let cores_hint = hint(ceilings.admit("sonoma.orkasi", &mut Some(9), &mut None, false));
         assert!(cores_hint.contains(&at(cores)), "{cores_hint}");
         let namespace = hint(grants.admit_namespace("orka-default"));
         assert!(namespace.contains(&at(namespaces)), "{namespace}");
@@ -714,6 +740,28 @@ fn what_lies_above_a_ceiling_is_told_with_the_line_that_sets_it_in_both_language
             "a default is lowered"
         );
     }
+}
+
+#[test]
+fn a_deadline_that_the_grant_set_is_told_with_its_line() {
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    let hint = |timeout: u64| {
+        let mut grants = Grants::intersect(Some(&file(TOML)), &manifest(), "d", false).unwrap();
+        grants
+            .admit_lifetime(minutes(timeout), minutes(55))
+            .unwrap();
+        let failure = grants.deadline_passed();
+        assert_eq!(failure.code, "run.deadline");
+        failure.hint.unwrap()
+    };
+    for lowered in [55, 30] {
+        assert!(
+            hint(lowered).contains("raise `lifetime` under `[grant.ceilings]` at grants.toml:14")
+        );
+    }
+    assert!(hint(29).contains("raise `--timeout`"));
+    let no_file = Grants::default().deadline_passed();
+    assert!(no_file.hint.unwrap().contains("raise `--timeout`"));
 }
 
 #[test]
@@ -887,7 +935,7 @@ fn what_was_used_becomes_the_narrowest_file_and_that_allows_it_again() {
         scheduler: None,
         options: Vec::new(),
     };
-    grants.admit_vm(&mut spec).unwrap();
+    grants.admit_vm(&mut spec, false).unwrap();
     grants.admit_program("../build-script").unwrap();
     grants.note_deployment((2, 3));
     let record = grants.record(&manifest(), Duration::from_secs(3300), str::to_owned);
@@ -914,7 +962,7 @@ fn what_was_used_becomes_the_narrowest_file_and_that_allows_it_again() {
         GrantsFile::parse(&in_yaml, "g.yaml", true).unwrap(),
     ] {
         let narrow = Grants::intersect(Some(&file), &manifest(), &digest("d"), false).unwrap();
-        narrow.admit_vm(&mut spec.clone()).unwrap();
+        narrow.admit_vm(&mut spec.clone(), false).unwrap();
         narrow.admit_program("../build-script").unwrap();
         assert!(narrow.admit_program("sh").is_err());
         assert_eq!(
@@ -923,7 +971,10 @@ fn what_was_used_becomes_the_narrowest_file_and_that_allows_it_again() {
         );
         let mut other = spec.clone();
         other.image = "ghcr.io/a/b1c:x".to_owned();
-        assert!(narrow.admit_vm(&mut other).is_err(), "a name is no pattern");
+        assert!(
+            narrow.admit_vm(&mut other, false).is_err(),
+            "a name is no pattern"
+        );
         assert!(Grants::intersect(Some(&file), &manifest(), &digest("0"), false).is_err());
     }
     let mut failed = report;

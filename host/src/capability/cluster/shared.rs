@@ -155,7 +155,8 @@ pub(super) async fn create(
     run.grants.require(Capability::ClusterHandOver)?;
     warn_of_a_run_that_nobody_knows(run);
     run.guards.config(run, &mut spec).await?;
-    run.grants.admit_vm(&mut spec)?;
+    run.grants
+        .admit_vm(&mut spec, run.cluster.stores_configs())?;
     still_signed_in(run)?;
     older::claim(run).await?;
     // What is in the ledger already is being deleted: an earlier pod did not come to its end.
@@ -271,7 +272,8 @@ pub(super) async fn find(run: &RunContext, channel: &str) -> Result<Option<VmCon
         ..Spec::default()
     });
     run.guards.settled_config(run, &spec).await?;
-    run.grants.admit_vm(&mut spec)?;
+    run.grants
+        .admit_vm(&mut spec, run.cluster.stores_configs())?;
     tell_adopted(run, &name, &spec);
     Ok(Some(template(name, spec, true)))
 }
@@ -393,11 +395,13 @@ pub(super) async fn adopt(run: &RunContext, text: &str) -> Result<VmConfig, Fail
         spec.image = stored.image.unwrap_or(spec.image);
         spec.cpu_cores = stored.cpu_cores.or(spec.cpu_cores);
         spec.memory_mib = stored.memory_mib.or(spec.memory_mib);
-        run.grants.admit_vm(&mut spec)?;
+        run.grants
+            .admit_vm(&mut spec, run.cluster.stores_configs())?;
         run.guards.settled_config(run, &spec).await?;
     } else {
         run.guards.config(run, &mut spec).await?;
-        run.grants.admit_vm(&mut spec)?;
+        run.grants
+            .admit_vm(&mut spec, run.cluster.stores_configs())?;
         run.cluster.create_config(&name, &spec).await?;
     }
     tell_adopted(run, &name, &spec);
