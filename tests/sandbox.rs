@@ -408,5 +408,57 @@ async fn an_import_outside_the_world_is_refused_and_one_that_differs_is_told_ite
     let network = format!(
         "package orka:plugin@0.1.0; {policy} interface network {{ connect: func(); }} world plugin {{ import network; export policy; }}"
     );
-    refused(&network, &["orka:plugin/network: the plugin wants `the interface`, this host has nothing of the kind"]).await;
+    refused(&network, &["odd.wasm` does not fit this host: orka:plugin/network: the plugin wants the interface, this host has nothing of the kind"]).await;
+}
+
+/// Of WASI, and of the guards' side of the contract: a rebuild would be no help.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_no_plugin_is_lent_is_told_with_what_there_is() {
+    let with = |package: &str, interface: &str, body: &str| {
+        let (name, version) = package.split_once('@').unwrap();
+        let nested = format!("package {name}@{version} {{ interface {interface} {{ {body} }} }}");
+        odd(&format!(
+            "package orka:plugin@0.1.0; interface policy {{ run: func(); }} \
+             world plugin {{ import {name}/{interface}@{version}; export policy; }} {nested}"
+        ))
+    };
+    for (package, interface, body, said) in [
+        (
+            "wasi:http@0.2.0",
+            "types",
+            "get: func(url: string);",
+            "imports `wasi:http/types@0.2.0`; this host has no such interface",
+        ),
+        (
+            "wasi:cli@0.3.0",
+            "environment",
+            "get-arguments: func() -> list<string>;",
+            "imports `wasi:cli/environment@0.3.0`; this host has no such interface",
+        ),
+        (
+            "wasi:sockets@0.2.0",
+            "tcp",
+            "dial: func(host: string);",
+            "does not fit this host: what it imports of `wasi:sockets/tcp@0.2.0` is not what this host has",
+        ),
+    ] {
+        let cluster = Cluster::start().await;
+        let step = cluster.run();
+        let file = step.scratch_file("odd.wasm", &with(package, interface, body));
+        let ended = step.flag("--plugin", file).ended().await;
+        ended.assert(212, "plugin-failed");
+        ended.assert_says(&[said, "hint: of WASI this host lends 0.2 alone"]);
+        assert!(!ended.stderr.contains("rebuild it"), "{ended}");
+        cluster.assert_untouched();
+    }
+    let guard_log = "package orka:plugin@0.1.0; interface policy { run: func(); } \
+        interface guard-log { log: func(message: string); } world plugin { import guard-log; export policy; }";
+    refused(
+        guard_log,
+        &[
+            "imports `orka:plugin/guard-log@0.1.0`, which is for guards",
+            "orka:plugin/console",
+        ],
+    )
+    .await;
 }

@@ -124,21 +124,23 @@ impl Compiled {
             .instantiate_pre(component)
             .and_then(crate::bindings::PluginPre::new)
             .map_err(|error| {
-                let problem = error
-                    .chain()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join(": ");
-                let failure = Failure::plugin_rejected(
+                let mismatch = crate::fit::mismatch(&plugin.bytes, &error);
+                let (major, minor) = crate::plugin::CONTRACT_VERSION;
+                let hint = if mismatch.is_wasi {
+                    crate::plugin::WASI_HINT.to_owned()
+                } else {
+                    format!(
+                        "rebuild it against the contract `{}` {major}.{minor} as it is in `wit/`",
+                        crate::plugin::CONTRACT_PACKAGE
+                    )
+                };
+                let (name, detail) = mismatch.detail;
+                Failure::plugin_rejected(
                     "plugin.mismatch",
-                    format!("plugin `{shown}` does not fit this host: {problem}"),
-                );
-                crate::fit::told(failure, &plugin.bytes).with_hint(format!(
-                    "rebuild it against the contract `{}` {}.{} as it is in `wit/`",
-                    crate::plugin::CONTRACT_PACKAGE,
-                    crate::plugin::CONTRACT_VERSION.0,
-                    crate::plugin::CONTRACT_VERSION.1
-                ))
+                    format!("plugin `{shown}` does not fit this host: {}", mismatch.what),
+                )
+                .with_detail(name, detail)
+                .with_hint(hint)
             })?;
         Ok(Self {
             engine: engine.clone(),
@@ -314,5 +316,77 @@ impl StdoutStream for GuestOutput {
 
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
         Box::new(self.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{Component, engine, linker};
+    use crate::plugin::WASI;
+
+    /// Something of each interface: a function, or else a resource. What is only an empty interface is missed by nobody.
+    const PARTS: [(&str, &str); 27] = [
+        ("cli/environment", "get-arguments"),
+        ("cli/exit", "exit"),
+        ("cli/stderr", "get-stderr"),
+        ("cli/stdin", "get-stdin"),
+        ("cli/stdout", "get-stdout"),
+        ("cli/terminal-input", "(resource) terminal-input"),
+        ("cli/terminal-output", "(resource) terminal-output"),
+        ("cli/terminal-stderr", "get-terminal-stderr"),
+        ("cli/terminal-stdin", "get-terminal-stdin"),
+        ("cli/terminal-stdout", "get-terminal-stdout"),
+        ("clocks/monotonic-clock", "now"),
+        ("clocks/wall-clock", "now"),
+        ("filesystem/preopens", "get-directories"),
+        ("filesystem/types", "filesystem-error-code"),
+        ("io/error", "(resource) error"),
+        ("io/poll", "poll"),
+        ("io/streams", "(resource) input-stream"),
+        ("random/insecure", "get-insecure-random-u64"),
+        ("random/insecure-seed", "insecure-seed"),
+        ("random/random", "get-random-u64"),
+        ("sockets/instance-network", "instance-network"),
+        ("sockets/ip-name-lookup", "resolve-addresses"),
+        ("sockets/network", "(resource) network"),
+        ("sockets/tcp", "(resource) tcp-socket"),
+        ("sockets/tcp-create-socket", "create-tcp-socket"),
+        ("sockets/udp", "(resource) udp-socket"),
+        ("sockets/udp-create-socket", "create-udp-socket"),
+    ];
+
+    #[test]
+    fn what_is_said_to_be_lent_of_wasi_is_linked() {
+        let lent = WASI.iter().flat_map(|(package, interfaces)| {
+            let names = interfaces.iter();
+            names.map(move |interface| format!("{package}/{interface}"))
+        });
+        let lent: BTreeSet<String> = lent.collect();
+        assert_eq!(lent, PARTS.map(|(name, _)| name.to_owned()).into());
+        let engine = engine().unwrap();
+        let linker = linker(&engine).unwrap();
+        let missing = "implementation is missing";
+        let problem = |interface: &str, part: &str| {
+            let export = match part.strip_prefix("(resource) ") {
+                Some(resource) => format!("(export \"{resource}\" (type (sub resource)))"),
+                // Of a type that none of them has.
+                None => format!("(export \"{part}\" (func (param \"odd\" (list char))))"),
+            };
+            let text =
+                format!("(component (import \"wasi:{interface}@0.2.0\" (instance {export})))");
+            let component = Component::new(&engine, wat::parse_str(text).unwrap()).unwrap();
+            let error = linker.instantiate_pre(&component).err();
+            error.map(|error| format!("{error:#}")).unwrap_or_default()
+        };
+        for (interface, part) in PARTS {
+            let problem = problem(interface, part);
+            assert!(!problem.contains(missing), "{interface}: {problem}");
+        }
+        for part in ["odd", "(resource) odd"] {
+            let problem = problem("http/types", part);
+            assert!(problem.contains(missing), "{problem}");
+        }
     }
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 pub use plugin_fit::Difference;
 
 use crate::aot::{self, Bounds, Trouble};
-use crate::failure::Failure;
 
 /// What comparing may take where another program does it: a thousand times what it takes.
 const COMPARE_TIME: Duration = Duration::from_secs(60);
@@ -28,14 +27,34 @@ pub fn differences(component: &[u8]) -> Result<Vec<Difference>, Trouble> {
     aot::differences(component, &bounds)
 }
 
-/// A failure with a component's differences in its details.
-pub fn told(failure: Failure, component: &[u8]) -> Failure {
+/// Why a component cannot be linked.
+pub struct Mismatch {
+    /// Whether it is WASI that it wants more of.
+    pub is_wasi: bool,
+    /// In a sentence.
+    pub what: String,
+    /// A further fact, with its name.
+    pub detail: (&'static str, String),
+}
+
+/// A component that the engine could not link, in the words of the contract: its differences, the first in the message and all
+/// of them in the details. What the engine says is for those who make one by hand, and is told where nothing else is known.
+pub fn mismatch(component: &[u8], engine: &wasmtime::Error) -> Mismatch {
     let differences = match differences(component) {
-        Ok(differences) if differences.is_empty() => return failure,
         Ok(differences) => differences,
         Err(trouble) => {
-            return failure.with_detail("what differs", format!("cannot be told: {trouble}"));
+            let mut mismatch = unknown(engine);
+            mismatch.detail.1 += &format!("\nwhat differs cannot be told: {trouble}");
+            return mismatch;
         }
+    };
+    let Some(first) = differences.first() else {
+        return unknown(engine);
+    };
+    let more = differences.len() - 1;
+    let what = match more {
+        0 => first.to_string(),
+        _ => format!("{first}; and {more} more"),
     };
     let mut lines: Vec<String> = (differences.iter().take(SHOWN))
         .map(ToString::to_string)
@@ -43,5 +62,26 @@ pub fn told(failure: Failure, component: &[u8]) -> Failure {
     if differences.len() > SHOWN {
         lines.push(format!("and {} more", differences.len() - SHOWN));
     }
-    failure.with_detail("what differs", lines.join("\n"))
+    Mismatch {
+        is_wasi: false,
+        what,
+        detail: ("what differs", lines.join("\n")),
+    }
+}
+
+/// One of which no difference is known.
+fn unknown(engine: &wasmtime::Error) -> Mismatch {
+    let engine = format!("{engine:#}");
+    // It names the instance first, as `component imports instance `wasi:…`, …`.
+    let named = engine.split('`').nth(1).unwrap_or_default();
+    let what = if named.contains(':') {
+        format!("what it imports of `{named}` is not what this host has")
+    } else {
+        "its imports or exports are not what this host has".to_owned()
+    };
+    Mismatch {
+        is_wasi: named.starts_with("wasi:"),
+        what,
+        detail: ("what the engine says", engine),
+    }
 }

@@ -21,6 +21,44 @@ use remote::{Fetched, OciRef, UrlRef};
 pub const CONTRACT_PACKAGE: &str = "orka:plugin";
 /// Its version: within 0.1 interfaces are added, never changed.
 pub const CONTRACT_VERSION: (u64, u64) = (0, 1);
+/// The interfaces of WASI 0.2 that plugins are lent, with no power behind them, by package.
+pub(crate) const WASI: [(&str, &[&str]); 6] = [
+    (
+        "cli",
+        &[
+            "environment",
+            "exit",
+            "stdin",
+            "stdout",
+            "stderr",
+            "terminal-input",
+            "terminal-output",
+            "terminal-stdin",
+            "terminal-stdout",
+            "terminal-stderr",
+        ],
+    ),
+    ("clocks", &["monotonic-clock", "wall-clock"]),
+    ("filesystem", &["preopens", "types"]),
+    ("io", &["error", "poll", "streams"]),
+    ("random", &["insecure", "insecure-seed", "random"]),
+    (
+        "sockets",
+        &[
+            "instance-network",
+            "ip-name-lookup",
+            "network",
+            "tcp",
+            "tcp-create-socket",
+            "udp",
+            "udp-create-socket",
+        ],
+    ),
+];
+/// What to do about an import of WASI that this host does not have.
+pub(crate) const WASI_HINT: &str = "of WASI this host lends 0.2 alone, and of that `cli`, `clocks`, `filesystem`, `io`, `random` and \
+                                    `sockets`, all without any power: leave out what needs more, and do over the contract what a plugin \
+                                    may do";
 /// What a plugin must export.
 pub(crate) const POLICY_EXPORT: &str = "orka:plugin/policy@";
 
@@ -373,9 +411,16 @@ pub(crate) fn check_names(
         .with_hint("give it with `--guard`, beside the plugin that it is to watch, or in a scenario file under `guards`; `orka-step plugin check` says what is known of it"));
     }
     for import in imports.unwrap_or_default() {
-        if import.starts_with("wasi:") {
+        if let Some(name) = import.strip_prefix("wasi:") {
             // Linked, but inert: toolchains of other languages import WASI whether they use it or not.
-            continue;
+            if is_lent(name) {
+                continue;
+            }
+            return Err(Failure::plugin_rejected(
+                "plugin.foreign-import",
+                format!("plugin `{shown}` imports `{import}`; this host has no such interface"),
+            )
+            .with_hint(WASI_HINT));
         }
         let Some(rest) = import
             .strip_prefix(CONTRACT_PACKAGE)
@@ -386,7 +431,16 @@ pub(crate) fn check_names(
                 format!("plugin `{shown}` imports `{import}`, which is not part of the contract"),
             ));
         };
-        let version = rest.split_once('@').map_or("", |(_, version)| version);
+        let (name, version) = rest.split_once('@').unwrap_or((rest, ""));
+        if name == "guard-log" && same_minor(version) {
+            return Err(Failure::plugin_rejected(
+                "plugin.foreign-import",
+                format!("plugin `{shown}` imports `{import}`, which is for guards"),
+            )
+            .with_hint(format!(
+                "a plugin logs by `{CONTRACT_PACKAGE}/console`; a guard exports `{GUARD_EXPORT}{major}.{minor}.0` in place of `{POLICY_EXPORT}{major}.{minor}.0`"
+            )));
+        }
         if !same_minor(version) {
             return Err(mismatch(
                 "plugin.contract-version",
@@ -419,6 +473,18 @@ pub(crate) fn check_names(
             format!("plugin `{shown}` exports `{policy}`; this host runs {major}.{minor}"),
         )),
     }
+}
+
+/// Whether this is an interface of WASI that plugins are lent, such as `cli/exit@0.2.3`.
+fn is_lent(name: &str) -> bool {
+    let (name, version) = name.split_once('@').unwrap_or((name, ""));
+    let is_known = name.split_once('/').is_some_and(|(package, interface)| {
+        let mut packages = WASI.iter();
+        packages.any(|(name, interfaces)| *name == package && interfaces.contains(&interface))
+    });
+    // Within 0.2 the linker takes one for another.
+    let version = semver::Version::parse(version);
+    is_known && version.is_ok_and(|it| (it.major, it.minor) == (0, 2) && it.pre.is_empty())
 }
 
 /// Whether a version is one of the contract that this host provides.

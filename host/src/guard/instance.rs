@@ -78,11 +78,10 @@ impl GuardFile {
             .instantiate_pre(component)
             .and_then(GuardPre::new)
             .map_err(|error| {
-                let failure = refused(
-                    &self.shown,
-                    &format!("it does not fit this host: {error:#}"),
-                );
-                fit::told(failure, &self.bytes)
+                let mismatch = fit::mismatch(&self.bytes, &error);
+                let (name, detail) = mismatch.detail;
+                let problem = format!("it does not fit this host: {}", mismatch.what);
+                refused(&self.shown, &problem).with_detail(name, detail)
             })?;
         Ok(Linked {
             engine: engine.clone(),

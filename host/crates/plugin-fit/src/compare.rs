@@ -4,7 +4,7 @@ use wit_parser::decoding::{DecodedWasm, decode};
 use wit_parser::{Function, Handle, Resolve, SourceMap, Type, TypeDef, TypeDefKind, TypeId};
 use wit_parser::{InterfaceId, WorldItem};
 
-use crate::Difference;
+use crate::{Difference, INTERFACE};
 
 /// The contract, file by file.
 const CONTRACT: [(&str, &str); 15] = [
@@ -64,7 +64,7 @@ pub fn differences(component: &[u8]) -> Vec<Difference> {
             .compare(*id, own_id),
             None => found.push(Difference {
                 item: name,
-                wants: "the interface".to_owned(),
+                wants: INTERFACE.to_owned(),
                 has: String::new(),
             }),
         }

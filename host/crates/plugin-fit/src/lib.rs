@@ -20,6 +20,9 @@ pub use compare::differences;
 /// differences as JSON.
 pub const COMPARE: &str = "--compare";
 
+/// What is wanted where a whole interface is; no name, and so without backticks.
+const INTERFACE: &str = "the interface";
+
 /// One way in which a component does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
@@ -35,6 +38,7 @@ impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |text: &str| match text {
             "" => "nothing of the kind".to_owned(),
+            INTERFACE => INTERFACE.to_owned(),
             text => format!("`{text}`"),
         };
         write!(
