@@ -186,10 +186,10 @@ pub(crate) fn store(engine: &Engine, run: Arc<RunContext>) -> (Store<HostState>,
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits.handles);
     // Nothing is granted: no files, arguments, environment or sockets. What a guest prints is kept for messages.
-    let wasi = WasiCtxBuilder::new()
-        .stdout(output.clone())
-        .stderr(output.clone())
-        .build();
+    let mut wasi = WasiCtxBuilder::new();
+    wasi.stdout(output.clone()).stderr(output.clone());
+    wasi.max_random_size(u64::try_from(limits.host_call_bytes).unwrap_or(u64::MAX));
+    let wasi = wasi.build();
     let state = HostState {
         run,
         table,

@@ -57,6 +57,13 @@ pub enum Breach {
     },
     /// It handed more to the host in one call than that may take.
     HostCallBytes(usize),
+    /// It asked the host for more in one call than that may take.
+    HostCallAnswer {
+        /// How many bytes.
+        asked: u64,
+        /// How many there may be.
+        limit: usize,
+    },
     /// Its stack is too deep.
     Stack(usize),
 }
@@ -76,6 +83,16 @@ impl Breach {
         let text = error.root_cause().to_string();
         if text.contains("fuel allocated for hostcalls has been exhausted") {
             return Some(Self::HostCallBytes(limits.host_call_bytes));
+        }
+        // WASI's own, which is set to the same number.
+        let of_wasi = text.strip_prefix("requested len ");
+        if let Some((asked, _)) = of_wasi.and_then(|rest| rest.split_once(" exceeds limit ")) {
+            let limit = limits.host_call_bytes;
+            let more = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+            return Some(Self::HostCallAnswer {
+                asked: asked.parse().unwrap_or(more),
+                limit,
+            });
         }
         if text.contains("store handle limit exceeded") {
             return Some(Self::Handles(limits.handles));
@@ -155,6 +172,17 @@ impl Breach {
                 ),
                 format!(
                     "hand large things over as files of the workspace, or raise it with `--limit host-call-kib={}`",
+                    limit / 1024 * 2
+                ),
+            ),
+            Self::HostCallAnswer { asked, limit } => (
+                format!(
+                    "it asked the host for {} KiB in one call and may have {}",
+                    asked.div_ceil(1024),
+                    limit / 1024
+                ),
+                format!(
+                    "ask for less at a time, or raise it with `--limit host-call-kib={}`",
                     limit / 1024 * 2
                 ),
             ),
