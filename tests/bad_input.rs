@@ -240,7 +240,10 @@ async fn an_unknown_parameter_is_answered_with_the_nearest() {
     assert_refused(
         &cluster,
         &ended,
-        &["ORKA_PARAM_CPU_COUTN", "plugin inspect build"],
+        &[
+            "no parameter `ORKA_PARAM_CPU_COUTN`; did you mean `ORKA_PARAM_CPU_COUNT`?",
+            "plugin inspect build",
+        ],
     );
 }
 

@@ -222,16 +222,28 @@ impl GrantsFile {
     }
 
     fn read(text: &str, source: &str, shown: &str, is_yaml: bool) -> Result<Self, Failure> {
-        let wrong = || {
-            Failure::config(format!("{shown} is wrong"))
-                .with_hint("`orka-step schema grants` is the JSON Schema of such a file; `plugins/README.md` shows one")
+        let wrong = |line: Option<u64>, message: &str| {
+            let at = line.map(|line| format!(", {source}:{line}"));
+            // Names in it are as they were written, which can be anything.
+            let message = plugin_manifest::teach(message);
+            Failure::config(format!(
+                "{shown} is wrong{}: {message}",
+                at.unwrap_or_default()
+            ))
+            .with_hint("`orka-step schema grants` is the JSON Schema of such a file; `plugins/README.md` shows one")
         };
         let (mut file, mut entries): (Self, _) = if is_yaml {
-            let file = serde_saphyr::from_str(text)
-                .map_err(|error| wrong().with_source(Told(error.to_string())))?;
+            let file = serde_saphyr::from_str(text).map_err(|error| {
+                let line = error.location().map(|location| location.line());
+                wrong(line, &yaml_problem(&error))
+            })?;
             (file, yaml_lines(text))
         } else {
-            let file = toml::from_str(text).map_err(|error| wrong().with_source(error))?;
+            let file = toml::from_str(text).map_err(|error: toml::de::Error| {
+                let before = error.span().and_then(|span| text.get(..span.start));
+                let line = before.map(|before| before.matches('\n').count() as u64 + 1);
+                wrong(line, error.message())
+            })?;
             (file, toml_lines(text))
         };
         shown.clone_into(&mut file.shown);
@@ -435,10 +447,23 @@ fn begin_of(text: &str, line: usize, yaml_indent: Option<usize>) -> usize {
         .map_or(line, |position| position + 1)
 }
 
-/// An error in the words of the library that found it.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Told(String);
+/// An error in the words of the library that found it, without the place, which is told as `file:line`.
+fn yaml_problem(error: &serde_saphyr::Error) -> String {
+    let shown = error.without_snippet().to_string();
+    let first = shown.lines().next().unwrap_or_default();
+    let bare = first.strip_prefix("error: ").unwrap_or(first);
+    let bare = bare
+        .split_once(" at line ")
+        .map_or(bare, |(problem, _)| problem);
+    // In the form that TOML's have, which is looked through for the nearest.
+    match bare.split_once(", expected one of ") {
+        Some((problem, names)) if !names.contains('`') => {
+            let names: Vec<&str> = names.split(',').map(str::trim).collect();
+            format!("{problem}, expected one of `{}`", names.join("`, `"))
+        }
+        _ => bare.to_owned(),
+    }
+}
 
 /// A duration such as `4h`.
 pub(super) fn duration(member: &str, value: Option<&str>) -> Result<Option<Duration>, String> {

@@ -906,8 +906,35 @@ fn mistakes_are_told_with_their_lines_in_both_languages() {
         told.contains("g:4") && told.contains("no duration"),
         "{told}"
     );
-    let told = wrong("grant:\n- plugin: x\n  ceilings:\n    cpu-cors: 3\n", true);
-    assert!(told.contains("cpu-cors") && told.contains('4'), "{told}");
+    for (text, is_yaml, line) in [
+        (
+            "grant:\n- plugin: x\n  ceilings:\n    cpu-core: 3\n",
+            true,
+            4,
+        ),
+        (
+            "[[grant]]\nplugin = \"x\"\n[grant.ceilings]\ncpu-core = 3\n",
+            false,
+            4,
+        ),
+    ] {
+        let told = wrong(text, is_yaml);
+        let start = format!(
+            "the grants file `g` is wrong, g:{line}: unknown field `cpu-core`, expected one of "
+        );
+        assert!(
+            told.starts_with(&start) && told.trim_end().ends_with("did you mean `cpu-cores`?"),
+            "{told}"
+        );
+    }
+    for (text, is_yaml) in [("grant:\n- [\n", true), ("[[grant]\n", false)] {
+        let told = wrong(text, is_yaml);
+        assert!(
+            told.starts_with("the grants file `g` is wrong, g:"),
+            "{told}"
+        );
+        assert!(!told.contains("<input>"), "{told}");
+    }
     let told = wrong(
         "[[grant]]\nplugin = \"x\"\n[grant.ceilings]\nimages = [\"[\"]\n",
         false,

@@ -129,12 +129,15 @@ impl ParameterProblem {
     }
 }
 
+/// What the variables begin with that give parameters.
+const PARAM_PREFIX: &str = "ORKA_PARAM_";
+
 /// The environment variable that gives a parameter: `ORKA_PARAM_` and the name in upper case with `-` as `_`.
 ///
 /// Names have no `_` and no upper case, so no two parameters share a variable.
 pub fn environment_name(parameter: &str) -> String {
     format!(
-        "ORKA_PARAM_{}",
+        "{PARAM_PREFIX}{}",
         parameter.to_ascii_uppercase().replace('-', "_")
     )
 }
@@ -169,9 +172,15 @@ fn unknown(
 ) -> Vec<ParameterProblem> {
     let known = || parameters.keys().map(String::as_str);
     let unknown = given.keys().filter(|name| !parameters.contains_key(*name));
+    // One that came by a variable is answered with the variable that was meant.
+    let nearest_variable = |name: &String| {
+        let typed = name.strip_prefix(PARAM_PREFIX)?;
+        let typed = typed.to_ascii_lowercase().replace('_', "-");
+        nearest(&typed, known()).map(environment_name)
+    };
     let problem = |name: &String| ParameterProblem::Unknown {
         name: name.clone(),
-        nearest: nearest(name, known()).map(str::to_owned),
+        nearest: nearest_variable(name).or_else(|| nearest(name, known()).map(str::to_owned)),
     };
     unknown.map(problem).collect()
 }

@@ -33,7 +33,7 @@ pub(crate) fn did_you_mean(nearest: Option<&str>) -> String {
 ///
 /// Serde names the unknown word first and then every known one, each in backticks. A message of another shape is
 /// returned without a suggestion.
-pub(crate) fn teach(message: &str) -> String {
+pub fn teach(message: &str) -> String {
     // An unknown name is repeated as it was written, which can be anything.
     let message = on_one_line(message);
     if !message.starts_with("unknown field ") && !message.starts_with("unknown variant ") {
