@@ -131,7 +131,7 @@ async fn sends_every_option_of_a_deploy_and_leaves_blank_ones_out_q27() {
     assert_eq!(
         fake.requests().last().unwrap().json(),
         json!({ "name": NAME, "shouldGenerateName": true, "image": "Monterey.img", "vmConfig": "ci", "cpu": 4,
-                "memory": 7.5, "node": "mini-3", "reservedPorts": "9000:4000,9001:4001/udp", "iso": "mac.iso",
+                "memory": 7.4, "node": "mini-3", "reservedPorts": "9000:4000,9001:4001/udp", "iso": "mac.iso",
                 "vncConsole": false, "customMetadata": { "build": "7" }, "systemSerial": "C02XYZ12",
                 "gpuPassthrough": true, "tag": "fast", "tagRequired": true, "scheduler": "most-allocated",
                 "netBoost": true, "legacyIO": false, "displayWidth": 1920, "displayHeight": 1080, "displayDPI": 96,
