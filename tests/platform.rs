@@ -257,6 +257,9 @@ async fn what_a_run_used_is_granted_and_nothing_more() {
         ("vmsAtOnce", serde_json::json!(1)),
         ("namespaces", serde_json::json!(["orka-default"])),
         ("artifactBytes", serde_json::json!(2)),
+        // Nobody asked for these: Orka has chosen the memory, and told it.
+        ("memoryMib", serde_json::json!(4915)),
+        ("artifactCount", serde_json::json!(1)),
     ] {
         assert_eq!(used[member], value, "{used:#}");
     }
@@ -276,33 +279,85 @@ async fn what_a_run_used_is_granted_and_nothing_more() {
     again.assert(0, "succeeded");
     let granted = again.report["grants"]["granted"]["by"].as_str().unwrap();
     assert!(granted.contains("grants.toml:"), "{granted}");
-    for (name, value, said) in [
-        ("cpu-count", "4", "4 CPU cores are above the 3 granted"),
+    let bare = || cluster.run().granted(&made.stdout).param("script", "true");
+    let build = |script: &str| {
+        let step = cluster.build(script).granted(&made.stdout);
+        step.param("artifacts", "out/**")
+    };
+    let true_script = "#!/bin/sh\ntrue\n";
+    for (step, said) in [
         (
-            "base-image",
-            "Ventura.orkasi",
+            build(true_script).param("cpu-count", "4"),
+            "4 CPU cores are above the 3 granted",
+        ),
+        (
+            build(true_script).param("memory", "4.9"),
+            "5018 MiB of memory are above the 4915 granted",
+        ),
+        (
+            build(true_script).flag("--orka-namespace", "orka-other"),
+            "namespace `orka-other` is none of",
+        ),
+        (
+            build(true_script).flag("--timeout", "54m"),
+            "(`--timeout`) is above",
+        ),
+        (
+            bare().param("base-image", "Ventura.orkasi"),
             "image `Ventura.orkasi` is none of",
         ),
     ] {
-        let step = cluster.build("#!/bin/sh\ntrue\n").granted(&made.stdout);
-        let step = match name {
-            "base-image" => cluster
-                .run()
-                .param(name, value)
-                .param("script", "true")
-                .granted(&made.stdout),
-            _ => step.param(name, value),
-        };
         let more = step.ended().await;
         more.assert(212, "denied");
         more.assert_says(&[said, "grants.toml:"]);
     }
+    let more = build("#!/bin/sh\nset -e\nmkdir -p out\necho x > out/a\necho y > out/b\n");
+    let more = more.ended().await;
+    assert_ne!(more.code, Some(0), "{more}");
+    more.assert_says(&["artifacts-max-count"]);
     let inspected = Step::new(&["plugin", "inspect", "build", "--report", &report])
         .ended()
         .await;
     for text in ["  used      ", "3 CPU cores", "namespaces orka-default"] {
         assert!(inspected.stdout.contains(text), "no `{text}`: {inspected}");
     }
+    cluster.assert_nothing_left();
+}
+
+/// One VM more than the run had, of a run that fetched nothing and was given no time.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_narrowest_file_of_a_matrix_holds_it_to_its_vms() {
+    let cluster = Cluster::with(Cluster::orka3()).await;
+    let matrix = |cells: &str| {
+        let step = cluster
+            .run()
+            .flag("--plugin", "matrix")
+            .without("--timeout");
+        step.param("script", "true").param("cells", cells)
+    };
+    let first = matrix("one=Sonoma.orkasi").ended().await;
+    first.assert(0, "succeeded");
+    let report = first.scratch().join("report/run.json");
+    let made = Step::new(&["grant", "--from-run", report.to_str().unwrap()]);
+    let made = made.ended().await;
+    for line in [
+        "vms-at-once = 1\n",
+        "vms-total = 1\n",
+        "lifetime = \"5m\"\n",
+        "artifacts-max-count = 0\n",
+    ] {
+        assert!(made.stdout.contains(line), "no `{line}`: {made}");
+    }
+    let granted = |cells| matrix(cells).granted(&made.stdout);
+    granted("one=Sonoma.orkasi")
+        .ended()
+        .await
+        .assert(0, "succeeded");
+    let more = granted("one=Sonoma.orkasi\ntwo=Sonoma.orkasi")
+        .ended()
+        .await;
+    more.assert(212, "denied");
+    more.assert_says(&["`vms-", "grants.toml:"]);
     cluster.assert_nothing_left();
 }
 

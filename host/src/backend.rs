@@ -191,6 +191,11 @@ pub trait Cluster: Send + Sync {
     /// namespace.
     async fn list(&self) -> Result<Vec<Listed>, Failure>;
 
+    /// The memory in MiB of a VM that this process deployed, where the cluster told it.
+    fn memory_told(&self, _name: &str) -> Option<u32> {
+        None
+    }
+
     /// How a person deletes what is left under this name.
     fn removal_command(&self, name: &str) -> String;
 }
@@ -378,6 +383,10 @@ pub struct Copied {
     pub unchanged: u64,
     /// Files that came and were left out by whoever looked at them.
     pub left_out: u64,
+    /// Bytes that counted against the limit of bytes.
+    pub counted_bytes: u64,
+    /// Files, links and directories that counted against the limit of entries.
+    pub counted_entries: u64,
     /// How it went, where that is worth knowing.
     pub notes: Vec<String>,
 }

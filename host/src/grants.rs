@@ -17,6 +17,7 @@ use plugin_manifest::{
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::backend::Copied;
+use crate::backend::orka::CPU_CORES_DEFAULT;
 use crate::bindings::orka::plugin::cluster::VmSpec;
 use crate::cli::GrantArgs;
 use crate::console::Console;
@@ -541,9 +542,8 @@ impl Grants {
         self.ceilings.admit(&spec.image, cores, memory, is_orka2)?;
         let mut used = self.used();
         used.images.insert(spec.image.clone());
-        if let Some(cores) = spec.cpu_cores {
-            Used::raise(&mut used.cpu_cores, cores);
-        }
+        let cores = spec.cpu_cores.unwrap_or(CPU_CORES_DEFAULT);
+        Used::raise(&mut used.cpu_cores, cores);
         if let Some(memory) = spec.memory_mib {
             Used::raise(&mut used.memory_mib, memory);
         }
@@ -562,6 +562,7 @@ impl Grants {
     ) -> Result<Duration, Failure> {
         let admitted = self.ceilings.admit_lifetime(timeout, default)?;
         self.is_deadline_granted = self.ceilings.lifetime == Some(admitted);
+        self.used().timeout_asked_seconds = (timeout != default).then(|| whole_seconds(timeout));
         Ok(admitted)
     }
 
@@ -604,17 +605,25 @@ impl Grants {
         used.vms_total = used.vms_total.max(total);
     }
 
-    /// Notes what a download brought back.
-    pub fn note_artifacts(&self, copied: &Copied) {
+    /// Notes the memory of a VM whose plugin left it open, where it is known.
+    pub fn note_memory(&self, told: Option<u32>) {
+        if let Some(memory) = told {
+            Used::raise(&mut self.used().memory_mib, memory);
+        }
+    }
+
+    /// Notes what a download took of the ceilings, beside so many bytes and entries that others had taken before.
+    pub fn note_artifacts(&self, copied: &Copied, (bytes, entries): (u64, u64)) {
         let mut used = self.used();
-        let before = used.artifact_bytes.unwrap_or(0);
-        used.artifact_bytes = Some(before.saturating_add(copied.bytes));
+        let bytes = bytes.saturating_add(copied.counted_bytes.max(copied.bytes));
+        let entries = entries.saturating_add(copied.counted_entries.max(copied.files));
+        Used::raise(&mut used.artifact_bytes, bytes);
+        Used::raise(&mut used.artifact_count, entries);
     }
 
     /// Notes for how long a VM is kept.
     pub fn note_keeping(&self, lifetime: Duration) {
-        let seconds = lifetime.as_secs() + u64::from(lifetime.subsec_nanos() > 0);
-        Used::raise(&mut self.used().keep_seconds, seconds);
+        Used::raise(&mut self.used().keep_seconds, whole_seconds(lifetime));
     }
 
     /// The names of the secrets that the run may use.
@@ -632,16 +641,17 @@ impl Grants {
         )
     }
 
-    /// What was asked for, granted and used, with every text through `mask`.
+    /// What was asked for, granted and used, with every text through `mask`. The run may last `timeout`, and has lasted `took`.
     pub fn record(
         &self,
         manifest: &Manifest,
-        timeout: Duration,
+        (timeout, took): (Duration, Duration),
         mask: impl Fn(&str) -> String,
     ) -> GrantsRecord {
         let mut used = self.used().clone();
         used.programs = used.programs.iter().map(|it| mask(it)).collect();
         used.images = used.images.iter().map(|it| mask(it)).collect();
+        used.seconds = Some(whole_seconds(took));
         GrantsRecord {
             asked: Asked::of(manifest),
             granted: self.granted(),
@@ -653,6 +663,11 @@ impl Grants {
     fn used(&self) -> MutexGuard<'_, Used> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Begun seconds count.
+fn whole_seconds(span: Duration) -> u64 {
+    span.as_secs() + u64::from(span.subsec_nanos() > 0)
 }
 
 /// `orka-step grant`: the narrowest file, printed or written; and what there is to say about it.

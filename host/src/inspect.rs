@@ -100,7 +100,12 @@ fn used(text: &mut String, record: &GrantsRecord) {
         ("VMs at once", Some(u64::from(used.vms_at_once))),
         ("VMs in all", Some(u64::from(used.vms_total))),
         ("bytes of artifacts", used.artifact_bytes),
+        (
+            "files, links and directories of artifacts",
+            used.artifact_count,
+        ),
         ("seconds of keeping", used.keep_seconds),
+        ("seconds in all", used.seconds),
     ];
     for (what, number) in numbers {
         lines.extend(number.map(|number| format!("{number} {what}")));

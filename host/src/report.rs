@@ -329,7 +329,9 @@ fn write_report(
         grants: run.map(|run| {
             let timeout = run.deadline.duration_since(run.started);
             run.grants
-                .record(&run.manifest, timeout, |text| masker.mask(text))
+                .record(&run.manifest, (timeout, run.started.elapsed()), |text| {
+                    masker.mask(text)
+                })
         }),
         guards: run.map(|run| run.guards.records()).unwrap_or_default(),
         results: results.map(Results::all).unwrap_or_default(),

@@ -42,6 +42,8 @@ pub struct OrkaCluster {
     client: OnceCell<Client>,
     /// Orka 3: VM configs that are known to be stored, which is the exception there.
     stored: Mutex<BTreeSet<String>>,
+    /// Memory of VMs in MiB, as far as the cluster told it when it deployed them.
+    memory: Mutex<BTreeMap<String, u32>>,
     black_box: Option<Arc<BlackBox>>,
     /// Whether it is of Orka 2, where somebody has found out before.
     known_orka2: Option<bool>,
@@ -54,6 +56,7 @@ impl OrkaCluster {
             config,
             client: OnceCell::new(),
             stored: Mutex::default(),
+            memory: Mutex::default(),
             black_box: None,
             known_orka2: None,
         }
@@ -71,6 +74,10 @@ impl OrkaCluster {
     pub fn noting_tokens(mut self, black_box: Option<Arc<BlackBox>>) -> Self {
         self.black_box = black_box;
         self
+    }
+
+    fn memory(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stored(&self) -> MutexGuard<'_, BTreeSet<String>> {
@@ -222,6 +229,9 @@ impl Cluster for OrkaCluster {
         if !is_listed(client, &deploy.name, vm.id.as_deref()).await {
             return Err(vanished(&deploy.name, vm.id));
         }
+        if let Some(memory) = vm.memory_mib {
+            self.memory().insert(deploy.name.clone(), memory);
+        }
         for warning in &vm.warnings {
             tracing::warn!(vm = vm.name, "{warning}");
         }
@@ -354,6 +364,10 @@ impl Cluster for OrkaCluster {
             ..Listed::default()
         }));
         Ok(listed)
+    }
+
+    fn memory_told(&self, name: &str) -> Option<u32> {
+        self.memory().get(name).copied()
     }
 
     fn removal_command(&self, name: &str) -> String {

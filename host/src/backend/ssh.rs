@@ -483,6 +483,8 @@ fn copied(summary: TransferSummary, console: &Console) -> Copied {
         entries: summary.entries,
         unchanged: summary.unchanged,
         left_out: summary.left_out,
+        counted_bytes: summary.counted_bytes,
+        counted_entries: summary.counted_entries,
         notes: summary.notes,
     }
 }

@@ -570,6 +570,9 @@ async fn deploy_once(run: &RunContext, request: &Deploy) -> Result<Vm, Failure> 
     match deployed {
         Ok(info) => {
             run.ledger.deploy_ends(name, DeployEnd::Made(key_of(&info)));
+            if request.spec.memory_mib.is_none() {
+                run.grants.note_memory(run.cluster.memory_told(name));
+            }
             let node = info
                 .node
                 .as_deref()

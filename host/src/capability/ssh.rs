@@ -435,8 +435,8 @@ impl HostConnection for HostState {
                 .download(&source, &workspace.dir, &into, &choice, &run.console)
                 .await
                 .map_err(|failure| explain_limit(failure, asked, most, &run.grants.ceilings))?;
+            run.grants.note_artifacts(&copied, most.used_before(&run));
             most.note(&run, &copied);
-            run.grants.note_artifacts(&copied);
             let has_none = copied.files == 0 && copied.unchanged == 0 && copied.left_out == 0;
             if has_none && !choice.include.is_empty() {
                 return Err(Failure::new(
@@ -493,6 +493,15 @@ impl Most {
             bytes: ceilings.artifacts_max_size.saturating_sub(bytes),
             entries: ceilings.artifacts_max_count.saturating_sub(files),
         }
+    }
+
+    /// What was fetched before this, by the ceilings.
+    fn used_before(self, run: &RunContext) -> (u64, u64) {
+        let ceilings = &run.grants.ceilings;
+        (
+            ceilings.artifacts_max_size.saturating_sub(self.bytes),
+            ceilings.artifacts_max_count.saturating_sub(self.entries),
+        )
     }
 
     /// Counts what was fetched.

@@ -23,7 +23,8 @@ Example:
 
 pub(super) const GRANT_HELP: &str = "\
 The entry names the plugin with its digest (one that came with the program without), all capabilities that it needs and those of its optional ones that it used,
-and as ceilings what the run used of images, cores, memory, VMs, namespaces, programs, artifacts and time to keep.
+and as ceilings what the run used of images, cores, memory, VMs, namespaces, programs, artifacts and time to keep, also where the
+plugin left it open. The lifetime is what `--timeout` asked for, or else twice what the run took, in steps of 5 minutes.
 
 Example:
   orka-step run --report run.json …

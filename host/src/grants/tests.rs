@@ -965,7 +965,9 @@ fn what_was_used_becomes_the_narrowest_file_and_that_allows_it_again() {
     grants.admit_vm(&mut spec, false).unwrap();
     grants.admit_program("../build-script").unwrap();
     grants.note_deployment((2, 3));
-    let record = grants.record(&manifest(), Duration::from_secs(3300), str::to_owned);
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    let times = (minutes(55), minutes(6));
+    let record = grants.record(&manifest(), times, str::to_owned);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("run.json");
     let report = serde_json::json!({
@@ -982,7 +984,13 @@ fn what_was_used_becomes_the_narrowest_file_and_that_allows_it_again() {
         ),
         "{text}"
     );
-    assert!(text.contains("lifetime = \"55m\""), "{text}");
+    for line in [
+        "lifetime = \"15m\"",
+        "artifacts-max-count = 0",
+        "artifacts-max-size = \"0\"",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
     let in_yaml = narrowest(&path, yaml).unwrap().text;
     for file in [
         file(&text),

@@ -78,9 +78,9 @@ pub struct Used {
     pub secrets: BTreeSet<String>,
     /// Images of VM configs.
     pub images: BTreeSet<String>,
-    /// The most CPU cores of a VM, where the plugin said how many.
+    /// The most CPU cores of a VM, also where the plugin left them open.
     pub cpu_cores: Option<u32>,
-    /// The most memory of a VM in MiB, where the plugin said how much.
+    /// The most memory of a VM in MiB, where the plugin said how much, or Orka did.
     pub memory_mib: Option<u32>,
     /// The most VMs at the same time.
     pub vms_at_once: u32,
@@ -92,8 +92,14 @@ pub struct Used {
     pub programs: BTreeSet<String>,
     /// Bytes of all that was fetched.
     pub artifact_bytes: Option<u64>,
+    /// Files, links and directories of it.
+    pub artifact_count: Option<u64>,
     /// The longest time for which a VM was kept, in seconds.
     pub keep_seconds: Option<u64>,
+    /// How long the run took, in seconds.
+    pub seconds: Option<u64>,
+    /// How long it was to last at most, in seconds, where somebody asked for that.
+    pub timeout_asked_seconds: Option<u64>,
 }
 
 impl Asked {
@@ -252,7 +258,6 @@ fn render(plugin: &str, digest: Option<String>, record: &GrantsRecord, form: For
             "# Without a digest: `{plugin}` came with orka-step, and the digest of the image holds it to one file"
         );
     }
-    let lifetime = Duration::from_secs(record.timeout_seconds);
     let entry = Entry {
         plugin: plugin.to_owned(),
         digest: digest.filter(|_| !is_bundled),
@@ -266,15 +271,34 @@ fn render(plugin: &str, digest: Option<String>, record: &GrantsRecord, form: For
             vms_at_once: Some(used.vms_at_once),
             vms_total: Some(used.vms_total),
             keep_max: used.keep_seconds.map(|seconds| format!("{seconds}s")),
-            lifetime: Some(humantime::format_duration(lifetime).to_string()),
+            lifetime: Some(lifetime(record)),
             namespaces: (!used.namespaces.is_empty()).then(|| literals(&used.namespaces)),
             programs: Some(literals(&used.programs)),
-            artifacts_max_size: used.artifact_bytes.map(size),
+            artifacts_max_size: Some(used.artifact_bytes.map_or_else(|| "0".to_owned(), size)),
+            artifacts_max_count: used
+                .artifact_count
+                .or_else(|| used.artifact_bytes.is_none().then_some(0)),
             ..CeilingsEntry::default()
         },
     };
     text.push_str(&entry.text(form));
     text
+}
+
+/// How long the same run may last: as long as it was asked to, since more is denied; else twice as long as it took, rounded up,
+/// since no two runs take as long, and no longer than this one could have.
+fn lifetime(record: &GrantsRecord) -> String {
+    const STEP_SECONDS: u64 = 5 * 60;
+    let used = &record.used;
+    let with_room = used.seconds.map(|seconds| {
+        let steps = seconds.saturating_mul(2).div_ceil(STEP_SECONDS).max(1);
+        steps
+            .saturating_mul(STEP_SECONDS)
+            .min(record.timeout_seconds)
+    });
+    let seconds = used.timeout_asked_seconds.or(with_room);
+    let lifetime = Duration::from_secs(seconds.unwrap_or(record.timeout_seconds));
+    humantime::format_duration(lifetime).to_string()
 }
 
 /// At least so many bytes, in MiB: what a build makes is never of the same size twice.

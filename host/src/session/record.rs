@@ -448,6 +448,10 @@ impl Cluster for RecordedCluster {
         self.inner.list().await
     }
 
+    fn memory_told(&self, name: &str) -> Option<u32> {
+        self.inner.memory_told(name)
+    }
+
     fn removal_command(&self, name: &str) -> String {
         self.inner.removal_command(name)
     }

@@ -258,6 +258,8 @@ impl CopiedRecord {
             digest: self.digest,
             unchanged: self.unchanged,
             left_out: 0,
+            counted_bytes: self.bytes,
+            counted_entries: self.files.saturating_add(self.unchanged),
             entries: self.entries.into_iter().map(entry).collect(),
             notes: Vec::new(),
         }

@@ -9,6 +9,8 @@ use crate::vm::DeployedVm;
 /// Public address of each node whose private one Orka reports.
 pub(crate) type NodeAddresses = BTreeMap<IpAddr, String>;
 
+const MIB_PER_GIB: f64 = 1024.0;
+
 /// What a deploy answered, before it is believed.
 pub(crate) struct Placement {
     pub(crate) name: String,
@@ -18,6 +20,7 @@ pub(crate) struct Placement {
     pub(crate) ssh_port: Option<u16>,
     pub(crate) screen_share_port: Option<u16>,
     pub(crate) vnc_port: Option<u16>,
+    pub(crate) memory_gib: Option<f64>,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -74,6 +77,7 @@ impl Placement {
             ssh_port,
             screen_share_port: self.screen_share_port,
             vnc_port: self.vnc_port,
+            memory_mib: self.memory_gib.map(|gib| (gib * MIB_PER_GIB) as u32),
             warnings: self.warnings,
         })
     }

@@ -25,6 +25,8 @@ pub struct DeployedVm {
     pub screen_share_port: Option<u16>,
     /// TCP port of the VNC console; none if it is off.
     pub vnc_port: Option<u16>,
+    /// Its memory in whole MiB, where the API tells it.
+    pub memory_mib: Option<u32>,
     /// What the API remarked, such as port reservations it changed.
     pub warnings: Vec<String>,
 }

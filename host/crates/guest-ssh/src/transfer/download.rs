@@ -111,6 +111,7 @@ impl Connection {
         let listed = self
             .list(remote, what, limits, details, &plan.facts)
             .await?;
+        let listed_entries = listed.paths().count() as u64;
         let Compared {
             mut chosen,
             unchanged,
@@ -122,6 +123,7 @@ impl Connection {
         let about = |moved: Moved, warnings: Vec<String>| Moved {
             unchanged,
             apple_doubles,
+            counted_entries: moved.counted_entries.max(listed_entries),
             warnings,
             notes: notes.into_iter().chain(moved.notes).collect(),
             ..moved
@@ -437,6 +439,8 @@ impl Work {
             .notes
             .extend(place::place(staging, &parent, name, &meter)?);
         made.keep();
+        let counted = self.counters.read();
+        (moved.counted_bytes, moved.counted_entries) = (counted.bytes, counted.entries);
         Ok(moved)
     }
 }

@@ -153,6 +153,10 @@ pub struct TransferSummary {
     pub unchanged: u64,
     /// Files that came and were left out after a look at them; see [`Review`].
     pub left_out: u64,
+    /// Bytes that counted against [`Limits::bytes`]: also those of what came and was left out.
+    pub counted_bytes: u64,
+    /// Entries that counted against [`Limits::entries`]: also directories, links, and what was left where it is.
+    pub counted_entries: u64,
     /// From start to end.
     pub duration: Duration,
 }
@@ -184,6 +188,8 @@ impl TransferSummary {
             notes,
             unchanged: moved.unchanged,
             left_out: moved.left_out,
+            counted_bytes: moved.counted_bytes,
+            counted_entries: moved.counted_entries,
             duration,
         }
     }
@@ -212,6 +218,9 @@ struct Moved {
     unchanged: u64,
     /// Left out after a look at them.
     left_out: u64,
+    /// Of what limits bound.
+    counted_bytes: u64,
+    counted_entries: u64,
     warnings: Vec<String>,
     notes: Vec<String>,
 }

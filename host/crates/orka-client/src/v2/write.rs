@@ -134,6 +134,7 @@ pub(crate) fn deployed(
         ssh_port: lenient::port_of(answer, &["ssh_port"]),
         screen_share_port: lenient::port_of(answer, &["screen_share_port", "screen_sharing_port"]),
         vnc_port: lenient::port_of(answer, &["vnc_port"]),
+        memory_gib: lenient::gib_of(answer, &["ram"]),
         warnings: lenient::messages(answer.get("port_warnings")),
     };
     placement.into_vm(addresses)

@@ -185,6 +185,7 @@ pub(crate) fn deployed(
         ssh_port: lenient::port_of(answer, &["ssh", "sshPort"]),
         screen_share_port: lenient::port_of(answer, &["screenshare", "screenSharePort"]),
         vnc_port: lenient::port_of(answer, &["vnc", "vncPort"]),
+        memory_gib: lenient::gib_of(answer, &["memory"]),
         warnings: lenient::messages(answer.get("portWarnings")),
     };
     placement.into_vm(addresses)
