@@ -107,6 +107,93 @@ async fn the_grants_file_of_the_page_is_one_and_lets_build_run() {
     cluster.assert_nothing_left();
 }
 
+/// An editor that knows the schema and the program agree on what is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grants_file_is_read_where_it_fits_the_schema_and_refused_where_not() {
+    let entry = |member: &str, value: serde_json::Value| {
+        let mut entry = serde_json::json!({"plugin": "build"});
+        entry[member] = value;
+        serde_json::json!({"grants": [entry]})
+    };
+    let ceiling =
+        |name: &str, value: serde_json::Value| entry("ceilings", serde_json::json!({name: value}));
+    let digits = "aB".repeat(32);
+    let mut files = vec![
+        (serde_json::json!({"grants": []}), true),
+        (serde_json::json!({"grant": [], "grants": []}), false),
+        (serde_json::json!({"grnats": []}), false),
+        (
+            serde_json::json!({"grants": [{"capabilities": ["*"]}]}),
+            false,
+        ),
+        (entry("colour", "red".into()), false),
+        (entry("digest", format!("sha256:{digits}").into()), true),
+        (entry("digest", format!("sha256:{digits}0").into()), false),
+        (entry("digest", digits.as_str().into()), false),
+        (ceiling("cpu-core", 3.into()), false),
+        (ceiling("cpu-cores", "three".into()), false),
+        (ceiling("cpu-cores", (-1).into()), false),
+        (ceiling("cpu-cores", 0.into()), true),
+        (ceiling("workspace", "read".into()), true),
+        (ceiling("workspace", "all".into()), false),
+    ];
+    for (name, fits) in [
+        ("ssh.exec", true),
+        ("*", true),
+        ("ssh.*", true),
+        ("handoff.*", true),
+        ("ssh.exce", false),
+        ("ss*", false),
+        ("ssh*", false),
+        ("network.*", false),
+        ("", false),
+    ] {
+        files.push((entry("capabilities", serde_json::json!([name])), fits));
+    }
+    for (span, fits) in [
+        ("0", true),
+        ("90s", true),
+        ("1h 30m", true),
+        ("1h30min", true),
+        ("1.5h", true),
+        ("2days", true),
+        ("2M", true),
+        ("4 µs", true),
+        ("", false),
+        ("4", false),
+        ("long", false),
+        ("-1h", false),
+        ("1h,2m", false),
+        ("1H", false),
+        ("PT1H", false),
+    ] {
+        files.push((ceiling("lifetime", span.into()), fits));
+        files.push((ceiling("keep-max", span.into()), fits));
+    }
+    for (size, fits) in [
+        ("0", true),
+        ("512B", true),
+        ("2Gi", true),
+        ("2GiB", true),
+        ("1.5Gi", false),
+        ("2G", false),
+        ("2 Gi", false),
+        ("", false),
+    ] {
+        files.push((ceiling("artifacts-max-size", size.into()), fits));
+    }
+    for (file, fits) in files {
+        let step = Step::new(&["plugin", "inspect", "build"]);
+        // JSON is YAML.
+        let path = step.scratch_file("grants.yaml", file.to_string().as_bytes());
+        let read = step.flag("--grants", path).ended().await;
+        let code = if fits { 0 } else { 211 };
+        assert_eq!(read.code, Some(code), "{file}: {read}");
+        let problems = problems("grants", &file).await;
+        assert_eq!(problems.is_empty(), fits, "{file}: {problems:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn reports_are_of_the_form_that_the_schema_says() {
     let cluster = Cluster::start().await;

@@ -61,6 +61,39 @@ fn both_names(schema: &mut schemars::Schema) {
     );
 }
 
+/// As [`is_digest`] has it.
+#[cfg(test)]
+const DIGEST_PATTERN: &str = "^sha256:[0-9A-Fa-f]{64}$";
+
+/// As [`duration`] has it: `1h 30m`, with the units of the crate `humantime`.
+#[cfg(test)]
+const DURATION_PATTERN: &str = concat!(
+    r"^(0|\s*([0-9]+(\.[0-9]+)?\s*(nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds|second|secs|sec|s|minutes|minute|mins|min|m|",
+    r"hours|hour|hrs|hr|h|days|day|d|weeks|week|wks|wk|w|months|month|M|years|year|yrs|yr|y)\s*)+)$"
+);
+
+/// As [`bytes`] has it.
+#[cfg(test)]
+const SIZE_PATTERN: &str = "^[0-9]+([KMGT]i)?B?$";
+
+/// As [`expand`] takes them: names, and what stands for several.
+#[cfg(test)]
+fn capability_names(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    use plugin_manifest::Capability;
+
+    let names = Capability::ALL.map(Capability::as_str);
+    let groups = names.iter().filter_map(|name| name.split_once('.'));
+    let groups: std::collections::BTreeSet<String> = groups
+        .map(|(group, _)| format!("{group}.*"))
+        .chain(["*".to_owned()])
+        .collect();
+    let all: Vec<&str> = names
+        .into_iter()
+        .chain(groups.iter().map(String::as_str))
+        .collect();
+    schemars::json_schema!({"type": "array", "items": {"type": "string", "enum": all}})
+}
+
 /// What one plugin, or every plugin, may do.
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -68,10 +101,12 @@ fn both_names(schema: &mut schemars::Schema) {
 pub(super) struct Grant {
     /// The name in the plugin's manifest, or `*`.
     pub(super) plugin: String,
-    /// `sha256:…` of the plugin's file; absent fits any.
+    /// `sha256:…` of the plugin's file; absent fits any. What came with the program needs none.
+    #[cfg_attr(test, schemars(regex(pattern = DIGEST_PATTERN)))]
     pub(super) digest: Option<String>,
     /// Capabilities; `*` and `ssh.*` stand for several.
     #[serde(default)]
+    #[cfg_attr(test, schemars(schema_with = "capability_names"))]
     pub(super) capabilities: Vec<String>,
     /// Names of secrets; `*` stands for all that the manifest asks for.
     #[serde(default)]
@@ -103,9 +138,11 @@ pub(super) struct CeilingsEntry {
     pub(super) vms_total: Option<u32>,
     /// How long a VM may be kept after the run, such as `2h`; `4h` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(regex(pattern = DURATION_PATTERN)))]
     pub(super) keep_max: Option<String>,
     /// How long the run may last, such as `1h`, and with it every VM that is not kept.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(regex(pattern = DURATION_PATTERN)))]
     pub(super) lifetime: Option<String>,
     /// Patterns of Orka namespaces (3.x only).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,6 +155,7 @@ pub(super) struct CeilingsEntry {
     pub(super) workspace: Option<WorkspaceAccess>,
     /// Bytes of all that a run fetches, such as `2Gi`; `64Gi` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(regex(pattern = SIZE_PATTERN)))]
     pub(super) artifacts_max_size: Option<String>,
     /// Files, links and directories of all that a run fetches; 500000 if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
