@@ -297,12 +297,12 @@ async fn a_recorded_run_has_no_secret_and_plays_again() {
     let step = replay();
     let newer = step.scratch_file(
         "newer.yaml",
-        session.replace("session: 2", "session: 3").as_bytes(),
+        session.replace("session: 3", "session: 4").as_bytes(),
     );
     said(
         &step.flag("--replay", newer).ended().await,
         211,
-        &["has form 3; this program knows 2"],
+        &["has form 4; this program knows 3"],
     );
 }
 
@@ -393,7 +393,7 @@ async fn a_plugin_that_tidies_up_less_or_more_than_its_session_differs_from_it()
     // Sessions of the first form have none of it, and play all the same.
     let (old, sign_outs) = without(&without_purge, "sign-out");
     assert_eq!(sign_outs, 1, "{session}");
-    let old = old.replace("session: 2", "session: 1");
+    let old = old.replace("session: 3", "session: 1");
     said(&replay(&old).await, 0, &["1 passed, 0 failed"]);
 }
 

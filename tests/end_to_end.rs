@@ -33,6 +33,7 @@ mod retry_elsewhere;
 mod sandbox;
 mod scripts;
 mod secrets;
+mod sessions;
 mod ssh_ways;
 mod stopping;
 mod tekton;

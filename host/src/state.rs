@@ -322,10 +322,9 @@ impl RunContext {
         let Some(witness) = self.witness.get() else {
             return work.await;
         };
-        let began = Instant::now();
         let number = witness.tidies(what).await?;
         let result = work.await;
-        witness.tidied(number, began, result.as_ref().err());
+        witness.tidied(number, result.as_ref().err());
         result
     }
 

@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::check::Problem;
 use super::cluster::ScriptedCluster;
@@ -27,11 +27,11 @@ use crate::bindings::orka::plugin::types::{Exit, ExitSignal};
 use crate::console::Console;
 use crate::failure::{Class, Failure, Kind};
 use crate::interference::Interference;
-use crate::outcome::StopSignal;
+use crate::outcome::{Outcome, StopSignal};
 use crate::session::{
     CopiedRecord, Exchange, FORMAT_WITH_TIDYING, FactsRecord, FileRecord, Names, NodeRecord,
-    Session, Tidying, VmRecord, Witness, deploy_asked, download_asked, exec_asked, login_asked,
-    spec_asked, upload_asked, write_asked,
+    ProgramEnd, Session, Tidying, VmRecord, Witness, deploy_asked, download_asked, exec_asked,
+    login_asked, spec_asked, upload_asked, write_asked,
 };
 
 /// Files that a plugin did not read are made as large as they were, up to this.
@@ -64,14 +64,7 @@ pub fn replay(subject: &Subject, session: &Session) -> Result<Replayed, Failure>
 
 async fn stage(subject: &Subject, session: &Session) -> Result<Replayed, Failure> {
     let scenario = scenario(session);
-    let tape = Arc::new(Tape {
-        state: Mutex::new(TapeState {
-            left: session.calls.iter().cloned().map(Some).collect(),
-            ..TapeState::default()
-        }),
-        files: session.given.workspace.clone().unwrap_or_default(),
-        has_tidying: session.session >= FORMAT_WITH_TIDYING,
-    });
+    let tape = Arc::new(Tape::of(session));
     let cluster = Arc::new(ScriptedCluster::new(&scenario, Arc::default()).with_any_image());
     let backends = Backends {
         cluster: Arc::new(ReplayedCluster {
@@ -175,17 +168,117 @@ struct TapeState {
 /// The recorded calls, each to be taken once.
 struct Tape {
     state: Mutex<TapeState>,
+    times: Times,
     files: BTreeMap<String, FileRecord>,
     /// Whether what the plugin tidied up was recorded as well.
     has_tidying: bool,
 }
 
+/// When things happen. The run's own time is that of the session, so that what it sleeps through is what it slept through
+/// then; and nothing comes before a stop that came after it, or the other way round, in the same millisecond.
+struct Times {
+    started: Instant,
+    /// When the run is stopped or its deadline passes.
+    over: Instant,
+    /// Whether that came between two calls, and the run was waiting for nothing that was recorded. A replay gets to the
+    /// second one sooner, since only calls take time in it.
+    came_between: bool,
+}
+
+/// By so much what a stop brought about is later than the stop, and what was before it is earlier: the shortest time that
+/// the clock of the runtime tells apart.
+const APART: Duration = Duration::from_millis(1);
+
+impl Times {
+    fn of(session: &Session) -> Self {
+        let started = Instant::now();
+        let given = &session.given;
+        let stopped = given.stopped.as_ref().map(|stopped| stopped.after_ms);
+        let over = stopped.map_or(given.timeout_ms, |after| after.min(given.timeout_ms));
+        let was_over =
+            given.stopped.is_some() || session.ended.outcome == Outcome::TimedOut.to_string();
+        let is_running = |call: &Exchange| {
+            let outlasts = |end: &ProgramEnd| end.after_stop;
+            call.call == "exec"
+                && call.failure.is_none()
+                && call.program.as_ref().is_none_or(outlasts)
+        };
+        let crossed = |call: &Exchange| {
+            call.at_ms.is_none_or(|at| at <= over)
+                && (call.unended || call.after_stop || is_running(call))
+        };
+        Self {
+            started,
+            over: started + Duration::from_millis(over),
+            came_between: was_over && !session.calls.iter().any(crossed),
+        }
+    }
+
+    /// Whether a call that was not recorded is one that the run had not come to when it was stopped.
+    fn was_not_reached(&self) -> bool {
+        self.came_between && Instant::now() < self.over + APART
+    }
+
+    fn at(&self, ms: u64) -> Instant {
+        self.started + Duration::from_millis(ms)
+    }
+
+    /// When something ends that ended then, after the stop or before it.
+    fn end(&self, then: Instant, after_stop: bool) -> Instant {
+        if after_stop {
+            then.max(self.over + APART)
+        } else {
+            self.before(then)
+        }
+    }
+
+    /// No later than the stop, for what came before it.
+    fn before(&self, then: Instant) -> Instant {
+        self.over
+            .checked_sub(APART)
+            .map_or(then, |last| then.min(last))
+    }
+
+    /// When a call begins, and when it ends. A session of an older form does not say when it began.
+    fn of_call(&self, call: &Exchange) -> (Instant, Instant) {
+        let took = Duration::from_millis(call.took_ms);
+        let Some(at) = call.at_ms else {
+            let now = Instant::now();
+            return (now, now + took);
+        };
+        let (began, ended) = (self.at(at), self.end(self.at(at) + took, call.after_stop));
+        (began.min(ended), ended)
+    }
+
+    /// When the program ends that this call started when it began then.
+    fn of_program(&self, call: &Exchange, began: Instant, end: &ProgramEnd) -> Instant {
+        let then = began + Duration::from_millis(end.after_ms);
+        match call.at_ms {
+            None => then,
+            Some(_) => self.end(then, end.after_stop),
+        }
+    }
+}
+
 impl Tape {
+    fn of(session: &Session) -> Self {
+        Self {
+            state: Mutex::new(TapeState {
+                left: session.calls.iter().cloned().map(Some).collect(),
+                ..TapeState::default()
+            }),
+            times: Times::of(session),
+            files: session.given.workspace.clone().unwrap_or_default(),
+            has_tidying: session.session >= FORMAT_WITH_TIDYING,
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, TapeState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first recorded call that asked for the same and was not made yet, once as much time has passed as it took.
+    /// The first recorded call that asked for the same and was not made yet, once it has ended as it did then. One that
+    /// the stopped run had not come to ends with the stop.
     async fn take(&self, call: &str, mut asked: Value) -> Result<Exchange, Failure> {
         let found = {
             let mut state = self.state();
@@ -196,14 +289,19 @@ impl Tape {
                 ..Exchange::default()
             }
             .line();
-            state.made.push(line.clone());
             let fits = |left: &Option<Exchange>| {
                 left.as_ref()
                     .is_some_and(|left| left.call == call && left.asked == asked)
             };
             let position = state.left.iter().position(fits);
-            match position.and_then(|position| state.left[position].take()) {
-                Some(exchange) => exchange,
+            let exchange = position.and_then(|position| state.left[position].take());
+            let is_too_early = exchange.is_none() && self.times.was_not_reached();
+            if !is_too_early {
+                state.made.push(line.clone());
+            }
+            match exchange {
+                Some(exchange) => Some(exchange),
+                None if is_too_early => None,
                 None => {
                     state.extras += 1;
                     let message = format!("the session has no such call (any more): {line}");
@@ -216,11 +314,12 @@ impl Tape {
                 }
             }
         };
-        if found.unended {
+        let Some(found) = found.filter(|found| !found.unended) else {
             // What cut it off does so again.
             return std::future::pending().await;
-        }
-        sleep(Duration::from_millis(found.took_ms)).await;
+        };
+        let (_, ended) = self.times.of_call(&found);
+        sleep_until(ended).await;
         match &found.failure {
             Some(failure) => Err(failure.failure()),
             None => Ok(found),
@@ -242,7 +341,7 @@ impl Witness for Tape {
         Ok(0)
     }
 
-    fn tidied(&self, _number: usize, _began: Instant, _failure: Option<&Failure>) {}
+    fn tidied(&self, _number: usize, _failure: Option<&Failure>) {}
 }
 
 fn answer<T: DeserializeOwned>(exchange: &Exchange) -> Result<T, Failure> {
@@ -411,7 +510,11 @@ impl Guest for ReplayedGuest {
     async fn exec(&self, exec: Exec) -> Result<Running, Failure> {
         let asked = exec_asked(&exec, <[u8]>::to_vec);
         let exchange = self.tape.take("exec", asked).await?;
-        let began = Instant::now();
+        let (began, _) = self.tape.times.of_call(&exchange);
+        let end = exchange.program.clone().map(|end| {
+            let at = self.tape.times.of_program(&exchange, began, &end);
+            (end, at)
+        });
         let (events, receiver) = mpsc::channel(8);
         tokio::spawn(async move {
             for piece in &exchange.output {
@@ -425,10 +528,10 @@ impl Guest for ReplayedGuest {
                     return;
                 }
             }
-            let Some(end) = exchange.program else {
+            let Some((end, at)) = end else {
                 return events.closed().await;
             };
-            sleep_until(began + Duration::from_millis(end.after_ms)).await;
+            sleep_until(at).await;
             let event = match (end.status, end.signal, end.lost) {
                 (_, _, Some(lost)) => Event::Lost(lost.failure()),
                 (_, Some(name), None) => Event::Exit(Exit::Signal(ExitSignal {
@@ -500,25 +603,113 @@ impl Guest for ReplayedGuest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::StoppedRecord;
+
+    fn session(calls: Vec<Exchange>, timeout_ms: u64) -> Session {
+        let rest = serde_json::json!({
+            "session": crate::session::FORMAT,
+            "recorded-by": "a test",
+            "began": "2026-01-01T00:00:00Z",
+            "plugin": { "name": "a", "version": "1.0.0", "digest": "" },
+            "given": { "timeout-ms": timeout_ms },
+            "calls": [],
+            "ended": { "outcome": "succeeded", "exit-code": 0 },
+        });
+        Session {
+            calls,
+            ..serde_json::from_value(rest).unwrap()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_stop_brought_about_waits_for_it_and_what_came_before_does_not() {
+        let stopped = StoppedRecord {
+            after_ms: 100,
+            signal: "SIGTERM".to_owned(),
+        };
+        let mut session_of_a_stop = session(Vec::new(), 3_600_000);
+        session_of_a_stop.given.stopped = Some(stopped);
+        let times = Times::of(&session_of_a_stop);
+        let after = |moment: Instant| moment.duration_since(times.started).as_millis();
+        // When the call began, how long it took, whether it ended after the stop, when it does in the replay.
+        for (at_ms, took_ms, after_stop, wanted) in [
+            (40, 50, false, (40, 90)),
+            (40, 60, false, (40, 99)),
+            (100, 0, false, (99, 99)),
+            (40, 60, true, (40, 101)),
+            (100, 0, true, (100, 101)),
+            (40, 90, true, (40, 130)),
+            (120, 10, true, (120, 130)),
+        ] {
+            let call = Exchange {
+                at_ms: Some(at_ms),
+                took_ms,
+                after_stop,
+                ..Exchange::default()
+            };
+            let (began, ended) = times.of_call(&call);
+            assert_eq!((after(began), after(ended)), wanted, "{call:?}");
+            let end = ProgramEnd {
+                after_ms: took_ms,
+                after_stop,
+                ..ProgramEnd::default()
+            };
+            let ended = times.of_program(&call, times.at(at_ms), &end);
+            assert_eq!(after(ended), wanted.1, "{end:?}");
+        }
+        // Without the moment of its beginning a call takes as long as it did, whenever it is made.
+        let old = Exchange {
+            took_ms: 500,
+            ..Exchange::default()
+        };
+        let (began, ended) = times.of_call(&old);
+        assert_eq!((after(began), after(ended)), (0, 500));
+        let deadline = Times::of(&session(Vec::new(), 70));
+        assert_eq!(
+            deadline.over.duration_since(deadline.started).as_millis(),
+            70
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_was_not_reached_before_a_stop_waits_for_it() {
+        let call = |name: &str, after_stop| Exchange {
+            call: name.to_owned(),
+            at_ms: Some(10),
+            took_ms: 10,
+            after_stop,
+            ..Exchange::default()
+        };
+        let made_early = async |ended: Exchange, stopped: bool| {
+            let mut session = session(vec![ended], 3_600_000);
+            session.given.stopped = stopped.then(|| StoppedRecord {
+                after_ms: 20,
+                signal: "SIGTERM".to_owned(),
+            });
+            let tape = Tape::of(&session);
+            let early =
+                tokio::time::timeout(Duration::from_secs(5), tape.take("nodes", Value::Null));
+            let waits = early.await.is_err();
+            let late = tape.take("nodes", Value::Null).await;
+            assert!(late.is_err(), "the run is over");
+            (waits, tape.state().extras)
+        };
+        assert_eq!(made_early(call("images", false), true).await, (true, 1));
+        // It waited for this one then, and would for ever.
+        assert_eq!(made_early(call("images", true), true).await, (false, 2));
+        assert_eq!(made_early(call("exec", false), true).await, (false, 2));
+        assert_eq!(made_early(call("images", false), false).await, (false, 2));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_that_a_stop_cut_off_does_not_end_when_it_is_played_again() {
-        let call = |unended| {
-            Some(Exchange {
-                call: "purge-run".to_owned(),
-                took_ms: 1,
-                unended,
-                ..Exchange::default()
-            })
+        let call = |unended| Exchange {
+            call: "purge-run".to_owned(),
+            took_ms: 1,
+            unended,
+            ..Exchange::default()
         };
-        let tape = Tape {
-            state: Mutex::new(TapeState {
-                left: vec![call(false), call(true)],
-                ..TapeState::default()
-            }),
-            files: BTreeMap::new(),
-            has_tidying: true,
-        };
+        let tape = Tape::of(&session(vec![call(false), call(true)], 3_600_000));
         tape.tidies(Tidying::PurgeRun).await.unwrap();
         let cut_off = tape.tidies(Tidying::PurgeRun);
         let ended = tokio::time::timeout(Duration::from_secs(3600), cut_off).await;

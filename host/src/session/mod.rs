@@ -30,9 +30,10 @@ pub use witness::{Tidying, Witness};
 use crate::failure::Failure;
 
 /// The form of a session; raised when a member changes its meaning.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
-/// From this form on a session has what the plugin itself tidied up.
+/// From this form on a session has what the plugin itself tidied up. From the third on it says when each call began, and
+/// what ended only after the run was stopped.
 #[cfg(feature = "authoring")]
 pub(crate) const FORMAT_WITH_TIDYING: u32 = 2;
 
@@ -168,8 +169,15 @@ pub struct Exchange {
     /// What was asked for. A replayed call must ask for the same.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub asked: Value,
+    /// When it began, in milliseconds after the start of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<u64>,
     /// How long it took, in milliseconds.
     pub took_ms: u64,
+    /// Whether it ended after the run was stopped or its deadline had passed. It does so in a replay too, whatever the
+    /// times say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub after_stop: bool,
     /// Whether it had not ended when the run did, so that nothing came back: a stop had cut it off.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unended: bool,
@@ -207,12 +215,16 @@ pub struct OutputRecord {
 }
 
 /// How a program ended.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ProgramEnd {
-    /// After so long, in milliseconds.
+    /// So long after the call that started it began, in milliseconds.
     pub after_ms: u64,
+    /// Whether the run had been stopped or its deadline had passed by then. It has in a replay too, whatever the times
+    /// say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub after_stop: bool,
     /// With this status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u32>,

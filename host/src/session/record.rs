@@ -29,6 +29,7 @@ use crate::failure::Failure;
 use crate::host_folder;
 use crate::mask::Masker;
 use crate::run::Finished;
+use crate::state::RunContext;
 
 /// So much of what one program writes is kept, the beginning of it.
 const OUTPUT_KEPT: usize = 256 * 1024;
@@ -40,12 +41,45 @@ const EVENTS_QUEUED: usize = 64;
 /// What a recorded program wrote, before secrets are taken out.
 type Piece = (OutputStream, Vec<u8>);
 
+/// A call, and when what happened to it did.
+struct Noted {
+    call: Exchange,
+    began: Instant,
+    ended: Option<Instant>,
+    program_ended: Option<Instant>,
+    output: Vec<Piece>,
+}
+
 #[derive(Default)]
 struct State {
-    calls: Vec<Exchange>,
-    output: BTreeMap<usize, Vec<Piece>>,
+    calls: Vec<Noted>,
     names: Names,
     read: BTreeMap<String, Vec<u8>>,
+}
+
+/// A run's own time. Every moment is rounded the same way, so that their order stays.
+struct Times {
+    started: Instant,
+    /// When it was stopped, or its deadline passed.
+    over: Instant,
+}
+
+impl Times {
+    fn of(run: &RunContext) -> Self {
+        let stopped = run.stop.stopped_at().unwrap_or(run.deadline);
+        Self {
+            started: run.started,
+            over: stopped.min(run.deadline),
+        }
+    }
+
+    fn at(&self, moment: Instant) -> u64 {
+        millis(moment.saturating_duration_since(self.started))
+    }
+
+    fn is_over(&self, moment: Instant) -> bool {
+        moment >= self.over
+    }
 }
 
 /// Takes notes of a run. Nothing that goes wrong here touches the run.
@@ -95,6 +129,7 @@ impl Recorder {
     pub fn session(&self, finished: &Finished) -> Option<Session> {
         let run = finished.run.as_deref()?;
         let mask = |text: &str| self.cleaned(text);
+        let times = Times::of(run);
         let given = Given {
             params: self
                 .params
@@ -105,10 +140,7 @@ impl Recorder {
             timeout_ms: millis(run.deadline.saturating_duration_since(run.started)),
             secrets: run.secrets.keys().cloned().collect(),
             stopped: run.stop.signal().map(|signal| StoppedRecord {
-                after_ms: run
-                    .stop
-                    .stopped_at()
-                    .map_or(0, |at| millis(at.saturating_duration_since(run.started))),
+                after_ms: run.stop.stopped_at().map_or(0, |at| times.at(at)),
                 signal: signal.name().to_owned(),
             }),
             workspace: self.workspace.as_ref().map(|files| self.files(files)),
@@ -123,7 +155,7 @@ impl Recorder {
                 digest: finished.plugin_digest.clone().unwrap_or_default(),
             },
             given,
-            calls: self.session_calls(),
+            calls: self.session_calls(&times),
             ended: EndedRecord {
                 outcome: finished.conclusion.outcome.to_string(),
                 exit_code: finished.conclusion.exit_code,
@@ -146,20 +178,22 @@ impl Recorder {
         files
     }
 
-    fn session_calls(&self) -> Vec<Exchange> {
-        let (calls, output) = {
-            let state = self.state();
-            (state.calls.clone(), state.output.clone())
-        };
-        calls
+    fn session_calls(&self, times: &Times) -> Vec<Exchange> {
+        // Cleaning takes the state again, for the names.
+        let noted: Vec<(Exchange, Vec<Piece>)> = self
+            .state()
+            .calls
+            .iter()
+            .map(|noted| (timed(noted, times), noted.output.clone()))
+            .collect();
+        noted
             .into_iter()
-            .enumerate()
-            .map(|(position, call)| self.clean(call, output.get(&position)))
+            .map(|(call, output)| self.clean(call, &output))
             .collect()
     }
 
     /// With secrets and names taken out.
-    fn clean(&self, mut call: Exchange, output: Option<&Vec<Piece>>) -> Exchange {
+    fn clean(&self, mut call: Exchange, output: &[Piece]) -> Exchange {
         self.clean_value(&mut call.asked);
         self.clean_value(&mut call.answer);
         let clean_failure = |failure: Option<FailureRecord>| {
@@ -172,8 +206,7 @@ impl Recorder {
             end.lost = clean_failure(end.lost.take());
         }
         call.output = output
-            .into_iter()
-            .flatten()
+            .iter()
             .map(|(stream, bytes)| OutputRecord {
                 stderr: *stream == OutputStream::Stderr,
                 text: self.blob(bytes),
@@ -198,32 +231,36 @@ impl Recorder {
     }
 
     /// Enters a call, gives its position, and keeps its place in the order in which calls began.
-    fn begins(&self, call: &str, asked: Value) -> (usize, Instant) {
+    fn begins(&self, call: &str, asked: Value) -> usize {
         let mut state = self.state();
-        state.calls.push(Exchange {
-            call: call.to_owned(),
-            asked,
-            unended: true,
-            ..Exchange::default()
+        state.calls.push(Noted {
+            call: Exchange {
+                call: call.to_owned(),
+                asked,
+                ..Exchange::default()
+            },
+            began: Instant::now(),
+            ended: None,
+            program_ended: None,
+            output: Vec::new(),
         });
-        (state.calls.len() - 1, Instant::now())
+        state.calls.len() - 1
     }
 
     fn ends<T>(
         &self,
-        (position, began): (usize, Instant),
+        position: usize,
         result: &Result<T, Failure>,
         answer: impl FnOnce(&T) -> Value,
     ) {
         let mut state = self.state();
-        let Some(call) = state.calls.get_mut(position) else {
+        let Some(noted) = state.calls.get_mut(position) else {
             return;
         };
-        call.took_ms = millis(began.elapsed());
-        call.unended = false;
+        noted.ended = Some(Instant::now());
         match result {
-            Ok(value) => call.answer = answer(value),
-            Err(failure) => call.failure = Some(FailureRecord::of(failure)),
+            Ok(value) => noted.call.answer = answer(value),
+            Err(failure) => noted.call.failure = Some(FailureRecord::of(failure)),
         }
     }
 
@@ -233,7 +270,10 @@ impl Recorder {
 
     fn wrote(&self, position: usize, stream: OutputStream, bytes: &[u8]) {
         let mut state = self.state();
-        let pieces = state.output.entry(position).or_default();
+        let Some(noted) = state.calls.get_mut(position) else {
+            return;
+        };
+        let pieces = &mut noted.output;
         let kept: usize = pieces.iter().map(|(_, piece)| piece.len()).sum();
         let fits = bytes.len().min(OUTPUT_KEPT.saturating_sub(kept));
         match pieces.last_mut() {
@@ -241,27 +281,29 @@ impl Recorder {
             _ if fits > 0 => pieces.push((stream, bytes[..fits].to_vec())),
             _ => {}
         }
-        if let Some(call) = state.calls.get_mut(position) {
-            call.output_left_out += (bytes.len() - fits) as u64;
-        }
+        noted.call.output_left_out += (bytes.len() - fits) as u64;
     }
 
-    fn program_ended(&self, position: usize, began: Instant, event: &Event) {
-        let after_ms = millis(began.elapsed());
-        let (status, signal, lost) = match event {
+    fn program_ended(&self, position: usize, event: &Event) {
+        let end = match event {
             // A connection that is lost under a detached program is no end of it.
             Event::Output(..) | Event::Interrupted(_) | Event::Resumed | Event::Heard => return,
-            Event::Exit(Exit::Status(status)) => (Some(*status), None, None),
-            Event::Exit(Exit::Signal(signal)) => (None, Some(signal.name.clone()), None),
-            Event::Lost(failure) => (None, None, Some(FailureRecord::of(failure))),
+            Event::Exit(Exit::Status(status)) => ProgramEnd {
+                status: Some(*status),
+                ..ProgramEnd::default()
+            },
+            Event::Exit(Exit::Signal(signal)) => ProgramEnd {
+                signal: Some(signal.name.clone()),
+                ..ProgramEnd::default()
+            },
+            Event::Lost(failure) => ProgramEnd {
+                lost: Some(FailureRecord::of(failure)),
+                ..ProgramEnd::default()
+            },
         };
-        if let Some(call) = self.state().calls.get_mut(position) {
-            call.program = Some(ProgramEnd {
-                after_ms,
-                status,
-                signal,
-                lost,
-            });
+        if let Some(noted) = self.state().calls.get_mut(position) {
+            noted.call.program = Some(end);
+            noted.program_ended = Some(Instant::now());
         }
     }
 
@@ -284,13 +326,32 @@ impl Witness for Recorder {
         if let Some(name) = what.name() {
             self.names(name);
         }
-        Ok(self.begins(what.call(), what.asked()).0)
+        Ok(self.begins(what.call(), what.asked()))
     }
 
-    fn tidied(&self, number: usize, began: Instant, failure: Option<&Failure>) {
+    fn tidied(&self, number: usize, failure: Option<&Failure>) {
         let result = failure.map_or(Ok(()), |failure| Err(failure.clone()));
-        self.ends((number, began), &result, |()| Value::Null);
+        self.ends(number, &result, |()| Value::Null);
     }
+}
+
+/// A call with its times.
+fn timed(noted: &Noted, times: &Times) -> Exchange {
+    let mut call = noted.call.clone();
+    let at_ms = times.at(noted.began);
+    call.at_ms = Some(at_ms);
+    match noted.ended {
+        None => call.unended = true,
+        Some(ended) => {
+            call.took_ms = times.at(ended) - at_ms;
+            call.after_stop = times.is_over(ended);
+        }
+    }
+    if let (Some(end), Some(ended)) = (&mut call.program, noted.program_ended) {
+        end.after_ms = times.at(ended) - at_ms;
+        end.after_stop = times.is_over(ended);
+    }
+    call
 }
 
 /// The regular files of a workspace with their sizes, without the host's own folder.
@@ -532,8 +593,8 @@ impl Guest for RecordedGuest {
         tokio::spawn(async move {
             while let Some(event) = from.recv().await {
                 match &event {
-                    Event::Output(stream, bytes) => recorder.wrote(call.0, *stream, bytes),
-                    ended => recorder.program_ended(call.0, call.1, ended),
+                    Event::Output(stream, bytes) => recorder.wrote(call, *stream, bytes),
+                    ended => recorder.program_ended(call, ended),
                 }
                 // Whoever took the events is gone: so must we be, so that the program notices.
                 if events.send(event).await.is_err() {
@@ -592,19 +653,38 @@ impl Guest for RecordedGuest {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::sleep;
+
     use super::*;
 
-    #[tokio::test]
-    async fn a_call_that_never_ended_is_told_from_one_that_did() {
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_never_ended_is_told_from_one_that_did_and_from_one_that_ended_too_late() {
+        let times = Times {
+            started: Instant::now(),
+            over: Instant::now() + Duration::from_millis(30),
+        };
         let recorder = Recorder::new(Masker::default(), BTreeMap::new(), None);
-        let ended = recorder.tidies(Tidying::Delete("one")).await.unwrap();
-        recorder.tidies(Tidying::Delete("two")).await.unwrap();
-        recorder.tidied(ended, Instant::now(), None);
-        let unended: Vec<bool> = recorder
-            .session_calls()
+        let mut numbers = Vec::new();
+        for name in ["one", "two", "three"] {
+            numbers.push(recorder.tidies(Tidying::Delete(name)).await.unwrap());
+            sleep(Duration::from_millis(9)).await;
+        }
+        recorder.tidied(numbers[1], None);
+        sleep(Duration::from_millis(3)).await;
+        let late = recorder.tidies(Tidying::PurgeRun).await.unwrap();
+        recorder.tidied(late, None);
+        recorder.tidied(numbers[2], None);
+        let told: Vec<_> = recorder
+            .session_calls(&times)
             .iter()
-            .map(|call| call.unended)
+            .map(|call| (call.at_ms, call.took_ms, call.unended, call.after_stop))
             .collect();
-        assert_eq!(unended, [false, true]);
+        let wanted = [
+            (Some(0), 0, true, false),
+            (Some(9), 18, false, false),
+            (Some(18), 12, false, true),
+            (Some(30), 0, false, true),
+        ];
+        assert_eq!(told, wanted);
     }
 }

@@ -2,7 +2,6 @@
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use crate::failure::Failure;
 
@@ -54,6 +53,6 @@ pub trait Witness: Send + Sync {
     /// without doing its work.
     async fn tidies(&self, what: Tidying<'_>) -> Result<usize, Failure>;
 
-    /// It did, having begun then.
-    fn tidied(&self, number: usize, began: Instant, failure: Option<&Failure>);
+    /// It did.
+    fn tidied(&self, number: usize, failure: Option<&Failure>);
 }

@@ -1,0 +1,120 @@
+//! Recorded sessions of runs that were stopped: each plays again as it was.
+
+use std::time::Duration;
+
+use end_to_end::{Cluster, Ended, Step, Stream, bundled};
+use orka_sim::{FaultAction, FaultRule};
+use rustix::process::Signal;
+
+/// Says that it runs, then takes longer than any test waits.
+const LONG: &str = "#!/bin/sh\necho running\nsleep 300\n";
+
+/// Dies a moment after it is asked to, as programs of some size do.
+const SLOW_TO_DIE: &str =
+    "#!/bin/sh\ntrap 'sleep 0.3; exit 3' TERM\necho running\nsleep 300 & wait\n";
+
+/// What stops a run.
+#[derive(Clone, Copy)]
+enum By {
+    Signal(Signal),
+    Deadline,
+}
+
+/// Records a run that is stopped once this is in the log, and plays it again.
+async fn stopped_and_played_again(step: Step, by: By, when: (Stream, &str)) -> Ended {
+    let file = step.scratch_file("session.yaml", b"");
+    let step = step.flag("--record", file.as_str());
+    let ended = match by {
+        By::Signal(signal) => {
+            let mut running = step.start();
+            running.says(when.0, when.1).await;
+            running.signal(signal);
+            running.ended().await
+        }
+        By::Deadline => step.flag("--timeout", "3s").ended().await,
+    };
+    let (code, outcome) = match by {
+        By::Signal(Signal::INT) => (130, "cancelled"),
+        By::Signal(_) => (143, "cancelled"),
+        By::Deadline => (218, "timed-out"),
+    };
+    ended.assert(code, outcome);
+    let played = Step::new(&["plugin", "test"])
+        .flag("--plugin", bundled("build").to_str().unwrap())
+        .flag("--replay", file.as_str())
+        .ended()
+        .await;
+    let session = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(played.code, Some(0), "{played}\n{session}\n{ended}");
+    ended
+}
+
+const RUNNING: (Stream, &str) = (Stream::Stdout, "running\n");
+const STOPS: [By; 3] = [
+    By::Signal(Signal::TERM),
+    By::Signal(Signal::INT),
+    By::Deadline,
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_stopped_while_its_script_runs_plays_again() {
+    for script in [LONG, SLOW_TO_DIE] {
+        for by in STOPS {
+            let cluster = Cluster::start().await;
+            stopped_and_played_again(cluster.build(script), by, RUNNING).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_stopped_while_its_vm_is_deployed_plays_again() {
+    for by in STOPS {
+        let cluster = Cluster::start().await;
+        let slow = FaultAction::DelayReply { ms: 4_000 };
+        cluster
+            .sim
+            .add_fault(FaultRule::new("POST", "/resources/vm/deploy", slow));
+        let deploys = (Stream::Stderr, "deploying VM");
+        stopped_and_played_again(cluster.build(LONG), by, deploys).await;
+    }
+}
+
+/// Without the deadline, at which the VM has not become ready: that is no stop but Orka's failure.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_stopped_while_ssh_is_awaited_plays_again() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let cluster = Cluster::with(orka_sim::SimConfig {
+            boot_delay: Duration::from_secs(300),
+            ..Cluster::orka2()
+        })
+        .await;
+        let waits = (Stream::Stderr, "==> wait for SSH");
+        stopped_and_played_again(cluster.build(LONG), By::Signal(signal), waits).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_stopped_while_artifacts_come_back_plays_again() {
+    for by in STOPS {
+        let cluster = Cluster::start().await;
+        let step = cluster
+            .build("#!/bin/sh\ntruncate -s 20G large\n")
+            .param("artifacts", "large");
+        let comes_back = (Stream::Stderr, "==> copy back");
+        stopped_and_played_again(step, by, comes_back).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_stopped_whose_evidence_comes_back_plays_again() {
+    const EVIDENCE: &str = "#!/bin/sh\ntrap 'echo late >>log.txt; exit 3' TERM\necho early >log.txt\necho running\nsleep 300 & wait\n";
+    for by in STOPS {
+        let cluster = Cluster::start().await;
+        let step = cluster
+            .build(EVIDENCE)
+            .param("artifacts", "log.txt")
+            .param("artifacts-when", "always");
+        let ended = stopped_and_played_again(step, by, RUNNING).await;
+        assert!(ended.file("log.txt").is_some(), "{ended}");
+    }
+}
