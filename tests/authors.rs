@@ -99,6 +99,38 @@ async fn another_end_and_other_calls_are_shown_as_differences() {
 }
 
 #[tokio::test]
+async fn what_a_scenario_grants_it_grants_to_the_plugin_that_it_tests() {
+    let with_secrets = |granted: &str| {
+        let members = "params: { base-image: sonoma.orkasi, script: make ipa, secret-env: [TOK] }";
+        let base = SCENARIO.replace(
+            "params: { base-image: sonoma.orkasi, script: make ipa }",
+            members,
+        );
+        format!("{base}    secrets: {{ TOK: hunter22 }}\n    grants: {granted}\n")
+    };
+    let by_name = with_secrets("{ capabilities: ['*'], secrets: [TOK] }");
+    said(&test_with(&by_name).ended().await, 0, &["1 passed"]);
+    let without = with_secrets("{ capabilities: ['*'] }");
+    let ended = test_with(&without).ended().await;
+    said(
+        &ended,
+        1,
+        &[
+            "`secret-env` names the secret `TOK`, which this run was not granted",
+            "secrets: [\"TOK\"]",
+        ],
+    );
+    // What is said of all plugins grants no secret that only a script names, and what is in no file has no line.
+    let to_all = with_secrets("{ plugin: '*', capabilities: ['*'], secrets: [TOK] }");
+    let ended = test_with(&to_all).ended().await;
+    said(
+        &ended,
+        1,
+        &["put this before the entry for `*` in the grants file:"],
+    );
+}
+
+#[tokio::test]
 async fn a_wrong_file_is_told_from_a_failed_test() {
     let ended = test_with(&SCENARIO.replace("params", "parms"))
         .ended()

@@ -735,9 +735,12 @@ impl Asker {
             None => format!("{}:\n{}", self.form.into_the_file(), whole()),
             // What an entry for all says of the others stays as it is.
             Some(decider) if decider.is_for_all => {
-                let at = decider.place.entry().unwrap_or_default();
+                let entry = match decider.place.entry() {
+                    Some(at) => format!("the entry at {at}"),
+                    None => "the entry for `*` in the grants file".to_owned(),
+                };
                 let set_off = self.form.set_off();
-                format!("put this before the entry at {at}{set_off}:\n{}", whole())
+                format!("put this before {entry}{set_off}:\n{}", whole())
             }
             Some(decider) => {
                 let secrets = more.secrets.iter().cloned();

@@ -47,14 +47,16 @@ impl Form {
         layout: Layout::First,
     };
 
+    pub(super) const YAML: Self = Self {
+        is_yaml: true,
+        key: "grants",
+        layout: Layout::First,
+    };
+
     /// By the ending of a file's name.
     pub(super) fn of(path: &Path) -> Self {
         match path.extension() {
-            Some(ending) if ending == "yaml" || ending == "yml" => Self {
-                is_yaml: true,
-                key: "grants",
-                layout: Layout::First,
-            },
+            Some(ending) if ending == "yaml" || ending == "yml" => Self::YAML,
             _ => Self::TOML,
         }
     }

@@ -19,7 +19,7 @@ const FILE_NAMES: [&str; 3] = ["grants.toml", "grants.yaml", "grants.yml"];
 /// The operator's grants file, in TOML or, by its name's ending `.yaml` or `.yml`, in YAML.
 ///
 /// The first entry whose `plugin` and `digest` fit decides; later ones are not looked at.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[cfg_attr(test, schemars(title = "Grants of orka-step", transform = both_names))]
@@ -95,7 +95,7 @@ fn capability_names(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 }
 
 /// What one plugin, or every plugin, may do.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Grant {
@@ -357,6 +357,18 @@ impl GrantsFile {
                     .as_deref()
                     .is_none_or(|wanted| wanted.eq_ignore_ascii_case(digest))
         })
+    }
+
+    /// The same, said of one plugin by its name and digest instead of whichever plugins it was said of.
+    #[cfg(feature = "authoring")]
+    pub(crate) fn said_of(&self, manifest: &Manifest, digest: &str) -> Self {
+        let mut said = self.clone();
+        for grant in &mut said.grants {
+            grant.plugin = manifest.name.clone();
+            grant.digest = Some(digest.to_owned());
+        }
+        said.form = Form::YAML;
+        said
     }
 
     /// Where an entry is.

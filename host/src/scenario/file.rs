@@ -13,10 +13,9 @@ use serde::Deserialize;
 use yaml_serde::Value;
 
 use super::check::Expectations;
-use super::model::{ExecReply, Expected, Pattern, Scenario, Times, node};
+use super::model::{ExecReply, Expected, Granted, Pattern, Scenario, Times, node};
 use crate::bindings::orka::plugin::cluster::Node;
 use crate::failure::{Class, Failure, Kind};
-use crate::grants::GrantsFile;
 use crate::guard::GuardSource;
 use crate::limits::Limits;
 use crate::outcome::StopSignal;
@@ -470,7 +469,7 @@ fn case(entry: Entry, directory: &Path) -> Result<Case, String> {
             .into_iter()
             .map(|(name, value)| (name, SecretString::from(value)))
             .collect(),
-        grants: entry.grants.map(grants).transpose()?.map(Arc::new),
+        grants: entry.grants.map(grants).transpose()?,
         guards: entry
             .guards
             .into_iter()
@@ -651,18 +650,26 @@ fn limits(entries: &BTreeMap<String, u32>) -> Result<Limits, String> {
 }
 
 /// The operator's file with this one entry.
-fn grants(entry: Grants) -> Result<GrantsFile, String> {
+fn grants(entry: Grants) -> Result<Granted, String> {
     let mut entry: yaml_serde::Mapping = entry
         .members
         .into_iter()
         .map(|(name, value)| (Value::from(name), value))
         .collect();
-    if !entry.contains_key("plugin") {
+    let names_a_plugin = entry.contains_key("plugin");
+    if !names_a_plugin {
         entry.insert("plugin".into(), "*".into());
     }
     let file =
         yaml_serde::Mapping::from_iter([("grant".into(), vec![Value::Mapping(entry)].into())]);
-    yaml_serde::from_value(Value::Mapping(file)).map_err(|error| format!("`grants`: {error}"))
+    let file = yaml_serde::from_value(Value::Mapping(file))
+        .map(Arc::new)
+        .map_err(|error| format!("`grants`: {error}"))?;
+    Ok(if names_a_plugin {
+        Granted::ByFile(file)
+    } else {
+        Granted::ByEntry(file)
+    })
 }
 
 fn contents(

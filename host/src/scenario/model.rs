@@ -1,10 +1,12 @@
 //! What a test's cluster and VMs do.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use plugin_manifest::Manifest;
 use secrecy::SecretString;
 
 use crate::bindings::orka::plugin::cluster::Node;
@@ -202,6 +204,25 @@ impl Expected {
     }
 }
 
+/// What the operator grants in a test.
+#[derive(Clone, Debug)]
+pub(crate) enum Granted {
+    /// What this file grants.
+    ByFile(Arc<GrantsFile>),
+    /// What the one entry of this file grants, which names no plugin: it is said of the one that is tested.
+    ByEntry(Arc<GrantsFile>),
+}
+
+impl Granted {
+    /// The file for a run of this plugin.
+    pub(crate) fn file(&self, manifest: &Manifest, digest: &str) -> Cow<'_, GrantsFile> {
+        match self {
+            Self::ByFile(file) => Cow::Borrowed(file),
+            Self::ByEntry(file) => Cow::Owned(file.said_of(manifest, digest)),
+        }
+    }
+}
+
 /// A test's set-up: parameters, the workspace, and how cluster and VMs behave.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -209,7 +230,7 @@ pub struct Scenario {
     pub(crate) script: Option<Vec<u8>>,
     pub(crate) workspace: Option<BTreeMap<String, Vec<u8>>>,
     pub(crate) secrets: BTreeMap<String, SecretString>,
-    pub(crate) grants: Option<Arc<GrantsFile>>,
+    pub(crate) grants: Option<Granted>,
     pub(crate) guards: Vec<GuardSource>,
     pub(crate) limits: Limits,
     pub(crate) timeout: Duration,
@@ -311,7 +332,7 @@ impl Scenario {
     /// Grants what this file grants, instead of all that the plugin asks for.
     #[must_use]
     pub fn grants(mut self, file: GrantsFile) -> Self {
-        self.grants = Some(Arc::new(file));
+        self.grants = Some(Granted::ByFile(Arc::new(file)));
         self
     }
 

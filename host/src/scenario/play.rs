@@ -327,8 +327,10 @@ impl Subject {
         let one = |failure| Refused::Run(vec![failure]);
         let grants = match &scenario.grants {
             None => Grants::everything(manifest, scenario.secrets.keys()),
-            Some(file) => {
-                Grants::intersect(Some(file), manifest, &self.plugin.digest, false).map_err(one)?
+            Some(granted) => {
+                let digest = &self.plugin.digest;
+                let file = granted.file(manifest, digest);
+                Grants::intersect(Some(&file), manifest, digest, false).map_err(one)?
             }
         };
         grants
