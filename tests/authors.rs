@@ -99,6 +99,24 @@ async fn another_end_and_other_calls_are_shown_as_differences() {
 }
 
 #[tokio::test]
+async fn a_failure_that_no_call_comes_to_fails_the_test() {
+    let scenarios = format!(
+        "{SCENARIO}    failures: [{{ call: connect, number: 5, kind: timed-out }}, {{ call: images, kind: other }}]\n    cluster: {{ lost-deploys: [{{ number: 2, appears-after: 1s }}] }}\n"
+    );
+    let ended = test_with(&scenarios).ended().await;
+    said(
+        &ended,
+        1,
+        &[
+            "failures of the scenario were not reached",
+            "- `connect` number 5: there were no more than 1",
+            "- `images`: there was no such call",
+            "- lost `deploy` number 2: there were no more than 1",
+        ],
+    );
+}
+
+#[tokio::test]
 async fn what_a_scenario_grants_it_grants_to_the_plugin_that_it_tests() {
     let with_secrets = |granted: &str| {
         let members = "params: { base-image: sonoma.orkasi, script: make ipa, secret-env: [TOK] }";

@@ -226,6 +226,12 @@ impl Expectations {
                 unmatched(&report.missing, &report.unexpected),
             ));
         }
+        if !report.not_reached.is_empty() {
+            problems.push(Problem::with(
+                "failures of the scenario were not reached",
+                diff::lists(&report.not_reached, &[]),
+            ));
+        }
         problems.extend(shown_secrets(report));
         let left = &report.left_on_the_cluster;
         if left.len() != self.left {

@@ -463,12 +463,49 @@ impl Faults {
     pub(crate) fn check(&mut self, call: &str) -> Result<(), Failure> {
         let seen = self.seen.entry(call.to_owned()).or_default();
         *seen += 1;
-        let rule = self
-            .rules
-            .iter()
-            .find(|(name, occurrence, _)| name == call && (*occurrence == 0 || occurrence == seen));
-        rule.map_or(Ok(()), |(_, _, failure)| Err(failure.clone()))
+        match rule_for(&self.rules, call, *seen) {
+            Some(position) => Err(self.rules[position].2.clone()),
+            None => Ok(()),
+        }
     }
+}
+
+/// Rules of [`Faults`] by which none of these calls failed, in words for people.
+pub(crate) fn not_reached(rules: &[(String, usize, Failure)], calls: &[String]) -> Vec<String> {
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut reached = vec![false; rules.len()];
+    for call in calls {
+        let name = call.split(' ').next().unwrap_or_default();
+        let seen = seen.entry(name).or_default();
+        *seen += 1;
+        if let Some(position) = rule_for(rules, name, *seen) {
+            reached[position] = true;
+        }
+    }
+    let told = |(call, occurrence, _): &(String, usize, Failure)| {
+        let number = match occurrence {
+            0 => String::new(),
+            number => format!(" number {number}"),
+        };
+        let why = match seen.get(call.as_str()) {
+            None => "there was no such call".to_owned(),
+            Some(count) if count < occurrence => format!("there were no more than {count}"),
+            Some(_) => "another of `failures` comes before it".to_owned(),
+        };
+        format!("`{call}`{number}: {why}")
+    };
+    let rules = rules.iter().zip(reached);
+    rules
+        .filter(|(_, reached)| !reached)
+        .map(|(rule, _)| told(rule))
+        .collect()
+}
+
+/// The first rule for this call, the `seen`th of its name.
+fn rule_for(rules: &[(String, usize, Failure)], call: &str, seen: usize) -> Option<usize> {
+    rules
+        .iter()
+        .position(|(name, occurrence, _)| name == call && (*occurrence == 0 || *occurrence == seen))
 }
 
 #[cfg(test)]
@@ -493,6 +530,27 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_failure_that_no_call_came_to_is_told_with_the_reason() {
+        let failure = || Failure::internal("it fails");
+        let rules = [
+            ("connect".to_owned(), 2, failure()),
+            ("connect".to_owned(), 5, failure()),
+            ("exec".to_owned(), 0, failure()),
+            ("exec".to_owned(), 1, failure()),
+            ("list".to_owned(), 0, failure()),
+        ];
+        let calls = ["connect", "connect", "exec make ipa"].map(str::to_owned);
+        assert_eq!(
+            not_reached(&rules, &calls),
+            [
+                "`connect` number 5: there were no more than 2",
+                "`exec` number 1: another of `failures` comes before it",
+                "`list`: there was no such call",
+            ]
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use secrecy::ExposeSecret as _;
 
 use super::cluster::ScriptedCluster;
 use super::guest::ScriptedGuests;
-use super::model::Scenario;
+use super::model::{self, Scenario};
 use crate::backend::{Cluster, Guests};
 use crate::bindings::orka::plugin::types::Exit;
 use crate::config::Workspace;
@@ -62,6 +62,8 @@ pub struct Report {
     pub unexpected: Vec<String>,
     /// Programs that the scenario wants to run and that did not.
     pub missing: Vec<String>,
+    /// Failures and lost answers that the scenario has for calls that were not made.
+    pub not_reached: Vec<String>,
     /// The node that each deployment asked for, in order.
     pub nodes: Vec<Option<String>>,
     /// Names that the cluster still has.
@@ -182,11 +184,22 @@ impl Subject {
                 .iter()
                 .map(|(_, value)| ("a plain environment variable", value.as_str())),
         ));
+        let nodes = cluster.nodes_asked_for();
+        let mut not_reached = model::not_reached(&scenario.failures, &calls);
+        let deployed = nodes.len();
+        let lost = scenario.lost_deploys.keys();
+        not_reached.extend(
+            lost.filter(|number| usize::from(**number) > deployed)
+                .map(|number| {
+                    format!("lost `deploy` number {number}: there were no more than {deployed}")
+                }),
+        );
         Ok(Report {
             calls,
             unexpected: guests.unexpected(),
             missing: guests.missing(),
-            nodes: cluster.nodes_asked_for(),
+            not_reached,
+            nodes,
             left_on_the_cluster: cluster.left(),
             vm_files: guests.files(),
             ..report
@@ -272,6 +285,7 @@ impl Subject {
             calls: Vec::new(),
             unexpected: Vec::new(),
             missing: Vec::new(),
+            not_reached: Vec::new(),
             nodes: Vec::new(),
             left_on_the_cluster: Vec::new(),
             kept,

@@ -68,8 +68,8 @@ impl PluginUnderTest {
     ///
     /// # Panics
     ///
-    /// If the plugin ran a program that the scenario does not expect, one that must run did not, a secret of the scenario
-    /// can be read somewhere, or the test's own set-up fails.
+    /// If the plugin ran a program that the scenario does not expect, one that must run did not, a call that is to fail was
+    /// not made, a secret of the scenario can be read somewhere, or the test's own set-up fails.
     #[expect(
         clippy::panic,
         reason = "a strict kit ends the test at what was not expected"
@@ -84,6 +84,12 @@ impl PluginUnderTest {
             "the plugin ran programs that the scenario does not expect: {:?}; and did not run {:?}\n{}",
             report.unexpected,
             report.missing,
+            report.log_text()
+        );
+        assert!(
+            report.not_reached.is_empty(),
+            "failures of the scenario were not reached: {:?}\n{}",
+            report.not_reached,
             report.log_text()
         );
         assert!(
