@@ -150,13 +150,20 @@ async fn what_a_scenario_grants_it_grants_to_the_plugin_that_it_tests() {
 
 #[tokio::test]
 async fn a_wrong_file_is_told_from_a_failed_test() {
-    let ended = test_with(&SCENARIO.replace("params", "parms"))
-        .ended()
-        .await;
+    let step = test_with(&SCENARIO.replace("params", "parms"));
+    let junit = step.scratch_file("junit.xml", b"what was there before");
+    let ended = step.flag("--junit", junit.as_str()).ended().await;
     said(
         &ended,
         211,
         &["scenario `it builds`", "unknown field `parms`"],
+    );
+    let xml = String::from_utf8(std::fs::read(junit).unwrap()).unwrap();
+    assert!(
+        xml.contains("tests=\"1\" failures=\"0\" errors=\"1\"")
+            && xml.contains("<error message=\"the scenario file `")
+            && xml.contains("unknown field `parms`"),
+        "{xml}"
     );
     let ended = test_with(SCENARIO)
         .flag("--plugin", "./none.wasm")

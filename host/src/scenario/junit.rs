@@ -11,19 +11,31 @@ pub(super) struct TestCase {
     pub(super) name: String,
     /// How long it took in real time.
     pub(super) took: Duration,
-    /// What went wrong; none if it passed.
-    pub(super) failure: Option<String>,
+    /// What came of it.
+    pub(super) verdict: Verdict,
+}
+
+/// What came of a test.
+pub(super) enum Verdict {
+    /// It passed.
+    Passed,
+    /// Something did not come as expected.
+    Failed(String),
+    /// It could not be played.
+    Error(String),
 }
 
 /// The document.
 pub(super) fn document(suite: &str, cases: &[TestCase]) -> String {
-    let failures = cases.iter().filter(|case| case.failure.is_some()).count();
+    let count = |is: fn(&Verdict) -> bool| cases.iter().filter(|case| is(&case.verdict)).count();
+    let failures = count(|verdict| matches!(verdict, Verdict::Failed(_)));
+    let errors = count(|verdict| matches!(verdict, Verdict::Error(_)));
     let took: Duration = cases.iter().map(|case| case.took).sum();
     let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
     // Writing into a `String` cannot fail.
     let _ = writeln!(
         xml,
-        "<testsuites>\n  <testsuite name=\"{}\" tests=\"{}\" failures=\"{failures}\" errors=\"0\" time=\"{:.3}\">",
+        "<testsuites>\n  <testsuite name=\"{}\" tests=\"{}\" failures=\"{failures}\" errors=\"{errors}\" time=\"{:.3}\">",
         escaped(suite),
         cases.len(),
         took.as_secs_f64()
@@ -36,18 +48,21 @@ pub(super) fn document(suite: &str, cases: &[TestCase]) -> String {
             escaped(&case.name),
             case.took.as_secs_f64()
         );
-        match &case.failure {
-            None => xml.push_str("/>\n"),
-            Some(text) => {
-                let first = text.lines().next().unwrap_or_default();
-                let _ = writeln!(
-                    xml,
-                    ">\n      <failure message=\"{}\">{}</failure>\n    </testcase>",
-                    escaped(first),
-                    escaped(text)
-                );
+        let (element, text) = match &case.verdict {
+            Verdict::Passed => {
+                xml.push_str("/>\n");
+                continue;
             }
-        }
+            Verdict::Failed(text) => ("failure", text),
+            Verdict::Error(text) => ("error", text),
+        };
+        let first = text.lines().next().unwrap_or_default();
+        let _ = writeln!(
+            xml,
+            ">\n      <{element} message=\"{}\">{}</{element}>\n    </testcase>",
+            escaped(first),
+            escaped(text)
+        );
     }
     xml.push_str("  </testsuite>\n</testsuites>\n");
     xml
@@ -78,20 +93,33 @@ mod tests {
 
     #[test]
     fn what_xml_cannot_have_is_escaped_or_replaced() {
-        let case = |name: &str, failure: Option<&str>| TestCase {
+        let case = |name: &str, verdict| TestCase {
             file: "a & b.yaml".to_owned(),
             name: name.to_owned(),
             took: Duration::from_millis(12),
-            failure: failure.map(str::to_owned),
+            verdict,
         };
         let xml = document(
             "build",
             &[
-                case("good", None),
-                case("\"<bad>\"", Some("it ended otherwise\n- a\n+ \u{1b}[0m")),
+                case("good", Verdict::Passed),
+                case(
+                    "\"<bad>\"",
+                    Verdict::Failed("it ended otherwise\n- a\n+ \u{1b}[0m".to_owned()),
+                ),
+                case("never", Verdict::Error("a file is <wrong>".to_owned())),
             ],
         );
-        assert!(xml.contains("tests=\"2\" failures=\"1\""), "{xml}");
+        assert!(
+            xml.contains("tests=\"3\" failures=\"1\" errors=\"1\""),
+            "{xml}"
+        );
+        assert!(
+            xml.contains(
+                "<error message=\"a file is &lt;wrong&gt;\">a file is &lt;wrong&gt;</error>"
+            ),
+            "{xml}"
+        );
         assert!(
             xml.contains("classname=\"a &amp; b.yaml\" name=\"good\" time=\"0.012\"/>"),
             "{xml}"

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::check::Problem;
 use super::file::{self, Backend, Case};
-use super::junit::{self, TestCase};
+use super::junit::{self, TestCase, Verdict};
 use super::play::{Report, Subject};
 use super::{replay, sweep};
 use crate::cli::PluginTestArgs;
@@ -65,9 +65,33 @@ fn once(args: &PluginTestArgs, console: &Console) -> u8 {
         Ok(code) => code,
         Err(failure) => {
             report::print_failure(console, &failure);
+            // A system that shows the file and not the log would show nothing, or what an earlier run left.
+            if let Some(path) = &args.junit
+                && let Err(unwritten) = write_error(path, &failure)
+            {
+                report::print_warning(console, &unwritten);
+            }
             outcome::of_class(failure.class).1
         }
     }
+}
+
+/// Results of scenarios of which none could be played.
+fn write_error(path: &Path, failure: &Failure) -> Result<(), Failure> {
+    let mut text = failure.to_string();
+    for cause in failure.causes() {
+        text.push_str(&format!("\ncaused by: {cause}"));
+    }
+    if let Some(hint) = &failure.hint {
+        text.push_str(&format!("\nhint: {hint}"));
+    }
+    let case = TestCase {
+        file: "orka-step plugin test".to_owned(),
+        name: "the scenarios can be played".to_owned(),
+        took: Duration::ZERO,
+        verdict: Verdict::Error(text),
+    };
+    write_document(path, "orka-step plugin test", &[case])
 }
 
 /// Plays whenever the plugin or a scenario file changes; ends with the process.
@@ -408,10 +432,18 @@ fn write_junit(path: &Path, suite: &str, played: &[Played]) -> Result<(), Failur
             file: played.file.display().to_string(),
             name: played.name.clone(),
             took: played.took,
-            failure: (!played.problems.is_empty()).then(|| played.problems.join("\n")),
+            verdict: if played.problems.is_empty() {
+                Verdict::Passed
+            } else {
+                Verdict::Failed(played.problems.join("\n"))
+            },
         })
         .collect();
-    std::fs::write(path, junit::document(suite, &cases)).map_err(|error| {
+    write_document(path, suite, &cases)
+}
+
+fn write_document(path: &Path, suite: &str, cases: &[TestCase]) -> Result<(), Failure> {
+    std::fs::write(path, junit::document(suite, cases)).map_err(|error| {
         Failure::config(format!("cannot write `{}`", path.display())).with_source(error)
     })
 }
