@@ -1,4 +1,4 @@
-//! Recorded sessions of runs that were stopped: each plays again as it was.
+//! Recorded sessions: runs that were stopped and ends of logins play again as they were.
 
 use std::time::Duration;
 
@@ -116,5 +116,44 @@ async fn a_run_stopped_whose_evidence_comes_back_plays_again() {
             .param("artifacts-when", "always");
         let ended = stopped_and_played_again(step, by, RUNNING).await;
         assert!(ended.file("log.txt").is_some(), "{ended}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_became_of_the_token_is_said_again() {
+    for (config, told, recorded) in [
+        (Cluster::orka2(), "token revoked", "sign-out: revoked"),
+        (
+            orka_sim::SimConfig {
+                api_version: "2.4.0".to_owned(),
+                ..Cluster::orka2()
+            },
+            "token kept: since Orka 2.1.1",
+            "sign-out: \"kept: since Orka 2.1.1",
+        ),
+        (
+            Cluster::orka3(),
+            "token dropped from memory",
+            "sign-out: not-applicable",
+        ),
+    ] {
+        let cluster = Cluster::with(config).await;
+        let step = cluster.build("#!/bin/sh\nexit 7\n");
+        let file = step.scratch_file("session.yaml", b"");
+        let ended = step.flag("--record", file.as_str()).ended().await;
+        ended.assert_says(&[told]);
+        let session = std::fs::read_to_string(&file).unwrap();
+        assert!(session.contains(recorded), "{session}");
+        // The log is shown where something differs.
+        let otherwise = session.replace("exit-code: 7", "exit-code: 8");
+        let step = Step::new(&["plugin", "test"]);
+        let file = step.scratch_file("otherwise.yaml", otherwise.as_bytes());
+        let played = step
+            .flag("--plugin", bundled("build").to_str().unwrap())
+            .flag("--replay", file)
+            .ended()
+            .await;
+        assert_eq!(played.code, Some(1), "{played}");
+        assert!(played.stdout.contains(told), "{played}");
     }
 }

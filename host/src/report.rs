@@ -6,7 +6,6 @@ use std::sync::PoisonError;
 
 use serde::Serialize;
 
-use crate::bindings::orka::plugin::cluster::SignOut;
 use crate::bindings::orka::plugin::types::Exit;
 use crate::console::{Console, Level, PhaseRecord, millis, seconds};
 use crate::failure::Failure;
@@ -17,7 +16,7 @@ use crate::outcome::{self, Outcome};
 use crate::results::{BYTES_MAX, Results};
 use crate::run::{Conclusion, Finished};
 use crate::state::{RunContext, SeenHostKey};
-use crate::teardown::{KeptVm, Leftover};
+use crate::teardown::{KeptVm, Leftover, sign_out_record};
 
 /// Names in the result `leftovers`, as results together must stay small: three of the longest. The report has all.
 const LEFTOVERS_BYTES_MAX: usize = 120;
@@ -320,11 +319,7 @@ fn write_report(
         kept: &conclusion.settlement.kept,
         sign_out: run
             .and_then(|run| run.signed_out.get())
-            .map(|outcome| match outcome {
-                SignOut::Revoked => "revoked".to_owned(),
-                SignOut::Kept(reason) => format!("kept: {reason}"),
-                SignOut::NotApplicable => "not-applicable".to_owned(),
-            }),
+            .map(sign_out_record),
         host_calls: run.map_or(0, |run| run.journal.count()),
         grants: run.map(|run| {
             let timeout = run.deadline.duration_since(run.started);

@@ -587,6 +587,15 @@ pub fn told_sign_out(outcome: &SignOut) -> String {
     }
 }
 
+/// The same as reports and sessions have it.
+pub fn sign_out_record(outcome: &SignOut) -> String {
+    match outcome {
+        SignOut::Revoked => "revoked".to_owned(),
+        SignOut::Kept(reason) => format!("kept: {reason}"),
+        SignOut::NotApplicable => "not-applicable".to_owned(),
+    }
+}
+
 #[cfg(test)]
 #[path = "teardown/tests.rs"]
 mod tests;

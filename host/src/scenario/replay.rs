@@ -70,6 +70,7 @@ async fn stage(subject: &Subject, session: &Session) -> Result<Replayed, Failure
         cluster: Arc::new(ReplayedCluster {
             inner: Arc::clone(&cluster),
             tape: Arc::clone(&tape),
+            signed_out: session.ended.sign_out.as_deref().and_then(sign_out),
         }),
         guests: Arc::new(ReplayedGuests(Arc::clone(&tape))),
         witness: Some(tape.clone()),
@@ -354,10 +355,21 @@ fn answer<T: DeserializeOwned>(exchange: &Exchange) -> Result<T, Failure> {
     })
 }
 
+/// What became of a token, of the words of a session.
+fn sign_out(recorded: &str) -> Option<SignOut> {
+    match (recorded, recorded.strip_prefix("kept: ")) {
+        ("revoked", _) => Some(SignOut::Revoked),
+        ("not-applicable", _) => Some(SignOut::NotApplicable),
+        (_, reason) => reason.map(|reason| SignOut::Kept(reason.to_owned())),
+    }
+}
+
 /// Answers what the plugin asks from the tape; the host's own housekeeping meets a cluster in memory.
 struct ReplayedCluster {
     inner: Arc<ScriptedCluster>,
     tape: Arc<Tape>,
+    /// What became of the token.
+    signed_out: Option<SignOut>,
 }
 
 #[async_trait]
@@ -432,7 +444,8 @@ impl Cluster for ReplayedCluster {
     }
 
     async fn sign_out(&self) -> Result<SignOut, Failure> {
-        self.inner.sign_out().await
+        let scripted = self.inner.sign_out().await?;
+        Ok(self.signed_out.clone().unwrap_or(scripted))
     }
 
     async fn token(&self) -> Result<SecretString, Failure> {

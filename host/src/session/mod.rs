@@ -245,6 +245,9 @@ pub struct EndedRecord {
     pub outcome: String,
     /// The step's exit code.
     pub exit_code: u8,
+    /// What became of the login's token, as in the report; none without a login.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sign_out: Option<String>,
 }
 
 /// Names of VMs and VM configs in the order in which a run chose them. A session has their numbers instead, since each run

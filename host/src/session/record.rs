@@ -30,6 +30,7 @@ use crate::host_folder;
 use crate::mask::Masker;
 use crate::run::Finished;
 use crate::state::RunContext;
+use crate::teardown::sign_out_record;
 
 /// So much of what one program writes is kept, the beginning of it.
 const OUTPUT_KEPT: usize = 256 * 1024;
@@ -159,6 +160,10 @@ impl Recorder {
             ended: EndedRecord {
                 outcome: finished.conclusion.outcome.to_string(),
                 exit_code: finished.conclusion.exit_code,
+                sign_out: run
+                    .signed_out
+                    .get()
+                    .map(|outcome| mask(&sign_out_record(outcome))),
             },
         })
     }
