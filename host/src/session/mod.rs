@@ -328,6 +328,14 @@ impl Session {
         yaml_serde::from_str(&text).map_err(wrong)
     }
 
+    /// As YAML whose texts are texts also to readers of YAML 1.1, which make times of what looks like one.
+    fn text(&self) -> Result<String, Failure> {
+        // Lines as they are: what a program wrote is easier to read so.
+        let options = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
+        serde_saphyr::to_string_with_options(self, options)
+            .map_err(|error| Failure::internal("the session cannot be written").with_source(error))
+    }
+
     /// Writes the session, readable by its owner alone: what a build says may be nobody else's business.
     ///
     /// # Errors
@@ -344,9 +352,7 @@ impl Session {
             )
             .with_source(error)
         };
-        let text = yaml_serde::to_string(self).map_err(|error| {
-            Failure::internal("the session cannot be written").with_source(error)
-        })?;
+        let text = self.text()?;
         let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
         let mut file = std::fs::OpenOptions::new()
             .write(true)
@@ -358,5 +364,82 @@ impl Session {
         file.write_all(text.as_bytes())
             .and_then(|()| std::fs::rename(&temporary, path))
             .map_err(cannot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_as_it_was_and_no_text_looks_like_anything_else() {
+        let texts = [
+            "2026-11-28T05:24:50.421536246Z",
+            "2026-11-28",
+            "on",
+            "y",
+            "~",
+            "0x1F",
+            "12:30:45",
+            "1_000",
+            "1e3",
+            "=",
+            "<<",
+            "",
+            " leading, and trailing ",
+            "a: b # c",
+            "- a\n- b\n",
+            "\n\n two\n   three\n\n",
+            "one\r\ntwo\u{7f}\u{1b}[0m\ttab\u{85}\u{2028}\u{feff}",
+            &"long words ".repeat(40),
+        ];
+        let params = texts.iter().enumerate();
+        let session = Session {
+            session: FORMAT,
+            recorded_by: "a test".to_owned(),
+            began: "2026-11-28T05:24:50.421536246Z".parse().unwrap(),
+            plugin: PluginRecord {
+                name: "a".to_owned(),
+                version: "1.0".to_owned(),
+                digest: String::new(),
+            },
+            given: Given {
+                params: params
+                    .map(|(number, text)| (format!("p{number}"), (*text).to_owned()))
+                    .collect(),
+                script: Some(Blob::of(b"#!/bin/sh\nset -e\nmake\n")),
+                timeout_ms: 1,
+                stopped: None,
+                secrets: vec!["no".to_owned()],
+                workspace: None,
+            },
+            calls: Vec::new(),
+            ended: EndedRecord {
+                outcome: "succeeded".to_owned(),
+                exit_code: 0,
+                sign_out: None,
+            },
+        };
+        let text = session.text().unwrap();
+        let read: Session = yaml_serde::from_str(&text).unwrap();
+        let value = |session: &Session| serde_json::to_value(session).unwrap();
+        assert_eq!(value(&read), value(&session), "{text}");
+        for (member, first) in [("began", '2'), ("p1", '2'), ("p2", 'o'), ("p6", '1')] {
+            let lines = text.lines().map(str::trim_start);
+            let mut values = lines.filter_map(|line| line.strip_prefix(&format!("{member}: ")));
+            let quoted = [format!("'{first}"), format!("\"{first}")];
+            assert!(
+                values.any(|value| quoted.iter().any(|begin| value.starts_with(begin))),
+                "{member}: {text}"
+            );
+        }
+        assert!(
+            text.contains("- \"no\"") || text.contains("- 'no'"),
+            "{text}"
+        );
+        assert!(
+            text.contains("script: |\n    #!/bin/sh\n    set -e\n"),
+            "{text}"
+        );
     }
 }
