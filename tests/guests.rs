@@ -141,6 +141,9 @@ async fn a_guest_that_calls_the_host_for_ever_is_stopped_at_its_limit() {
         "`--limit host-calls=1000`",
     ];
     assert_fails("calls", limited, &texts).await;
+    let few = |step: Step| step.argument("--limit").argument("host-calls=6");
+    let refused = ["more than 6 host calls", "clock.sleep (refused)\n"];
+    assert_fails("calls", few, &refused).await;
     // Lines of the log count, and do not push out the calls that tell what the plugin was about.
     let talks = |step: Step| limited(step).param("talk", "true");
     let texts = [texts[0], texts[1], "cluster.deploy"];

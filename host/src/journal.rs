@@ -9,6 +9,9 @@ use serde::Serialize;
 /// So many calls say what a plugin was about; more would bury it.
 const CALLS_KEPT: usize = 16;
 
+/// In the place of an error's code: the call did not take place, and the guest was stopped at it.
+pub const REFUSED: &str = "refused";
+
 /// One host call.
 #[derive(Clone, Debug, Serialize)]
 pub struct Call {
@@ -60,6 +63,11 @@ impl Journal {
             elapsed_ms: crate::console::millis(elapsed),
             error,
         });
+    }
+
+    /// Notes that the call did not take place: the guest may make no more.
+    pub fn refuse(&self, function: &'static str) {
+        self.end(function, Duration::ZERO, Some(REFUSED.to_owned()));
     }
 
     /// The last calls, oldest first.

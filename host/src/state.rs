@@ -514,6 +514,7 @@ impl RunContext {
     fn count_call(&self, function: &'static str) -> Result<u64, CallError> {
         let number = self.journal.begin(function);
         if number > self.limits.host_calls {
+            self.journal.refuse(function);
             return Err(CallError::Trap(
                 BreachError(Breach::HostCalls(self.limits.host_calls)).into(),
             ));

@@ -6,6 +6,7 @@ use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use crate::failure::{Class, Failure, Kind};
+use crate::journal::REFUSED;
 use crate::limits::{Breach, Whose};
 use crate::state::{BreachError, RunContext};
 
@@ -125,3 +126,4 @@ fn last_calls(run: &RunContext) -> String {
     }
     lines.join("\n")
 }
+            Some(code) if code == REFUSED => format!("{} (refused)", call.function),
