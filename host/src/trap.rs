@@ -14,14 +14,26 @@ use crate::state::{BreachError, RunContext};
 const FRAMES_MAX: usize = 12;
 
 /// Parts of function names that say nothing about a policy: panic machinery and generated glue.
-const MACHINERY: [&str; 7] = [
+const MACHINERY: [&str; 9] = [
     "rust_panic",
     "panicking::",
     "rust_begin_unwind",
     "rustc_entry",
     "__rust_",
     "core::panic",
+    "std::process::abort",
+    "std::sys::pal::",
     "cabi_realloc",
+];
+
+/// What a C library calls its way out.
+const ABORT: &str = "abort";
+
+/// Parts of function names of Python's interpreter. Where they are, no function is the author's: those are in a traceback.
+const INTERPRETER: [&str; 3] = [
+    "_PyEval_",
+    "componentize_py_runtime::",
+    "wit_dylib_export_call",
 ];
 
 /// Explains why a guest ended without an answer.
@@ -41,6 +53,7 @@ pub fn explain(
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
+    let raised = uncaught(error, output);
     let mut failure = match (breach, error.downcast_ref::<I32Exit>(), last_words.as_deref()) {
         (Some(breach), _, _) => {
             let (what, hint) = breach.explain(Whose::Plugin);
@@ -53,6 +66,11 @@ pub fn explain(
         .with_hint("return a verdict or an error from `policy.run`"),
         (None, None, Some(words)) => plugin_failure("plugin.panicked", format!("plugin `{name}` panicked: {}", mask(words)))
             .with_hint("this is a mistake in the plugin; report it to its author with these lines"),
+        (None, None, None) if raised.is_some() => {
+            let exception = mask(raised.unwrap_or_default());
+            plugin_failure("plugin.exception", format!("plugin `{name}` did not catch an exception: {exception}"))
+                .with_hint("this is a mistake in the plugin; report it to its author with these lines")
+        }
         (None, None, None) => plugin_failure("plugin.trapped", format!("plugin `{name}` trapped: {}", reason(error)))
             .with_hint("this is a mistake in the plugin; report it to its author with these lines"),
     };
@@ -100,15 +118,38 @@ pub fn reason(error: &wasmtime::Error) -> String {
 /// Where a trap was, by the guest's own function names.
 pub fn frames(error: &wasmtime::Error) -> Option<String> {
     let backtrace = error.downcast_ref::<WasmBacktrace>()?;
-    let names: Vec<String> = backtrace
+    let names = backtrace
         .frames()
         .iter()
         .filter_map(|frame| frame.func_name())
         .map(|name| format!("{:#}", rustc_demangle::demangle(name)))
-        .filter(|name| !MACHINERY.iter().any(|part| name.contains(part)))
-        .take(FRAMES_MAX)
         .collect();
+    let names = of_the_author(names);
     (!names.is_empty()).then(|| names.join("\n"))
+}
+
+/// The innermost functions that are the author's.
+fn of_the_author(mut names: Vec<String>) -> Vec<String> {
+    let has = |parts: &[&str], name: &String| parts.iter().any(|part| name.contains(part));
+    if names.iter().any(|name| has(&INTERPRETER, name)) {
+        return Vec::new();
+    }
+    names.retain(|name| name != ABORT && !has(&MACHINERY, name));
+    names.truncate(FRAMES_MAX);
+    names
+}
+
+/// What Python calls the list of its frames.
+const TRACEBACK: &str = "Traceback (most recent call last):\n";
+
+/// The exception that a guest in Python gave up over: the last one in its output, its name and the first line of its words.
+fn uncaught<'a>(error: &wasmtime::Error, output: &'a str) -> Option<&'a str> {
+    let gave_up = error.downcast_ref::<Trap>() == Some(&Trap::UnreachableCodeReached);
+    let (_, traceback) = output.rsplit_once(TRACEBACK).filter(|_| gave_up)?;
+    // Frames and marks are indented.
+    traceback
+        .lines()
+        .find(|line| !line.is_empty() && !line.starts_with(char::is_whitespace))
 }
 
 fn last_calls(run: &RunContext) -> String {
@@ -118,6 +159,7 @@ fn last_calls(run: &RunContext) -> String {
         .iter()
         .map(|call| match &call.error {
             None => format!("{} ({} ms)", call.function, call.elapsed_ms),
+            Some(code) if code == REFUSED => format!("{} (refused)", call.function),
             Some(code) => format!("{} ({} ms): {code}", call.function, call.elapsed_ms),
         })
         .collect();
@@ -126,4 +168,61 @@ fn last_calls(run: &RunContext) -> String {
     }
     lines.join("\n")
 }
-            Some(code) if code == REFUSED => format!("{} (refused)", call.function),
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_authors_functions_are_shown() {
+        let names =
+            |names: &[&str]| of_the_author(names.iter().map(|it| (*it).to_owned()).collect());
+        let rust = [
+            "abort",
+            "std::sys::pal::wasi::abort_internal",
+            "std::process::abort",
+            "build::abort_the_build",
+            "build::run",
+            "orka:plugin/policy@0.1.0#run",
+        ];
+        assert_eq!(names(&rust), &rust[3..]);
+        assert_eq!(
+            names(&[&rust[..3], &["wit_dylib_export_call"], &rust[5..]].concat()),
+            [""; 0]
+        );
+        let python = [
+            "PyList_Append",
+            "_PyEval_EvalFrameDefault",
+            "_PyEval_Vector",
+        ];
+        assert_eq!(names(&python), [""; 0]);
+        assert_eq!(names(&["f"; 20]).len(), FRAMES_MAX);
+    }
+
+    #[test]
+    fn an_exception_is_the_last_one_of_the_output_of_a_guest_that_gave_up() {
+        let output = "Traceback (most recent call last):
+  File \"/0/plugin.py\", line 3, in run
+KeyError: 'a'
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File \"/0/plugin.py\", line 5, in run
+    f(x)
+    ~^^^
+ValueError: no such thing:
+x
+
+thread '<unnamed>' (1) panicked at runtime/src/lib.rs:1293:29:
+";
+        let gave_up = wasmtime::Error::from(Trap::UnreachableCodeReached);
+        assert_eq!(
+            uncaught(&gave_up, output),
+            Some("ValueError: no such thing:")
+        );
+        assert_eq!(uncaught(&gave_up, "Traceback of another kind"), None);
+        let other = wasmtime::Error::from(Trap::MemoryOutOfBounds);
+        assert_eq!(uncaught(&other, output), None);
+    }
+}
