@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use end_to_end::{Ended, Running, Step, Stream, guest};
+use end_to_end::{Ended, Running, Step, Stream, bundled, guest};
 use rustix::process::Signal;
 
 const LEFT: &str = "left on the cluster: 0 VMs, 0 VM configs";
@@ -72,6 +72,21 @@ async fn the_demo_runs_a_foreign_plugin_and_its_own_script() {
         .await;
     assert_eq!(ended.code, Some(3), "{ended}");
     ended.assert_says(&[LEFT]);
+}
+
+#[tokio::test]
+async fn the_demo_does_not_wait_for_tasks_that_there_are_not() {
+    for name in ["deploy", "teardown"] {
+        let plugins = bundled(name).parent().unwrap().to_owned();
+        let ended = demo()
+            .flag("--plugin", name)
+            .flag("--plugin-dir", plugins.to_str().unwrap())
+            .ended()
+            .await;
+        assert_eq!(ended.code, Some(211), "{ended}");
+        let told = format!("plugin `{name}` works on what other Tasks of a run made");
+        ended.assert_says(&[&told, "hint: start `orka-sim`, and run `init`", LEFT]);
+    }
 }
 
 #[tokio::test]

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use orka_sim::{GuestKind, Sim, SimConfig};
-use plugin_manifest::{Manifest, is_secret_name};
+use plugin_manifest::{Capability, Manifest, is_secret_name};
 
 use crate::cli::{DemoArgs, OrkaArgs, OrkaVersion, RegistryArgs, RunArgs, SshArgs};
 use crate::config::{Config, Environment};
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::outcome::{EXIT_INTERNAL, EXIT_LEFTOVERS};
-use crate::plugin::Plugin;
+use crate::plugin::{Plugin, is_bundled_name};
 use crate::report;
 use crate::run::{self, Finished};
 use crate::state::Stop;
@@ -120,6 +120,22 @@ fn sample_project() -> std::io::Result<PathBuf> {
     Ok(project)
 }
 
+/// Refuses a bundled plugin that works on what other Tasks have made: in a demo there are none. Another may be all of its
+/// Tasks in one.
+fn can_be_shown(plugin: &Plugin) -> Result<(), Failure> {
+    let mut asked = plugin.manifest.capabilities.iter();
+    let of_others =
+        |it: &&Capability| matches!(it, Capability::ClusterAdopt | Capability::ClusterPurgeRun);
+    match asked.find(of_others) {
+        Some(capability) if is_bundled_name(&plugin.manifest.name) => Err(Failure::config(format!(
+            "plugin `{}` works on what other Tasks of a run made (`{capability}`), and a demo is one Task on a new cluster",
+            plugin.manifest.name
+        ))
+        .with_hint("start `orka-sim`, and run `init`, `deploy` and `teardown` against it with `orka-step run` and the same `--run-uid`")),
+        _ => Ok(()),
+    }
+}
+
 /// The files of a directory that can be secrets. Others have names that no plugin can ask for.
 fn secret_names(place: &Path) -> Vec<String> {
     let entries = place.read_dir().into_iter().flatten().flatten();
@@ -165,6 +181,7 @@ impl Stage {
     fn run_args(&self, args: &DemoArgs) -> Result<RunArgs, Failure> {
         let reference = args.place.reference(&args.plugin)?;
         let plugin = Plugin::load(&reference)?;
+        can_be_shown(&plugin)?;
         // A stock grant has no secrets.
         let grants = if plugin.bundled && args.secrets.is_none() {
             None
