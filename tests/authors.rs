@@ -685,6 +685,39 @@ async fn a_new_project_is_told_with_what_this_machine_lacks_for_it() {
 }
 
 #[tokio::test]
+async fn a_rustup_without_a_toolchain_is_told_in_one_line_and_without_its_stack() {
+    let step = Step::new(&["plugin", "new", "x", "--lang", "rust"]);
+    let step = step.environment("RUST_BACKTRACE", "1");
+    let project = Path::new(&step.scratch_file("marker", b"")).with_file_name("x");
+    let mut step = step.flag("--dir", project.to_str().unwrap());
+    // As rustup's own `rustc` says it.
+    let rustc = step.scratch_file("bin/rustc", b"#!/bin/sh\n[ -z \"$RUST_BACKTRACE\" ] || echo 'Stack backtrace:' >&2\necho 'error: rustup could not choose a version of rustc to run, because one wasn'\\''t specified explicitly, and no default is configured.' >&2\nexit 1\n");
+    let cargo = step.scratch_file("bin/cargo", b"");
+    for program in [&rustc, &cargo] {
+        std::fs::set_permissions(program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let bin = Path::new(&rustc)
+        .parent()
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .to_owned();
+    step = step.environment("PATH", &format!("{bin}:/usr/bin:/bin"));
+    let made = step.ended().await;
+    let install = "rustup default stable && rustup target add wasm32-unknown-unknown";
+    said(
+        &made,
+        0,
+        &[
+            "`rustc` is missing: rustup has no default toolchain",
+            install,
+        ],
+    );
+    assert!(!made.stderr.contains("could not choose"), "{made}");
+    assert!(!made.stderr.contains("backtrace"), "{made}");
+}
+
+#[tokio::test]
 async fn a_directory_that_is_no_project_is_told() {
     let ended = Step::new(&["plugin", "build", "/"]).ended().await;
     said(

@@ -11,6 +11,9 @@ use crate::{Error, tool};
 /// It has no WASI: a plugin imports nothing but the contract.
 const TARGET: &str = "wasm32-unknown-unknown";
 
+/// How rustup says that nobody has chosen a toolchain.
+const NO_TOOLCHAIN: &str = "no default is configured";
+
 /// That all is there that a project in Rust is built with.
 pub(crate) fn tools(root: &Path) -> Result<(), Error> {
     let missing = |tool: &str, reason, install: &str| Error::ToolMissing {
@@ -22,7 +25,20 @@ pub(crate) fn tools(root: &Path) -> Result<(), Error> {
         let install = "rustup toolchain install stable --target wasm32-unknown-unknown";
         return Err(missing("cargo", "it builds plugins in Rust", install));
     }
-    if !has_target(root)? {
+    let libraries = tool::captured(
+        Command::new("rustc")
+            .args(["--print", "target-libdir", "--target", TARGET])
+            // It would be that of rustup.
+            .env_remove("RUST_BACKTRACE")
+            .current_dir(root),
+        |said| {
+            said.contains(NO_TOOLCHAIN).then(|| {
+                let install = "rustup default stable && rustup target add wasm32-unknown-unknown";
+                missing("rustc", "rustup has no default toolchain", install)
+            })
+        },
+    )?;
+    if !has_target(&libraries) {
         let install = "rustup target add wasm32-unknown-unknown";
         return Err(missing(
             TARGET,
@@ -48,19 +64,14 @@ pub(crate) fn component(root: &Path) -> Result<Vec<u8>, Error> {
     componentize(&module, None).map_err(Error::Component)
 }
 
-/// Whether the toolchain that cargo takes in this directory has the standard library for the target.
-fn has_target(root: &Path) -> Result<bool, Error> {
-    let printed = tool::output(
-        Command::new("rustc")
-            .args(["--print", "target-libdir", "--target", TARGET])
-            .current_dir(root),
-    )?;
-    let directory = PathBuf::from(String::from_utf8_lossy(&printed).trim());
-    Ok(directory.read_dir().is_ok_and(|mut entries| {
+/// Whether the directory of the libraries for the target, as rustc prints it, has the standard library.
+fn has_target(printed: &[u8]) -> bool {
+    let directory = PathBuf::from(String::from_utf8_lossy(printed).trim());
+    directory.read_dir().is_ok_and(|mut entries| {
         entries.any(|entry| {
             entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("libstd-"))
         })
-    }))
+    })
 }
 
 /// A setting that keeps this machine's paths out of panic messages, so that a plugin has one digest wherever it was

@@ -1,6 +1,7 @@
 //! The tools of other languages.
 
 use std::ffi::OsStr;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -40,6 +41,29 @@ pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>, Error> {
     if output.status.success() {
         return Ok(output.stdout);
     }
+    Err(Error::ToolFailed {
+        command: shown(command),
+        status: output.status,
+    })
+}
+
+/// As [`output`] for a tool whose failure may have an explanation of ours, of what it said; it is not shown then.
+pub(crate) fn captured(
+    command: &mut Command,
+    explained: impl FnOnce(&str) -> Option<Error>,
+) -> Result<Vec<u8>, Error> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(Error::file("run", Path::new(command.get_program())))?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    if let Some(error) = explained(&String::from_utf8_lossy(&output.stderr)) {
+        return Err(error);
+    }
+    // Where nobody reads it there is nothing more to say.
+    let _ = std::io::stderr().write_all(&output.stderr);
     Err(Error::ToolFailed {
         command: shown(command),
         status: output.status,
