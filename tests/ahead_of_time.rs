@@ -249,6 +249,35 @@ async fn a_cache_without_a_key_is_told_before_anything_is_sent() {
 }
 
 #[test]
+fn plugin_bench_measures_a_guard_with_its_configuration() {
+    let rules = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(rules.path(), "image sonoma.orkasi\n").unwrap();
+    let plugins = bundled("allowed-vms").parent().unwrap().to_owned();
+    let installed = Installed::new();
+    let bench = |words: &[&str]| {
+        let common = ["--plugin-dir", text(&plugins), "--repetitions", "3"];
+        installed.say(&[&["plugin", "bench"], words, &common].concat())
+    };
+    let (code, told) = bench(&["allowed-vms"]);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.starts_with("guard allowed-vms "), "{told}");
+    let guard = format!("allowed-vms={}", rules.path().display());
+    let (code, told) = bench(&[&guard, "--json"]);
+    assert_eq!(code, Some(0), "{told}");
+    let figures: serde_json::Value = serde_json::from_str(&told).unwrap();
+    for name in ["startMs", "questionUs", "compileMs"] {
+        assert!(figures[name].as_f64() > Some(0.0), "{name}: {told}");
+    }
+    std::fs::write(rules.path(), "no rule\n").unwrap();
+    let (code, told) = bench(&[&guard]);
+    assert_eq!(code, Some(212), "{told}");
+    assert!(
+        told.contains("it refuses its configuration: `no rule` is no rule"),
+        "{told}"
+    );
+}
+
+#[test]
 fn plugin_bench_measures_each_step() {
     let (code, text) = Installed::new().say(&["plugin", "bench", "--repetitions", "3", "--json"]);
     assert_eq!(code, Some(0), "{text}");

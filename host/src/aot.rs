@@ -280,31 +280,15 @@ fn serialized(component: &engine::Component) -> Result<Vec<u8>, String> {
 /// As [`Ready`]'s loading alone, for measurements: checks and loads code that this process sealed itself.
 pub(crate) fn load_sealed(
     engine: &Engine,
-    plugin: &Plugin,
+    digest: &str,
     sealed: &[u8],
     key: &CacheKey,
 ) -> Result<engine::Component, Refusal> {
     let id = EngineId::own();
-    native::load(
-        engine,
-        &id,
-        &plugin.digest,
-        sealed,
-        &native::Authority::Key(key),
-    )
+    native::load(engine, &id, digest, sealed, &native::Authority::Key(key))
 }
 
-/// Compiles and seals under `key`, for measurements.
-pub(crate) fn compile_sealed(
-    engine: &Engine,
-    plugin: &Plugin,
-    key: &CacheKey,
-) -> Result<Vec<u8>, Failure> {
-    let code = code_of(engine, plugin)?;
-    Ok(plugin_engine::seal(
-        code,
-        &plugin.digest,
-        &EngineId::own(),
-        Some(key.bytes()),
-    ))
+/// Seals the code of the component of this digest under `key`, for measurements.
+pub(crate) fn sealed(code: Vec<u8>, digest: &str, key: &CacheKey) -> Vec<u8> {
+    plugin_engine::seal(code, digest, &EngineId::own(), Some(key.bytes()))
 }

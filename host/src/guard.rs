@@ -20,6 +20,7 @@ pub use bindings::exports::orka::plugin::guarding::{
     Artifact, ArtifactList, ArtifactsAnswer, Deployment, ExecAnswer, ExecRequest, Input, RunFacts,
     VmAnswer, VmRequest,
 };
+pub(crate) use instance::Guard;
 pub(crate) use source::GUARD_EXPORT;
 #[cfg(test)]
 pub(crate) use source::list_schema;
@@ -36,7 +37,7 @@ use crate::limits::Limits;
 use crate::state::RunContext;
 
 use answer::Verdict;
-use instance::{Answer, Guard, Question};
+use instance::{Answer, Question};
 
 /// The report keeps so many decisions of one guard; more are counted.
 const DECISIONS_MAX: usize = 1000;

@@ -1,5 +1,7 @@
 //! `orka-step plugin bench`: what a plugin costs before and while it runs, apart from what it does.
 
+mod guard;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::future::Future;
@@ -25,6 +27,7 @@ use crate::ledger::Ledger;
 use crate::limits::Limits;
 use crate::mask::Masker;
 use crate::plugin::{Plugin, PluginRef};
+use crate::precompile::Subject;
 use crate::results::Results;
 use crate::state::{RunContext, RunParts, Stop};
 
@@ -60,14 +63,19 @@ impl Figures {
     }
 }
 
-/// Measures a plugin, for people or as JSON.
+/// Measures a plugin or a guard, for people or as JSON.
 ///
 /// # Errors
 ///
 /// A plugin that cannot be loaded, does not fit or does not start.
 pub async fn bench(args: &BenchArgs) -> Result<String, Failure> {
+    let plugin = match Subject::load(&args.plugin, &args.place)? {
+        Subject::Plugin(plugin) => plugin,
+        Subject::Guard(source, file) => {
+            return guard::bench(&source, &file, args.repetitions, args.json).await;
+        }
+    };
     let reference = args.place.reference(&args.plugin)?;
-    let plugin = Plugin::load(&reference)?;
     let figures = measure(&reference, &plugin, args.repetitions).await?;
     Ok(if args.json {
         as_json(&plugin, &figures, args.repetitions)
@@ -85,11 +93,8 @@ async fn measure(
     let engine = engine::engine()?;
     // Nobody else's code is loaded: this process compiles, seals and opens it.
     let key = CacheKey::random();
-    let sealed = aot::compile_sealed(&engine, plugin, &key)?;
-    let load_code = || {
-        aot::load_sealed(&engine, plugin, &sealed, &key)
-            .map_err(|refusal| Failure::internal("code of our own is refused").with_source(refusal))
-    };
+    let sealed = aot::sealed(aot::code_of(&engine, plugin)?, &plugin.digest, &key);
+    let load_code = || load_code(&engine, &plugin.digest, &sealed, &key);
     let component = load_code()?;
     let compiled = Compiled::link(&engine, &component, plugin)?;
     let host_call = host_call(&engine, plugin, few).await?;
@@ -108,6 +113,17 @@ async fn measure(
         .await?,
         host_call,
     })
+}
+
+/// Loads code that this process has sealed.
+fn load_code(
+    engine: &Engine,
+    digest: &str,
+    sealed: &[u8],
+    key: &CacheKey,
+) -> Result<Component, Failure> {
+    aot::load_sealed(engine, digest, sealed, key)
+        .map_err(|refusal| Failure::internal("code of our own is refused").with_source(refusal))
 }
 
 /// The first instance of code that was just loaded meets pages that were never touched.
@@ -235,7 +251,6 @@ fn middle(mut durations: Vec<Duration>) -> Duration {
 }
 
 fn as_text(plugin: &Plugin, figures: &Figures, repetitions: u32) -> String {
-    let ms = |duration: Duration| format!("{:.3} ms", duration.as_secs_f64() * 1e3);
     let rows = [
         (
             "read and check",
@@ -261,7 +276,7 @@ fn as_text(plugin: &Plugin, figures: &Figures, repetitions: u32) -> String {
         ("start, later", ms(figures.start), "an instance more"),
         (
             "a host call",
-            format!("{:.3} µs", figures.host_call.as_secs_f64() * 1e6),
+            micros(figures.host_call),
             "there and back, of any plugin",
         ),
         ("set up the engine", ms(figures.engine), "once in a process"),
@@ -280,11 +295,26 @@ fn as_text(plugin: &Plugin, figures: &Figures, repetitions: u32) -> String {
         bytes(figures.code_bytes as u64),
         plugin_engine::target(),
     );
+    write_rows(&mut text, &rows);
+    text
+}
+
+/// What was measured, how long it took and what it means.
+type Row = (&'static str, String, &'static str);
+
+fn write_rows(text: &mut String, rows: &[Row]) {
     for (what, figure, meaning) in rows {
         // Writing into a `String` cannot fail.
         let _ = writeln!(text, "  {what:<18} {figure:>12}  {meaning}");
     }
-    text
+}
+
+fn ms(duration: Duration) -> String {
+    format!("{:.3} ms", duration.as_secs_f64() * 1e3)
+}
+
+fn micros(duration: Duration) -> String {
+    format!("{:.3} µs", duration.as_secs_f64() * 1e6)
 }
 
 fn as_json(plugin: &Plugin, figures: &Figures, repetitions: u32) -> String {

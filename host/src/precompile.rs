@@ -62,22 +62,25 @@ pub fn compile(args: &CompileArgs, console: &Console) -> Result<String, Failure>
     Ok(text)
 }
 
-/// What is compiled.
-enum Subject {
+/// What is compiled, or measured.
+pub(crate) enum Subject {
     Plugin(Box<Plugin>),
-    Guard(GuardFile),
+    Guard(Box<GuardSource>, Box<GuardFile>),
 }
 
 impl Subject {
-    fn load(text: &str, place: &PluginPlace) -> Result<Self, Failure> {
+    pub(crate) fn load(text: &str, place: &PluginPlace) -> Result<Self, Failure> {
         match Plugin::load(&place.reference(text)?) {
             Ok(plugin) => Ok(Self::Plugin(Box::new(plugin))),
             // Guards are files.
             Err(failure) if is_remote(text) => Err(failure),
             // A component that is neither is told as what it lacks to be a plugin.
-            Err(failure) if failure.code == "plugin.other-world" => {
-                let guard = GuardSource::parse(text, place.plugin_dir.clone())?.load();
-                guard.map(Self::Guard).map_err(|_| failure)
+            Err(failure) if failure.code == "plugin.other-world" || text.contains('=') => {
+                let source = GuardSource::parse(text, place.plugin_dir.clone())?;
+                match source.load() {
+                    Ok(file) => Ok(Self::Guard(Box::new(source), Box::new(file))),
+                    Err(_) => Err(failure),
+                }
             }
             Err(failure) => Err(failure),
         }
@@ -86,14 +89,14 @@ impl Subject {
     fn code(&self, engine: &Engine) -> Result<Vec<u8>, Failure> {
         match self {
             Self::Plugin(plugin) => aot::code_of(engine, plugin),
-            Self::Guard(guard) => guard.code(engine),
+            Self::Guard(_, guard) => guard.code(engine),
         }
     }
 
     fn digest(&self) -> &str {
         match self {
             Self::Plugin(plugin) => &plugin.digest,
-            Self::Guard(guard) => &guard.digest,
+            Self::Guard(_, guard) => &guard.digest,
         }
     }
 
@@ -101,7 +104,7 @@ impl Subject {
     fn stem(&self) -> String {
         match self {
             Self::Plugin(plugin) => plugin.stem(),
-            Self::Guard(guard) => {
+            Self::Guard(_, guard) => {
                 let stem = guard.path.file_stem().unwrap_or_default();
                 stem.to_string_lossy().into_owned()
             }
@@ -113,7 +116,7 @@ impl Subject {
             Self::Plugin(plugin) => {
                 format!("{} {}", plugin.manifest.name, plugin.manifest.version)
             }
-            Self::Guard(guard) => match &guard.version {
+            Self::Guard(_, guard) => match &guard.version {
                 Some(version) => format!("{} {version}", guard.name),
                 None => guard.name.clone(),
             },

@@ -72,7 +72,7 @@ pub enum PluginCommand {
     /// Compile plugins ahead of time, so that runs need not.
     #[command(after_help = COMPILE_HELP)]
     Compile(CompileArgs),
-    /// Measure how long a plugin takes to compile, to load, to start and to call the host.
+    /// Measure how long a plugin takes to compile, to load, to start and to call the host; or a guard, to be asked.
     Bench(BenchArgs),
     /// Play scenario files against a plugin, with no Mac, cluster or network.
     ///
@@ -199,7 +199,8 @@ pub struct CompileArgs {
 /// `orka-step plugin bench`.
 #[derive(Args, Debug)]
 pub struct BenchArgs {
-    /// A bundled name, the path of a `.wasm` file, or what is fetched: `https://…#sha256:…`, `oci://…@sha256:…`.
+    /// A bundled name, the path of a `.wasm` file, or what is fetched: `https://…#sha256:…`, `oci://…@sha256:…`. A guard
+    /// may have its configuration behind `=`, as for `--guard`.
     #[arg(value_name = "REF", default_value = "build")]
     pub plugin: String,
     #[command(flatten)]

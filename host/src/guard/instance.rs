@@ -46,7 +46,7 @@ struct GuardState {
 }
 
 /// A guard that was started and configured.
-pub(super) struct Guard {
+pub(crate) struct Guard {
     store: Store<GuardState>,
     instance: GuardWorld,
     limits: Limits,
@@ -55,14 +55,15 @@ pub(super) struct Guard {
 }
 
 /// A guard's code, linked.
-pub(super) struct Linked {
+#[derive(Clone)]
+pub(crate) struct Linked {
     engine: Engine,
     guard: GuardPre<GuardState>,
 }
 
 impl GuardFile {
     /// Compiles the guard.
-    pub(super) fn compile(&self, engine: &Engine, bounds: &Bounds) -> Result<Component, Failure> {
+    pub(crate) fn compile(&self, engine: &Engine, bounds: &Bounds) -> Result<Component, Failure> {
         aot::component(engine, &self.bytes, bounds).map_err(|trouble| match trouble {
             Trouble::Stopped => Failure::cancelled(),
             trouble => refused(&self.shown, &format!("it cannot be compiled: {trouble}")),
@@ -70,7 +71,7 @@ impl GuardFile {
     }
 
     /// Links the guard's code, wherever that is from.
-    pub(super) fn link(&self, engine: &Engine, component: &Component) -> Result<Linked, Failure> {
+    pub(crate) fn link(&self, engine: &Engine, component: &Component) -> Result<Linked, Failure> {
         let mut linker = Linker::new(engine);
         guard_log::add_to_linker::<GuardState, HasSelf<GuardState>>(&mut linker, |state| state)
             .map_err(|error| Failure::internal(format!("the log cannot be linked: {error:#}")))?;
@@ -122,7 +123,7 @@ impl guard_log::Host for GuardState {
 
 impl Guard {
     /// Starts a guard and gives it its configuration.
-    pub(super) async fn start(
+    pub(crate) async fn start(
         file: &GuardFile,
         linked: Linked,
         limits: Limits,
@@ -242,6 +243,38 @@ impl Guard {
                 })
             }
         }
+    }
+
+    /// Asks about some VM, for measurements: what the answer is does not matter.
+    pub(crate) async fn answers(&mut self) -> Result<(), String> {
+        let facts = RunFacts {
+            plugin_name: "build".to_owned(),
+            plugin_version: "1.0.0".to_owned(),
+            plugin_digest: format!("sha256:{}", "0".repeat(64)),
+            orka_namespace: None,
+            run_uid: None,
+            task_uid: None,
+            pod_uid: None,
+            name_prefix: "tekton-".to_owned(),
+            vms_at_once: 0,
+            vms_total: 0,
+            elapsed_ms: 0,
+        };
+        let request = VmRequest {
+            image: "sonoma.orkasi".to_owned(),
+            cpu_cores: Some(4),
+            vcpus: None,
+            memory_mib: None,
+            vnc_console: None,
+            gpu_passthrough: None,
+            system_serial: None,
+            tag: None,
+            tag_required: false,
+            scheduler: None,
+            options: Vec::new(),
+            deployment: None,
+        };
+        self.answer(&facts, &Question::Vm(request)).await.map(drop)
     }
 
     /// Each question has the whole time.
