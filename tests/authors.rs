@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use end_to_end::{Cluster, Ended, Step, Stream, bundled, target_directory};
+use end_to_end::{Cluster, Ended, Step, Stream, bundled, guest, target_directory};
 use rustix::process::Signal;
 
 /// Builds of other languages' tools, and a first build of the SDK.
@@ -114,6 +114,59 @@ async fn a_failure_that_no_call_comes_to_fails_the_test() {
             "- lost `deploy` number 2: there were no more than 1",
         ],
     );
+}
+
+#[tokio::test]
+async fn a_plugin_is_stopped_after_the_steps_that_a_scenario_allows_it() {
+    let spins = "scenarios:
+  - name: it spins
+    limits: { fuel: 3000000 }
+    expect:
+      outcome: plugin-failed
+      exit-code: 213
+      failure: { code: plugin.limit, message: \"it computed more than 3000000 steps\" }
+      log: { includes: [\"`fuel: 6000000` under `limits` of the scenario\", \"cluster.deploy\"] }
+";
+    let step = Step::new(&["plugin", "test"]);
+    let file = step.scratch_file("scenarios.yaml", spins.as_bytes());
+    let ended = step
+        .flag("--plugin", guest("spin").to_str().unwrap())
+        .argument(file)
+        .ended()
+        .await;
+    said(&ended, 0, &["1 passed"]);
+    // The same number ends it each time, and code that counts stands beside code that does not.
+    let mut scenarios = SCENARIO.to_owned();
+    for fuel in (1..=20).map(|thousands| thousands * 10_000) {
+        let limited = SCENARIO.replace("it builds", &format!("it has {fuel}"));
+        scenarios.push_str(limited.trim_start_matches("scenarios:\n"));
+        scenarios.push_str(&format!("    limits: {{ fuel: {fuel} }}\n"));
+    }
+    let verdicts = async || {
+        let ended = test_with(&scenarios).ended().await;
+        let names = ended
+            .stdout
+            .lines()
+            .filter_map(|line| line.split_once(" ("));
+        let told = |line: &&str| line.starts_with("ok ") || line.starts_with("FAIL ");
+        let names: Vec<String> = names
+            .map(|it| it.0)
+            .filter(told)
+            .map(str::to_owned)
+            .collect();
+        names
+    };
+    let first = verdicts().await;
+    assert_eq!(first.len(), 21, "{first:?}");
+    assert_eq!(first[0], "ok   it builds");
+    let failed = first.iter().filter(|line| line.starts_with("FAIL")).count();
+    let (too_few, enough) = first[1..].split_at(failed);
+    assert!(!too_few.is_empty() && !enough.is_empty(), "{first:?}");
+    assert!(
+        enough.iter().all(|line| line.starts_with("ok ")),
+        "{first:?}"
+    );
+    assert_eq!(verdicts().await, first);
 }
 
 #[tokio::test]

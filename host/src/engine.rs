@@ -38,7 +38,8 @@ pub fn engine() -> Result<Engine, Failure> {
     engine_with(&Limits::default())
 }
 
-/// As [`engine`], with the stack of these limits: the one limit that belongs to the engine and not to a store.
+/// As [`engine`], with the stack of these limits, and with code that counts its steps where they limit those: what belongs to
+/// the engine and not to a store.
 ///
 /// # Errors
 ///
@@ -48,7 +49,8 @@ pub fn engine_with(limits: &Limits) -> Result<Engine, Failure> {
         .map_err(|error| internal("the Wasm engine does not know this machine", &error))?;
     config
         .max_wasm_stack(limits.stack_bytes)
-        .async_stack_size(limits.fibre_stack_bytes());
+        .async_stack_size(limits.fibre_stack_bytes())
+        .consume_fuel(limits.fuel.is_some());
     let engine = Engine::new(&config)
         .map_err(|error| internal("the Wasm engine cannot be set up", &error))?;
     tick(&engine)?;
@@ -161,6 +163,9 @@ impl Compiled {
     pub async fn start(&self, run: Arc<RunContext>) -> Result<Started, wasmtime::Error> {
         let limits = run.limits;
         let (mut store, output) = store(&self.engine, run);
+        if let Some(fuel) = limits.fuel {
+            store.set_fuel(fuel)?;
+        }
         match self.instance.instantiate_async(&mut store).await {
             Ok(instance) => Ok(Started {
                 store,

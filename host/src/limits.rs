@@ -56,6 +56,9 @@ pub struct Limits {
     pub compile: Duration,
     /// Address space of the image's compiler, in bytes; its many threads reserve more than they use.
     pub compile_memory_bytes: usize,
+    /// Steps that a plugin may compute, as wasmtime counts them, the same on every machine. For tests alone, and no row of
+    /// [`TABLE`]: code that counts takes up to three times as long.
+    pub fuel: Option<u64>,
 }
 
 impl Default for Limits {
@@ -78,6 +81,7 @@ impl Default for Limits {
             guard_log_lines: 1000,
             compile: Duration::from_secs(300),
             compile_memory_bytes: 4096 * MIB,
+            fuel: None,
         }
     }
 }
@@ -277,6 +281,7 @@ impl Limits {
         Self {
             memory_bytes: self.guard_memory_bytes,
             cpu: self.guard_cpu,
+            fuel: None,
             ..self
         }
     }

@@ -66,6 +66,8 @@ pub enum Breach {
     },
     /// Its stack is too deep.
     Stack(usize),
+    /// It computed more steps than a test allows.
+    Fuel(u64),
 }
 
 impl Breach {
@@ -73,8 +75,10 @@ impl Breach {
     ///
     /// It has no types for these, so its words are what there is to go by; a test holds each of them to it.
     pub fn found_by_engine(error: &wasmtime::Error, limits: &Limits) -> Option<Self> {
-        if let Some(Trap::StackOverflow) = error.downcast_ref::<Trap>() {
-            return Some(Self::Stack(limits.stack_bytes));
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::StackOverflow) => return Some(Self::Stack(limits.stack_bytes)),
+            Some(Trap::OutOfFuel) => return limits.fuel.map(Self::Fuel),
+            _ => {}
         }
         // What WASI lends is kept in the same table as what the contract does, and says so in its own way.
         if let Some(ResourceTableError::Full) = error.downcast_ref::<ResourceTableError>() {
@@ -191,6 +195,13 @@ impl Breach {
                 format!(
                     "look for endless recursion, or raise it with `--limit stack-kib={}`",
                     limit / 1024 * 2
+                ),
+            ),
+            Self::Fuel(limit) => (
+                format!("it computed more than {limit} steps"),
+                format!(
+                    "look for an endless loop, or raise it with `fuel: {}` under `limits` of the scenario",
+                    limit.saturating_mul(2)
                 ),
             ),
         }

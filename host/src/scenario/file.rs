@@ -87,7 +87,7 @@ struct Entry {
     /// Who is asked before the grants are looked at, in this order.
     #[serde(default)]
     guards: Vec<GuardEntry>,
-    /// Limits of the sandbox, as `orka-step limits` names them.
+    /// Limits of the sandbox, as `orka-step limits` names them; and `fuel`, the steps that the plugin may compute.
     #[serde(default)]
     limits: BTreeMap<String, u32>,
     /// The run's own deadline; `1h` if absent.
@@ -641,12 +641,20 @@ fn failure(fault: Fault) -> Result<(String, usize, Failure), String> {
     Ok((fault.call, fault.number.unwrap_or(0), failure))
 }
 
+/// The limit that only scenarios have.
+const FUEL: &str = "fuel";
+
 fn limits(entries: &BTreeMap<String, u32>) -> Result<Limits, String> {
     let changes: Vec<(String, String)> = entries
         .iter()
+        .filter(|(name, _)| *name != FUEL)
         .map(|(name, value)| (name.clone(), value.to_string()))
         .collect();
-    Limits::default().with(&changes).map_err(said)
+    let limits = Limits::default().with(&changes).map_err(said)?;
+    Ok(Limits {
+        fuel: entries.get(FUEL).map(|steps| u64::from(*steps)),
+        ..limits
+    })
 }
 
 /// The operator's file with this one entry.

@@ -24,6 +24,7 @@ use crate::guard::{GuardRecord, Guards, Wanted};
 use crate::identity::Identity;
 use crate::interference::{Interference, Strike};
 use crate::ledger::Ledger;
+use crate::limits::Limits;
 use crate::mask::Masker;
 use crate::outcome::Outcome;
 use crate::parameters::check_parameters;
@@ -38,7 +39,9 @@ use crate::state::{RunContext, RunParts, Stop};
 pub struct Subject {
     /// The plugin.
     pub plugin: Plugin,
-    pub(super) compiled: Compiled,
+    compiled: Compiled,
+    /// The same with code that counts its steps, for scenarios that limit those.
+    counting: OnceLock<Compiled>,
 }
 
 /// What a run did.
@@ -122,7 +125,27 @@ impl Subject {
             }
         };
         let compiled = Compiled::new(engine, &plugin)?;
-        Ok(Self { plugin, compiled })
+        Ok(Self {
+            plugin,
+            compiled,
+            counting: OnceLock::new(),
+        })
+    }
+
+    /// The code for a run within these limits.
+    fn code_for(&self, limits: &Limits) -> Result<&Compiled, Failure> {
+        if limits.fuel.is_none() {
+            return Ok(&self.compiled);
+        }
+        if let Some(counting) = self.counting.get() {
+            return Ok(counting);
+        }
+        let counts = Limits {
+            fuel: limits.fuel,
+            ..Limits::default()
+        };
+        let counting = Compiled::new(&engine::engine_with(&counts)?, &self.plugin)?;
+        Ok(self.counting.get_or_init(|| counting))
     }
 
     /// Runs the plugin once. Takes no longer than the plugin computes: all waiting is virtual.
@@ -222,6 +245,7 @@ impl Subject {
         for secret in scenario.secrets.values() {
             console.masker().add(secret.expose_secret());
         }
+        let code = self.code_for(&scenario.limits)?;
         let started = tokio::time::Instant::now();
         let directory = scenario
             .workspace
@@ -249,7 +273,7 @@ impl Subject {
                 if let Some(witness) = witness {
                     run.witnessed_by(witness);
                 }
-                let conclusion = run::execute(&self.compiled, run.clone()).await;
+                let conclusion = run::execute(code, run.clone()).await;
                 Finished {
                     conclusion,
                     run: Some(run),
