@@ -132,6 +132,31 @@ async fn sigterm_after_a_crash_stops_the_clean_up_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_clean_up_that_crashes_too_leaves_is_named_with_the_command_that_deletes_it() {
+    for uid in [Some("a-run"), None] {
+        let cluster = Cluster::start().await;
+        let slow = FaultAction::DelayReply { ms: 60_000 };
+        (cluster.sim).add_fault(FaultRule::new("DELETE", "/resources/vm/purge", slow));
+        let step = cluster.build(LONG).flag("--vm-prefix", "ci");
+        let step = match uid {
+            Some(uid) => step.flag("--run-uid", uid),
+            None => step,
+        };
+        let mut running = step.start();
+        running.says(Stream::Stdout, "running\n").await;
+        running.crash(Signal::SEGV).await;
+        running.says(Stream::Stderr, "cleaning up after it").await;
+        running.crash(Signal::SEGV).await;
+        let ended = running.ended().await;
+        ended.assert(INTERNAL, "infra-failed");
+        let left = ended.result("leftovers");
+        let hash = left.split('-').nth(1).unwrap();
+        let command = format!("orka-step reap --vm-prefix ci --run-hash {hash}");
+        ended.assert_says(&["may still exist", &command]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_worker_does_not_outlive_its_supervisor() {
     let cluster = Cluster::start().await;
     let mut running = cluster.build(LONG).start();

@@ -128,15 +128,11 @@ impl Identity {
         if self.run_is_told {
             return None;
         }
-        let prefix = match self.prefix.as_str() {
-            DEFAULT_PREFIX => String::new(),
-            prefix => format!(" --vm-prefix {prefix}"),
-        };
         Some(format!(
             "this run was told no UID (`--run-uid`): what it makes is named `{}…`, and should it be killed outright, \
-             `orka-step reap{prefix} --run-hash {}` deletes that",
+             `{}` deletes that",
             self.run_prefix(),
-            self.run_hash
+            how_to_reap(&self.prefix, &self.run_hash)
         ))
     }
 
@@ -263,6 +259,15 @@ fn random_hash() -> String {
 fn podless_hash() -> String {
     let random = hex::encode(rand::random::<[u8; HASH_DIGITS / 2]>());
     format!("{PODLESS}{}", &random[PODLESS.len()..])
+}
+
+/// The command that deletes what is left of a run, also of one that was told no UID.
+pub fn how_to_reap(prefix: &str, run_hash: &str) -> String {
+    let prefix = match prefix {
+        DEFAULT_PREFIX => String::new(),
+        prefix => format!(" --vm-prefix {prefix}"),
+    };
+    format!("orka-step reap{prefix} --run-hash {run_hash}")
 }
 
 #[cfg(test)]

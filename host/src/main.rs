@@ -227,7 +227,8 @@ async fn run_command(mut args: RunArgs, role: Role, console: Console, stop: Stop
         }
         Role::CleanUp(crash) => return clean_up_command(args, crash, console, stop).await,
         Role::Bereft(failure, recovered) => {
-            return concluded_at_once(Finished::bereft(vec![failure], &recovered), &args, &console);
+            let finished = Finished::bereft(vec![failure], &recovered, &console);
+            return concluded_at_once(finished, &args, &console);
         }
     };
     for notice in args.task.iter().flat_map(|task| &task.notices) {
@@ -257,11 +258,8 @@ async fn clean_up_command(args: RunArgs, crash: Crash, console: Console, stop: S
         }
         Err(mut failures) => {
             failures.insert(0, crash.failure());
-            concluded_at_once(
-                Finished::bereft(failures, &crash.recovered),
-                &args,
-                &console,
-            )
+            let finished = Finished::bereft(failures, &crash.recovered, &console);
+            concluded_at_once(finished, &args, &console)
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::failure::{Class, Failure, Kind};
 use crate::grants::{Grants, More};
 use crate::guard::{Guards, Wanted};
 use crate::host_folder;
+use crate::identity::how_to_reap;
 use crate::ledger::{Ledger, Recovered};
 use crate::outcome::{self, EXIT_INTERNAL, EXIT_LEFTOVERS, Outcome, StopSignal};
 use crate::parameters::{check_ignore_files, check_parameters, given_parameters, named};
@@ -547,19 +548,23 @@ impl Finished {
         }
     }
 
-    /// A run whose process crashed and that nobody could clean up after.
-    pub fn bereft(failures: Vec<Failure>, recovered: &Recovered) -> Self {
+    /// A run whose process crashed and that nobody could clean up after. What it leaves is told.
+    pub fn bereft(failures: Vec<Failure>, recovered: &Recovered, console: &Console) -> Self {
         let mut finished = Self::not_started(failures);
         finished.conclusion.outcome = Outcome::InfraFailed;
         finished.conclusion.exit_code = EXIT_INTERNAL;
+        let head = recovered.record.heads.last();
+        let command = head.map(|head| how_to_reap(&head.prefix, &head.run));
         let left = recovered.open().map(|name| Leftover {
             name: name.to_owned(),
             reason: "the process of the run crashed, and nothing could be deleted after that"
                 .to_owned(),
-            command: "orka-step reap --run UID".to_owned(),
+            command: command.clone().unwrap_or_default(),
             inherited: recovered.inherited.contains(name),
         });
-        finished.conclusion.settlement.leftovers = left.collect();
+        let left: Vec<Leftover> = left.collect();
+        left.iter().for_each(|leftover| leftover.tell(console));
+        finished.conclusion.settlement.leftovers = left;
         finished
     }
 

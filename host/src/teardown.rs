@@ -212,6 +212,16 @@ fn leftover(run: &RunContext, name: String, reason: String) -> Leftover {
     tell_leftover(run, name, reason, command, inherited)
 }
 
+impl Leftover {
+    /// Says that it may be left, and what deletes it.
+    pub(crate) fn tell(&self, console: &Console) {
+        let (name, reason, command) = (&self.name, &self.reason, &self.command);
+        console.warn(&format!(
+            "`{name}` may still exist\ncaused by: {reason}\nhint: delete it with `{command}`"
+        ));
+    }
+}
+
 /// Says what may be left, on Orka or elsewhere.
 pub(crate) fn tell_leftover(
     run: &RunContext,
@@ -220,16 +230,15 @@ pub(crate) fn tell_leftover(
     command: String,
     inherited: bool,
 ) -> Leftover {
-    // Told at once: whoever kills us next must not keep anybody from knowing.
-    run.console.warn(&format!(
-        "`{name}` may still exist\ncaused by: {reason}\nhint: delete it with `{command}`"
-    ));
-    Leftover {
+    let leftover = Leftover {
         name,
         reason,
         command,
         inherited,
-    }
+    };
+    // Told at once: whoever kills us next must not keep anybody from knowing.
+    leftover.tell(&run.console);
+    leftover
 }
 
 fn reason(failure: &Failure) -> String {
