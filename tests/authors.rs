@@ -120,6 +120,7 @@ async fn a_failure_that_no_call_comes_to_fails_the_test() {
 async fn a_plugin_is_stopped_after_the_steps_that_a_scenario_allows_it() {
     let spins = "scenarios:
   - name: it spins
+    cluster: { images: [Sonoma.orkasi] }
     limits: { fuel: 3000000 }
     expect:
       outcome: plugin-failed

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use end_to_end::{Definition, Schemas, Step, documents, refusals, repository};
+use plugin_manifest::HOST_RESULTS;
 use serde_json::Value;
 
 /// Where the image has the program.
@@ -331,13 +332,12 @@ async fn every_flag_and_variable_is_one_of_the_program() {
 /// Results that the documentation of the program names, and those of the plugins.
 #[test]
 fn every_result_is_one_that_the_program_writes() {
-    let own_results = orka_results();
     for definition in own() {
         let document = definition.document();
         for result in document["spec"]["results"].as_array().unwrap() {
             let name = result["name"].as_str().unwrap();
             let is_of_plugin = name == "vm-config" && document["metadata"]["name"] == "orka-init";
-            assert!(is_of_plugin || own_results.contains(name), "{name}");
+            assert!(is_of_plugin || HOST_RESULTS.contains(&name), "{name}");
         }
     }
     // Tekton takes up declared results alone, and the reaper reads some of them.
@@ -347,33 +347,9 @@ fn every_result_is_one_that_the_program_writes() {
         .iter()
         .map(|it| it["name"].as_str().unwrap())
         .collect();
-    for name in &own_results {
-        assert!(declared.contains(name.as_str()), "{name}");
+    for name in HOST_RESULTS {
+        assert!(declared.contains(name), "{name}");
     }
-}
-
-/// The names in `OWN` of `host/src/results.rs`, which is what the host writes: texts, or constants with texts.
-fn orka_results() -> BTreeSet<String> {
-    let source = std::fs::read_to_string(repository().join("host/src/results.rs")).unwrap();
-    let (_, rest) = source.split_once("pub const OWN: ").unwrap();
-    let (_, rest) = rest.split_once("= [").unwrap();
-    let (list, _) = rest.split_once("];").unwrap();
-    let value_of = |constant: &str| {
-        let (_, rest) = source
-            .split_once(&format!("pub const {constant}: &str = \""))
-            .unwrap();
-        rest.split('"').next().unwrap().to_owned()
-    };
-    let names = list
-        .split(',')
-        .map(str::trim)
-        .filter(|name| !name.is_empty());
-    names
-        .map(|name| match name.trim_matches('"') {
-            text if text.len() < name.len() => text.to_owned(),
-            constant => value_of(constant),
-        })
-        .collect()
 }
 
 #[test]
