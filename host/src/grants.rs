@@ -569,10 +569,15 @@ impl Grants {
     /// That the run's deadline has passed, with what would have to change.
     pub fn deadline_passed(&self) -> Failure {
         let failure = Failure::deadline();
-        if self.is_deadline_granted {
-            failure.with_hint(self.ceilings.how_to_raise("lifetime"))
-        } else {
-            failure
+        if !self.is_deadline_granted {
+            return failure;
+        }
+        let raise = self.ceilings.how_to_raise("lifetime");
+        match self.used().timeout_asked_seconds {
+            Some(_) => {
+                failure.with_hint(format!("{raise}, and `--timeout` can be raised after that"))
+            }
+            None => failure.with_hint(raise),
         }
     }
 
@@ -805,9 +810,10 @@ fn other_file(file: &GrantsFile, manifest: &Manifest, digest: &str) -> Option<Fa
     let pinned: Vec<(&str, String)> = entries
         .filter(|(_, grant)| grant.plugin == manifest.name)
         .filter_map(|(position, grant)| {
+            let digest = grant.digest.as_deref()?;
             let place = file.place(position);
             let at = place.member("digest").or_else(|| place.entry());
-            Some((grant.digest.as_deref()?, at?))
+            Some((digest, at.unwrap_or_else(|| file.shown.clone())))
         })
         .collect();
     let (_, first) = pinned.first()?;

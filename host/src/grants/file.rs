@@ -99,7 +99,7 @@ fn capability_names(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Grant {
-    /// The name in the plugin's manifest, or `*`.
+    /// The name in the plugin's manifest, or `*`, which takes no digest.
     pub(super) plugin: String,
     /// `sha256:…` of the plugin's file; absent fits any. What came with the program needs none.
     #[cfg_attr(test, schemars(regex(pattern = DIGEST_PATTERN)))]
@@ -311,6 +311,12 @@ impl GrantsFile {
                     "`{digest}` is no digest: `sha256:` and 64 hexadecimal digits; `orka-step plugin inspect` shows a plugin's"
                 );
                 return Err(bad("digest", problem));
+            }
+            // It would bind no plugin but one, and leave to all others what no entry is about.
+            if grant.digest.is_some() && grant.plugin == "*" {
+                let problem = "`digest` goes with the name of a plugin: write that in place of `*`; \
+                               `orka-step plugin inspect` shows it";
+                return Err(bad("digest", problem.to_owned()));
             }
             for name in &grant.capabilities {
                 expand(name).map_err(|problem| bad("capabilities", problem))?;

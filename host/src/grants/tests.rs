@@ -754,11 +754,10 @@ fn a_deadline_that_the_grant_set_is_told_with_its_line() {
         assert_eq!(failure.code, "run.deadline");
         failure.hint.unwrap()
     };
-    for lowered in [55, 30] {
-        assert!(
-            hint(lowered).contains("raise `lifetime` under `[grant.ceilings]` at grants.toml:14")
-        );
-    }
+    let raise = "raise `lifetime` under `[grant.ceilings]` at grants.toml:14";
+    assert!(hint(55).ends_with(raise), "a default goes with the ceiling");
+    let both = format!("{raise}, and `--timeout` can be raised after that");
+    assert!(hint(30).ends_with(&both));
     assert!(hint(29).contains("raise `--timeout`"));
     let no_file = Grants::default().deadline_passed();
     assert!(no_file.hint.unwrap().contains("raise `--timeout`"));
@@ -822,6 +821,36 @@ fn what_plugin_and_parameters_lack_is_told_at_once_and_one_change_allows_it() {
         "change `capabilities` at grants.toml:3 to:\ncapabilities = [\"ssh.exec\", \"cluster.keep\"]\n\
          and add this below grants.toml:1:\nsecrets = [\"ONE\", \"TWO\"]"
     );
+}
+
+/// Two readings of one file, the second for lines alone: what it does not understand must not loosen what the first says.
+#[test]
+fn a_pin_holds_where_nobody_knows_its_line() {
+    let digest = digest("0");
+    let pinned = format!("[[grant]]\nplugin = \"mine\"\ndigest = \"{digest}\"\n");
+    let mut file = file(&pinned);
+    file.lines = file::Lines::default();
+    let failure = Grants::intersect(Some(&file), &manifest(), "d", true).unwrap_err();
+    assert_eq!(failure.code, "run.not-granted");
+}
+
+#[test]
+fn a_digest_goes_with_a_name() {
+    let digest = digest("0");
+    for (text, name) in [
+        (
+            format!("[[grant]]\nplugin = \"*\"\ndigest = \"{digest}\"\n"),
+            "grants.toml",
+        ),
+        (
+            format!("grants:\n  - plugin: '*'\n    digest: {digest}\n"),
+            "grants.yaml",
+        ),
+    ] {
+        let failure = GrantsFile::parse(&text, name, name.ends_with("yaml")).unwrap_err();
+        assert!(failure.message.contains(&format!("{name}:3")), "{failure}");
+        assert!(failure.message.contains("in place of `*`"), "{failure}");
+    }
 }
 
 #[test]
