@@ -548,31 +548,34 @@ fn granted(
             plugin.manifest.secrets.len()
         ),
     );
-    if let Some(warning) = Grants::not_about(grants, plugin) {
-        let hint = format!(
-            "write an entry for `{}`, or one for `*`",
-            plugin.manifest.name
-        );
-        let check = Check::warn(Subject::Grants, warning, hint);
-        return Ok((granted.ceilings, check));
-    }
     let missing: Vec<String> = granted
         .secrets()
         .iter()
         .filter(|name| !config.secrets.contains_key(*name))
         .map(|name| format!("`{name}`"))
         .collect();
-    if missing.is_empty() {
+    let mut warnings: Vec<(String, String)> = Vec::new();
+    if let Some(warning) = Grants::not_about(grants, plugin) {
+        let name = &plugin.manifest.name;
+        warnings.push((
+            warning,
+            format!("write an entry for `{name}`, or one for `*`"),
+        ));
+    }
+    if !missing.is_empty() {
+        warnings.push((
+            format!(
+                "it may use secrets that are not there: {}",
+                missing.join(", ")
+            ),
+            "put a file of that name into the directory given with `--secrets`".to_owned(),
+        ));
+    }
+    if warnings.is_empty() {
         return Ok((granted.ceilings, check));
     }
-    let check = Check::warn(
-        Subject::Grants,
-        format!(
-            "it may use secrets that are not there: {}",
-            missing.join(", ")
-        ),
-        "put a file of that name into the directory given with `--secrets`",
-    );
+    let (texts, hints): (Vec<_>, Vec<_>) = warnings.into_iter().unzip();
+    let check = Check::warn(Subject::Grants, texts.join("; "), hints.join("; "));
     Ok((granted.ceilings, check))
 }
 
