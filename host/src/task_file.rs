@@ -125,8 +125,7 @@ impl TaskFile {
                     Some(parts) => parts,
                     None => (argument, given.get(at + 1)?.to_str()?),
                 };
-                let is_set = before == flag && !value.is_empty();
-                is_set.then(|| format!("the Task's own argument `{flag}={value}`"))
+                (before == flag).then(|| format!("the Task's own argument `{flag}={value}`"))
             })
             .collect();
         if environment.get(variable).is_some_and(|it| !it.is_empty()) {
@@ -357,11 +356,10 @@ mod tests {
             ),
             (
                 none,
-                &["--grants="],
+                &["task"],
                 &[("ORKA_GRANTS", "/p"), ("ORKA_GUARDS", "/p")],
             ),
             (parameter, &["--guards=/p"], &[]),
-            (workspaces, &["--grants", ""], &[]),
         ] {
             assert_eq!(said(body, given, environment), None, "{body} {given:?}");
         }
