@@ -395,11 +395,11 @@ async fn an_import_outside_the_world_is_refused_and_one_that_differs_is_told_ite
     for (body, said) in [
         (
             "warp: func(years: u32);",
-            "orka:plugin/clock.warp: the plugin wants `func(years: u32)`, this host has nothing of the kind",
+            "orka:plugin/clock.warp: it wants `func(years: u32)`, this host has nothing of the kind",
         ),
         (
             "now-ms: func(zone: string) -> u64;",
-            "orka:plugin/clock.now-ms: the plugin wants `func(zone: string) -> u64`, this host has `func() -> u64`",
+            "orka:plugin/clock.now-ms: it wants `func(zone: string) -> u64`, this host has `func() -> u64`",
         ),
     ] {
         refused(
@@ -411,7 +411,7 @@ async fn an_import_outside_the_world_is_refused_and_one_that_differs_is_told_ite
     let network = format!(
         "package orka:plugin@0.1.0; {policy} interface network {{ connect: func(); }} world plugin {{ import network; export policy; }}"
     );
-    refused(&network, &["odd.wasm` does not fit this host: orka:plugin/network: the plugin wants the interface, this host has nothing of the kind"]).await;
+    refused(&network, &["odd.wasm` does not fit this host: orka:plugin/network: it wants the interface, this host has nothing of the kind"]).await;
 }
 
 /// Of WASI, and of the guards' side of the contract: a rebuild would be no help.

@@ -303,21 +303,21 @@ mod tests {
             own,
         );
         let expected = [
-            "orka:plugin/ssh.spec: the plugin wants `cores: u32`, this host has `cores: option<u32>`",
-            "orka:plugin/ssh.spec: the plugin wants `colour: string`, this host has nothing of the kind",
-            "orka:plugin/ssh.[method]vm.run: the plugin wants `func(self: borrow<vm>, program: string, nice: bool) -> result<_, string>`, this host has `func(self: borrow<vm>, program: string) -> result<_, string>`",
-            "orka:plugin/ssh.[method]vm.stop: the plugin wants `func(self: borrow<vm>)`, this host has nothing of the kind",
+            "orka:plugin/ssh.spec: it wants `cores: u32`, this host has `cores: option<u32>`",
+            "orka:plugin/ssh.spec: it wants `colour: string`, this host has nothing of the kind",
+            "orka:plugin/ssh.[method]vm.run: it wants `func(self: borrow<vm>, program: string, nice: bool) -> result<_, string>`, this host has `func(self: borrow<vm>, program: string) -> result<_, string>`",
+            "orka:plugin/ssh.[method]vm.stop: it wants `func(self: borrow<vm>)`, this host has nothing of the kind",
         ];
         assert_eq!(told, expected);
         let narrower = compared("enum level { low }", "enum level { low, high }");
         assert_eq!(
             narrower,
-            ["orka:plugin/ssh.level: the plugin wants nothing of the kind, this host has `high`"]
+            ["orka:plugin/ssh.level: it wants nothing of the kind, this host has `high`"]
         );
         let other = compared("enum level { low }", "record level { low: u8 }");
         assert_eq!(
             other,
-            ["orka:plugin/ssh.level: the plugin wants `enum`, this host has `record`"]
+            ["orka:plugin/ssh.level: it wants `enum`, this host has `record`"]
         );
     }
 }

@@ -43,7 +43,7 @@ impl fmt::Display for Difference {
         };
         write!(
             f,
-            "{}: the plugin wants {}, this host has {}",
+            "{}: it wants {}, this host has {}",
             self.item,
             shown(&self.wants),
             shown(&self.has)

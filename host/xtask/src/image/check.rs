@@ -59,7 +59,7 @@ const FUNCTION: &[u8] = b"last-words";
 const OTHER_FUNCTION: &[u8] = b"last-wards";
 
 /// What a step says of it. It takes the compiler to find that out.
-const MISFIT: &str = "orka:plugin/console.last-wards: the plugin wants `func(message: string)`, this host has nothing of the kind";
+const MISFIT: &str = "orka:plugin/console.last-wards: it wants `func(message: string)`, this host has nothing of the kind";
 
 /// The exit code where a plugin cannot be run, or is not allowed what it wants.
 const REJECTED: i32 = 212;
