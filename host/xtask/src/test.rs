@@ -25,6 +25,9 @@ pub(crate) fn run(workspace: &Workspace, filter: Option<&str>) -> Result<ExitCod
     if !outcome.summary.ran() {
         eprintln!("error: no test ran");
     }
+    if let Some(missing) = kubectl::missing(workspace) {
+        eprintln!("warning: tests were left out for want of {missing}");
+    }
     println!("{}", outcome.summary);
     Ok(outcome.exit_code())
 }

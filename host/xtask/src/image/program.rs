@@ -1,9 +1,9 @@
 //! The image's programs, and the plugins' native code.
 
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{fs, io};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use flate2::Compression;
@@ -117,9 +117,13 @@ fn mapped(workspace: &Workspace) -> Result<Vec<(PathBuf, &'static str)>> {
     // Messages of panics name a thousand places in packages, which their name and version tell best. The directories are
     // named after the registry's address, which is another one behind a mirror.
     let registries = cargo_home.join("registry/src");
-    let mut registries: Vec<PathBuf> = fs::read_dir(&registries)
-        .and_then(|them| them.map(|it| Ok(it?.path())).collect())
-        .with_context(|| format!("cannot list `{}`", registries.display()))?;
+    let listed: io::Result<Vec<PathBuf>> =
+        fs::read_dir(&registries).and_then(|them| them.map(|it| Ok(it?.path())).collect());
+    let mut registries = match listed {
+        // Packages can all come from elsewhere, such as `cargo vendor`'s directory.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        listed => listed.with_context(|| format!("cannot list `{}`", registries.display()))?,
+    };
     registries.sort();
     mapped.extend(registries.into_iter().map(|it| (it, "")));
     Ok(mapped)
