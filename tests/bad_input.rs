@@ -28,6 +28,9 @@ async fn a_wrong_orka_password_is_a_matter_of_configuration() {
         "Orka refused the login",
         "hint: check e-mail address and password",
     ]);
+    // What is left to read where the log is gone.
+    let reason = ended.result("reason");
+    assert!(reason.starts_with("Orka refused the login: "), "{reason}");
     assert!(!ended.stderr.contains("not-the-password"), "{ended}");
     assert!(cluster.sim.state().deletions.is_empty());
     cluster.assert_nothing_left();

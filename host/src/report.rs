@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::PoisonError;
 
+use plugin_manifest::on_one_line;
 use serde::Serialize;
 
 use crate::bindings::orka::plugin::types::Exit;
@@ -13,13 +14,16 @@ use crate::grants::GrantsRecord;
 use crate::guard::GuardRecord;
 use crate::mask::Masker;
 use crate::outcome::{self, Outcome};
-use crate::results::{BYTES_MAX, Results};
+use crate::results::{BYTES_MAX, REASON, Results};
 use crate::run::{Conclusion, Finished};
 use crate::state::{RunContext, SeenHostKey};
 use crate::teardown::{KeptVm, Leftover, sign_out_record};
 
 /// Names in the result `leftovers`, as results together must stay small: three of the longest. The report has all.
 const LEFTOVERS_BYTES_MAX: usize = 120;
+
+/// How long the result `reason` may be.
+const REASON_BYTES_MAX: usize = 200;
 
 /// The form of the report; raised when a member changes its meaning.
 const SCHEMA: u32 = 1;
@@ -235,6 +239,10 @@ fn write_results(
     results: &Results,
 ) -> Result<(), Failure> {
     results.set_own("outcome", &conclusion.outcome.to_string())?;
+    match conclusion.failures.first() {
+        Some(failure) => results.set_own(REASON, &reason(failure, console.masker()))?,
+        None => results.unset_own(REASON),
+    }
     if let Some(exit) = &conclusion.exit {
         results.set_own("exit-status", &outcome::status_of(exit).to_string())?;
     }
@@ -242,6 +250,18 @@ fn write_results(
         results.set_own("leftovers", &names)?;
     }
     results.set_own("duration-seconds", &console.elapsed().as_secs().to_string())
+}
+
+/// What went wrong, on one line and not too long.
+fn reason(failure: &Failure, masker: &Masker) -> String {
+    // Masked before it is cut: a secret that is cut in two is not known for one.
+    let line = on_one_line(&masker.mask(&failure.message));
+    if line.len() <= REASON_BYTES_MAX {
+        return line;
+    }
+    let ends = 0..=REASON_BYTES_MAX - '…'.len_utf8();
+    let end = ends.rev().find(|&end| line.is_char_boundary(end));
+    format!("{}…", &line[..end.unwrap_or_default()])
 }
 
 /// Names under which something may be left, with spaces between; those that do not fit are counted.
@@ -379,6 +399,24 @@ pub(crate) fn schema() -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_is_one_line_of_bounded_length_without_secrets() {
+        let masker = Masker::default();
+        masker.add("hunter2hunter2");
+        let told = |message: &str| reason(&Failure::config(message), &masker);
+        assert_eq!(told("`x` is wrong\nhint: y"), "`x` is wrong\\nhint: y");
+        assert_eq!(told(&"a".repeat(200)).len(), 200);
+        let long = told(&format!("{}hunter2hunter2", "ä".repeat(95)));
+        assert_eq!(long, format!("{}***", "ä".repeat(95)));
+        let longer = told(&format!(
+            "{}hunter2hunter2{}",
+            "ä".repeat(95),
+            "é".repeat(50)
+        ));
+        assert_eq!(longer, format!("{}***éé…", "ä".repeat(95)));
+        assert!(longer.len() <= REASON_BYTES_MAX);
+    }
 
     #[test]
     fn leftovers_are_named_as_far_as_they_fit_and_counted_beyond() {

@@ -27,6 +27,9 @@ pub const KEPT_VM: &str = "kept-vm";
 /// Until when they are kept, as RFC 3339; the latest time of several. The reaper reads it.
 pub const KEPT_UNTIL: &str = "kept-until";
 
+/// Why the run did not succeed: what there is to read where the pod and its log are gone.
+pub const REASON: &str = "reason";
+
 /// SHA-256 over the files that came back.
 pub const ARTIFACTS_DIGEST: &str = "artifacts-digest";
 
@@ -37,11 +40,12 @@ pub const ARTIFACTS_MANIFEST: &str = "artifacts-manifest";
 pub const ARTIFACT_OUTPUTS: &str = "ARTIFACT_OUTPUTS";
 
 /// The host's own results: a plugin can neither declare nor set them.
-pub const OWN: [&str; 10] = plugin_manifest::HOST_RESULTS;
+pub const OWN: [&str; 11] = plugin_manifest::HOST_RESULTS;
 
-/// What is left out first where results together would be too large. The first three can be had from the workspace or the
-/// report; the rest is never left out.
-const LEFT_OUT_FIRST: [&str; 4] = [
+/// What is left out first where results together would be too large. The first four can be had from the log, the workspace or
+/// the report; what is not here is never left out.
+const LEFT_OUT_FIRST: [&str; 5] = [
+    REASON,
     ARTIFACTS_MANIFEST,
     ARTIFACT_OUTPUTS,
     ARTIFACTS_DIGEST,
@@ -289,6 +293,7 @@ mod tests {
                 crate::artifacts::outputs("01234567", "89abcdef", &digest),
             ),
             ("outcome", "plugin-failed".to_owned()),
+            (REASON, "x".repeat(200)),
             ("leftovers", format!("{} and 4096 more", "x".repeat(120))),
             ("duration-seconds", "2592000".to_owned()),
         ]
@@ -301,7 +306,7 @@ mod tests {
             OWN.iter()
                 .all(|name| own.iter().any(|(other, _)| other == name))
         );
-        let is_artifact = |name: &str| LEFT_OUT_FIRST[..3].contains(&name);
+        let is_artifact = |name: &str| LEFT_OUT_FIRST[1..4].contains(&name);
         for with_artifacts in [false, true] {
             let results = Results::new(None).unwrap();
             let (results, most) = if with_artifacts {
@@ -313,7 +318,9 @@ mod tests {
             assert!(results.set("b", "").is_err());
             let own = own
                 .iter()
-                .filter(|(name, _)| with_artifacts || !is_artifact(name));
+                .filter(|(name, _)| with_artifacts || !is_artifact(name))
+                // Nothing is kept back for it.
+                .filter(|(name, _)| *name != REASON);
             for (name, value) in own {
                 results.set_own(name, value).unwrap();
             }
@@ -338,7 +345,12 @@ mod tests {
         }
         assert_eq!(
             results.left_out(),
-            [ARTIFACTS_MANIFEST, ARTIFACT_OUTPUTS, ARTIFACTS_DIGEST]
+            [
+                ARTIFACTS_MANIFEST,
+                ARTIFACT_OUTPUTS,
+                REASON,
+                ARTIFACTS_DIGEST
+            ]
         );
         let mut files: Vec<_> = std::fs::read_dir(directory.path())
             .unwrap()

@@ -9,7 +9,7 @@ use crate::cli::TaskArgs;
 use crate::failure::Failure;
 use crate::plugin::Plugin;
 use crate::plugin::remote::is_remote;
-use crate::results::{ARTIFACT_OUTPUTS, ARTIFACTS_DIGEST, ARTIFACTS_MANIFEST};
+use crate::results::{ARTIFACT_OUTPUTS, ARTIFACTS_DIGEST, ARTIFACTS_MANIFEST, REASON};
 
 /// The parameter that stands last in the step's file, where people look for it.
 const SCRIPT: &str = "script";
@@ -18,13 +18,17 @@ const SCRIPT: &str = "script";
 const MARK: &str = "$(context.taskRun.uid)";
 
 /// The host's own results, and what a Task says of each.
-const OWN_RESULTS: [(&str, &str); 10] = [
+const OWN_RESULTS: [(&str, &str); 11] = [
     ("vm-name", "The name of the VM or VM config made last"),
     ("kept-vm", "The VMs that are kept on purpose, if any is"),
     ("kept-until", "Until when they are kept, as RFC 3339"),
     (
         "outcome",
         "succeeded, build-failed, infra-failed, plugin-failed, denied, no-capacity, timed-out or cancelled",
+    ),
+    (
+        REASON,
+        "What went wrong, in at most 200 bytes; the log says more",
     ),
     (
         "exit-status",

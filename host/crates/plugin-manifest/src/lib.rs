@@ -45,11 +45,12 @@ pub use text::{is_disguise, on_one_line};
 pub use wasm::{MANIFEST_BYTES_MAX, MANIFEST_SECTION, WasmKind, exports, imports, kind};
 
 /// The results of every run, which the host sets. No plugin declares one of them: a Task would have it twice.
-pub const HOST_RESULTS: [&str; 10] = [
+pub const HOST_RESULTS: [&str; 11] = [
     "vm-name",
     "kept-vm",
     "kept-until",
     "outcome",
+    "reason",
     "exit-status",
     "artifacts-digest",
     "artifacts-manifest",

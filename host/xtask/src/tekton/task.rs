@@ -27,7 +27,7 @@ const ARTIFACT_OUTPUTS: &str = "ARTIFACT_OUTPUTS";
 const ARTIFACT_OUTPUTS_MEMBERS: [&str; 3] = ["uri", "digest", "isBuildArtifact"];
 
 /// The program's own results.
-pub(super) const OWN_RESULTS: [(&str, &str); 10] = [
+pub(super) const OWN_RESULTS: [(&str, &str); 11] = [
     (
         "vm-name",
         "The name of the VM or VM config made last, written before it is made",
@@ -35,6 +35,10 @@ pub(super) const OWN_RESULTS: [(&str, &str); 10] = [
     (
         "outcome",
         "`succeeded`, `build-failed`, `infra-failed`, `plugin-failed`, `denied`, `no-capacity`, `timed-out` or `cancelled`",
+    ),
+    (
+        "reason",
+        "What went wrong, in at most 200 bytes; none where nothing did. The log says more",
     ),
     (
         "exit-status",
