@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use end_to_end::{Cluster, Ended, Step, Stream, bundled};
+use end_to_end::{Cluster, Ended, Step, Stream, bundled, without};
 use orka_sim::{FaultAction, FaultRule};
 use rustix::process::Signal;
 
@@ -155,5 +155,33 @@ async fn what_became_of_the_token_is_said_again() {
             .await;
         assert_eq!(played.code, Some(1), "{played}");
         assert!(played.stdout.contains(told), "{played}");
+    }
+}
+
+/// One that the run had not come to waits for the stop instead, which is for runs that a stop met between two calls.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_not_in_the_session_of_a_run_that_timed_out_is_an_extra() {
+    // A program that is silent for too long ends a run as its deadline does, and long before it.
+    for (timeout, silence) in [("5m", "2s"), ("3s", "1m")] {
+        let cluster = Cluster::start().await;
+        let step = cluster
+            .build(LONG)
+            .flag("--timeout", timeout)
+            .param("silence-timeout", silence);
+        let file = step.scratch_file("session.yaml", b"");
+        let ended = step.flag("--record", file.as_str()).ended().await;
+        ended.assert(218, "timed-out");
+        let session = std::fs::read_to_string(&file).unwrap();
+        let (changed, removed) = without(&session, "exec");
+        assert!(removed > 0, "{session}");
+        let step = Step::new(&["plugin", "test"]);
+        let changed = step.scratch_file("changed.yaml", changed.as_bytes());
+        let played = step
+            .flag("--plugin", bundled("build").to_str().unwrap())
+            .flag("--replay", changed)
+            .ended()
+            .await;
+        assert_eq!(played.code, Some(1), "{played}\n{session}");
+        assert!(played.stdout.contains("+ exec "), "{played}");
     }
 }

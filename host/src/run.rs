@@ -292,6 +292,7 @@ pub async fn execute(compiled: &Compiled, run: Arc<RunContext>) -> Conclusion {
         .catch_unwind()
         .await
         .unwrap_or_else(|panic| Ending::Failed(panicked(panic.as_ref())));
+    run.tell_plugin_ended();
     // The store is gone here: nothing a guest does can reach past this point.
     settled(&run, ending, Vec::new()).await
 }

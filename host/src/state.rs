@@ -309,6 +309,13 @@ impl RunContext {
         }
     }
 
+    /// Notes that the plugin's part is over, where somebody takes notes.
+    pub fn tell_plugin_ended(&self) {
+        if let Some(witness) = self.witness.get() {
+            witness.plugin_ended();
+        }
+    }
+
     /// Does what tidies up at the plugin's request, and has it noted where somebody takes notes.
     ///
     /// # Errors

@@ -30,10 +30,10 @@ pub use witness::{Tidying, Witness};
 use crate::failure::Failure;
 
 /// The form of a session; raised when a member changes its meaning.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// From this form on a session has what the plugin itself tidied up. From the third on it says when each call began, and
-/// what ended only after the run was stopped.
+/// what ended only after the run was stopped; from the fourth on, whether that was between two calls.
 #[cfg(feature = "authoring")]
 pub(crate) const FORMAT_WITH_TIDYING: u32 = 2;
 
@@ -245,6 +245,10 @@ pub struct EndedRecord {
     pub outcome: String,
     /// The step's exit code.
     pub exit_code: u8,
+    /// Whether the run was stopped, or its deadline passed, before the plugin had ended and while none of its calls was
+    /// under way. The next one that it made is not in the session.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub between_calls: bool,
     /// What became of the login's token, as in the report; none without a login.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sign_out: Option<String>,
@@ -417,6 +421,7 @@ mod tests {
             ended: EndedRecord {
                 outcome: "succeeded".to_owned(),
                 exit_code: 0,
+                between_calls: false,
                 sign_out: None,
             },
         };

@@ -51,9 +51,20 @@ struct Noted {
     output: Vec<Piece>,
 }
 
+impl Noted {
+    /// Whether the call, or the program that it started, was under way when the run was stopped.
+    fn meets_the_stop(&self, times: &Times) -> bool {
+        let lasts = |ended: Option<Instant>| ended.is_none_or(|ended| times.is_over(ended));
+        let has_started = self.call.call == "exec" && self.call.failure.is_none();
+        self.began <= times.over && (lasts(self.ended) || has_started && lasts(self.program_ended))
+    }
+}
+
 #[derive(Default)]
 struct State {
     calls: Vec<Noted>,
+    /// When the plugin's part was over.
+    plugin_ended: Option<Instant>,
     names: Names,
     read: BTreeMap<String, Vec<u8>>,
 }
@@ -160,6 +171,7 @@ impl Recorder {
             ended: EndedRecord {
                 outcome: finished.conclusion.outcome.to_string(),
                 exit_code: finished.conclusion.exit_code,
+                between_calls: self.was_stopped_between_calls(&times),
                 sign_out: run
                     .signed_out
                     .get()
@@ -181,6 +193,14 @@ impl Recorder {
             );
         }
         files
+    }
+
+    /// Only what happened says so: an outcome does not, since a silent program ends a run as its deadline does, and a script
+    /// that had ended keeps its own outcome.
+    fn was_stopped_between_calls(&self, times: &Times) -> bool {
+        let state = self.state();
+        let was_over = state.plugin_ended.is_some_and(|ended| times.is_over(ended));
+        was_over && !state.calls.iter().any(|call| call.meets_the_stop(times))
     }
 
     fn session_calls(&self, times: &Times) -> Vec<Exchange> {
@@ -337,6 +357,10 @@ impl Witness for Recorder {
     fn tidied(&self, number: usize, failure: Option<&Failure>) {
         let result = failure.map_or(Ok(()), |failure| Err(failure.clone()));
         self.ends(number, &result, |()| Value::Null);
+    }
+
+    fn plugin_ended(&self) {
+        self.state().plugin_ended = Some(Instant::now());
     }
 }
 
@@ -691,5 +715,35 @@ mod tests {
             (Some(30), 0, false, true),
         ];
         assert_eq!(told, wanted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_comes_between_calls_where_it_meets_none_before_the_plugin_ends() {
+        // When a call ended, and when the plugin did; the stop comes after 30 ms.
+        for (call_ended, plugin_ended, wanted) in [
+            (Some(20), 40, true),
+            (Some(20), 30, true),
+            (Some(20), 29, false),
+            (Some(30), 40, false),
+            (None, 40, false),
+        ] {
+            let started = Instant::now();
+            let after = |ms| started + Duration::from_millis(ms);
+            let times = Times {
+                started,
+                over: after(30),
+            };
+            let recorder = Recorder::new(Masker::default(), BTreeMap::new(), None);
+            let number = recorder.tidies(Tidying::PurgeRun).await.unwrap();
+            if let Some(ended) = call_ended {
+                tokio::time::sleep_until(after(ended)).await;
+                recorder.tidied(number, None);
+            }
+            tokio::time::sleep_until(after(plugin_ended)).await;
+            assert!(!recorder.was_stopped_between_calls(&times));
+            recorder.plugin_ended();
+            let found = recorder.was_stopped_between_calls(&times);
+            assert_eq!(found, wanted, "{call_ended:?} {plugin_ended}");
+        }
     }
 }

@@ -55,4 +55,7 @@ pub trait Witness: Send + Sync {
 
     /// It did.
     fn tidied(&self, number: usize, failure: Option<&Failure>);
+
+    /// The plugin's part is over; what follows is the host's.
+    fn plugin_ended(&self);
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::outcome::Outcome;
 use crate::session::{Exchange, ProgramEnd, Session};
 
 /// When things happen. The run's own time is that of the session, so that what it sleeps through is what it slept through
@@ -13,9 +12,6 @@ pub(super) struct Times {
     started: Instant,
     /// When the run is stopped or its deadline passes.
     over: Instant,
-    /// Whether that came between two calls, and the run was waiting for nothing that was recorded. A replay gets to the
-    /// second one sooner, since only calls take time in it.
-    came_between: bool,
 }
 
 /// By so much what a stop brought about is later than the stop, and what was before it is earlier: the shortest time that
@@ -28,28 +24,15 @@ impl Times {
         let given = &session.given;
         let stopped = given.stopped.as_ref().map(|stopped| stopped.after_ms);
         let over = stopped.map_or(given.timeout_ms, |after| after.min(given.timeout_ms));
-        let was_over =
-            given.stopped.is_some() || session.ended.outcome == Outcome::TimedOut.to_string();
-        let is_running = |call: &Exchange| {
-            let outlasts = |end: &ProgramEnd| end.after_stop;
-            call.call == "exec"
-                && call.failure.is_none()
-                && call.program.as_ref().is_none_or(outlasts)
-        };
-        let crossed = |call: &Exchange| {
-            call.at_ms.is_none_or(|at| at <= over)
-                && (call.unended || call.after_stop || is_running(call))
-        };
         Self {
             started,
             over: started + Duration::from_millis(over),
-            came_between: was_over && !session.calls.iter().any(crossed),
         }
     }
 
-    /// Whether a call that was not recorded is one that the run had not come to when it was stopped.
-    pub(super) fn was_not_reached(&self) -> bool {
-        self.came_between && Instant::now() < self.over + APART
+    /// Whether the stop has not taken effect yet.
+    pub(super) fn is_before_the_stop(&self) -> bool {
+        Instant::now() < self.over + APART
     }
 
     fn at(&self, ms: u64) -> Instant {
