@@ -224,7 +224,16 @@ impl Tape {
 
     /// The first recorded call that asked for the same and was not made yet, once it has ended as it did then. One that
     /// the stopped run had not come to ends with the stop.
-    async fn take(&self, call: &str, mut asked: Value) -> Result<Exchange, Failure> {
+    async fn take(&self, call: &str, asked: Value) -> Result<Exchange, Failure> {
+        self.take_begun(call, asked).await.map(|(_, found)| found)
+    }
+
+    /// As [`Tape::take`], with when the call began.
+    async fn take_begun(
+        &self,
+        call: &str,
+        mut asked: Value,
+    ) -> Result<(Instant, Exchange), Failure> {
         let found = {
             let mut state = self.state();
             state.names.clean(&mut asked);
@@ -265,11 +274,11 @@ impl Tape {
             // What cut it off does so again.
             return std::future::pending().await;
         };
-        let (_, ended) = self.times.of_call(&found);
+        let (began, ended) = self.times.of_call(&found, Instant::now());
         sleep_until(ended).await;
         match &found.failure {
             Some(failure) => Err(failure.failure()),
-            None => Ok(found),
+            None => Ok((began, found)),
         }
     }
 }
@@ -470,8 +479,7 @@ impl Guest for ReplayedGuest {
 
     async fn exec(&self, exec: Exec) -> Result<Running, Failure> {
         let asked = exec_asked(&exec, <[u8]>::to_vec);
-        let exchange = self.tape.take("exec", asked).await?;
-        let (began, _) = self.tape.times.of_call(&exchange);
+        let (began, exchange) = self.tape.take_begun("exec", asked).await?;
         let end = exchange.program.clone().map(|end| {
             let at = self.tape.times.of_program(&exchange, began, &end);
             (end, at)

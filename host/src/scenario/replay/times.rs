@@ -55,14 +55,15 @@ impl Times {
             .map_or(then, |last| then.min(last))
     }
 
-    /// When a call begins, and when it ends. A session of an older form does not say when it began.
-    pub(super) fn of_call(&self, call: &Exchange) -> (Instant, Instant) {
+    /// When a call that is made now begins, no sooner than it did, and when it ends: it takes as long as it did, up to the
+    /// stop. A session of an older form does not say when it began.
+    pub(super) fn of_call(&self, call: &Exchange, now: Instant) -> (Instant, Instant) {
         let took = Duration::from_millis(call.took_ms);
         let Some(at) = call.at_ms else {
-            let now = Instant::now();
             return (now, now + took);
         };
-        let (began, ended) = (self.at(at), self.end(self.at(at) + took, call.after_stop));
+        let began = now.max(self.at(at));
+        let ended = self.end(began + took, call.after_stop);
         (began.min(ended), ended)
     }
 
@@ -108,7 +109,7 @@ mod tests {
                 after_stop,
                 ..Exchange::default()
             };
-            let (began, ended) = times.of_call(&call);
+            let (began, ended) = times.of_call(&call, times.started);
             assert_eq!((after(began), after(ended)), wanted, "{call:?}");
             let end = ProgramEnd {
                 after_ms: took_ms,
@@ -118,12 +119,36 @@ mod tests {
             let ended = times.of_program(&call, times.at(at_ms), &end);
             assert_eq!(after(ended), wanted.1, "{end:?}");
         }
+        // What is made later than then takes as long as it did, up to the stop.
+        for (now_ms, after_stop, wanted) in [
+            (30, false, (40, 60)),
+            (50, false, (50, 70)),
+            (90, false, (90, 99)),
+            (90, true, (90, 110)),
+            (120, false, (99, 99)),
+        ] {
+            let call = Exchange {
+                at_ms: Some(40),
+                took_ms: 20,
+                after_stop,
+                ..Exchange::default()
+            };
+            let (began, ended) = times.of_call(&call, times.at(now_ms));
+            assert_eq!((after(began), after(ended)), wanted, "{now_ms} {call:?}");
+            let end = ProgramEnd {
+                after_ms: 20,
+                after_stop,
+                ..ProgramEnd::default()
+            };
+            let ended = times.of_program(&call, began, &end);
+            assert_eq!(after(ended), wanted.1, "{now_ms} {end:?}");
+        }
         // Without the moment of its beginning a call takes as long as it did, whenever it is made.
         let old = Exchange {
             took_ms: 500,
             ..Exchange::default()
         };
-        let (began, ended) = times.of_call(&old);
+        let (began, ended) = times.of_call(&old, times.started);
         assert_eq!((after(began), after(ended)), (0, 500));
         let deadline = Times::of(&session(Vec::new(), 70));
         assert_eq!(
