@@ -114,6 +114,14 @@ async fn a_failure_that_no_call_comes_to_fails_the_test() {
             "- lost `deploy` number 2: there were no more than 1",
         ],
     );
+    let refused = SCENARIO
+        .replace("sonoma.orkasi", "nosuch.orkasi")
+        .replace("after: 12m", "times: any")
+        + "    cluster: { lost-deploys: [{ number: 1, appears-after: 1s }] }
+    expect: { outcome: infra-failed, exit-code: 211 }
+";
+    let ended = test_with(&refused).ended().await;
+    said(&ended, 1, &["- lost `deploy` number 1: it was refused"]);
 }
 
 #[tokio::test]

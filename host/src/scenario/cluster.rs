@@ -17,6 +17,8 @@ struct State {
     vms: BTreeSet<(String, String)>,
     deployed: u16,
     nodes: Vec<Option<String>>,
+    /// Numbers of the deployments whose answer was lost.
+    lost: BTreeSet<u16>,
     faults: Faults,
 }
 
@@ -72,6 +74,25 @@ impl ScriptedCluster {
     /// The node each deployment asked for.
     pub(crate) fn nodes_asked_for(&self) -> Vec<Option<String>> {
         self.state().nodes.clone()
+    }
+
+    /// Lost answers of the scenario that no deployment came to, in words for people.
+    pub(crate) fn not_lost(&self) -> Vec<String> {
+        let state = self.state();
+        let deployed = state.deployed;
+        let told = |number: &u16| {
+            let why = if *number > deployed {
+                format!("there were no more than {deployed}")
+            } else {
+                "it was refused".to_owned()
+            };
+            format!("lost `deploy` number {number}: {why}")
+        };
+        let numbers = self.lost.keys();
+        numbers
+            .filter(|number| !state.lost.contains(number))
+            .map(told)
+            .collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -200,6 +221,7 @@ impl Cluster for ScriptedCluster {
         };
         self.pull(&deploy.spec.image)?;
         if let Some(appears_after) = self.lost.get(&number) {
+            self.state().lost.insert(number);
             return Err(self.lose(deploy.name.clone(), id, *appears_after));
         }
         self.state().vms.insert((deploy.name.clone(), id.clone()));

@@ -207,22 +207,14 @@ impl Subject {
                 .iter()
                 .map(|(_, value)| ("a plain environment variable", value.as_str())),
         ));
-        let nodes = cluster.nodes_asked_for();
         let mut not_reached = model::not_reached(&scenario.failures, &calls);
-        let deployed = nodes.len();
-        let lost = scenario.lost_deploys.keys();
-        not_reached.extend(
-            lost.filter(|number| usize::from(**number) > deployed)
-                .map(|number| {
-                    format!("lost `deploy` number {number}: there were no more than {deployed}")
-                }),
-        );
+        not_reached.extend(cluster.not_lost());
         Ok(Report {
             calls,
             unexpected: guests.unexpected(),
             missing: guests.missing(),
             not_reached,
-            nodes,
+            nodes: cluster.nodes_asked_for(),
             left_on_the_cluster: cluster.left(),
             vm_files: guests.files(),
             ..report
