@@ -200,6 +200,12 @@ async fn what_a_scenario_grants_it_grants_to_the_plugin_that_it_tests() {
             "secrets: [\"TOK\"]",
         ],
     );
+    // The plugin that is tested is meant by its name too, though it did not come with the program.
+    let named = with_secrets("{ plugin: build, capabilities: ['*'], secrets: [TOK] }");
+    said(&test_with(&named).ended().await, 0, &["1 passed"]);
+    let another = with_secrets("{ plugin: matrix, capabilities: ['*'], secrets: [TOK] }");
+    let ended = test_with(&another).ended().await;
+    said(&ended, 1, &["asks for what it was not granted"]);
     // What is said of all plugins grants no secret that only a script names, and what is in no file has no line.
     let to_all = with_secrets("{ plugin: '*', capabilities: ['*'], secrets: [TOK] }");
     let ended = test_with(&to_all).ended().await;

@@ -365,6 +365,13 @@ impl GrantsFile {
         })
     }
 
+    /// Whether it is said of the plugins of this name alone, whichever file that is.
+    #[cfg(feature = "authoring")]
+    pub(crate) fn is_of_name(&self, name: &str) -> bool {
+        let mut grants = self.grants.iter();
+        grants.all(|grant| grant.plugin == name && grant.digest.is_none())
+    }
+
     /// The same, said of one plugin by its name and digest instead of whichever plugins it was said of.
     #[cfg(feature = "authoring")]
     pub(crate) fn said_of(&self, manifest: &Manifest, digest: &str) -> Self {

@@ -664,8 +664,8 @@ fn grants(entry: Grants) -> Result<Granted, String> {
         .into_iter()
         .map(|(name, value)| (Value::from(name), value))
         .collect();
-    let names_a_plugin = entry.contains_key("plugin");
-    if !names_a_plugin {
+    let names_one = entry.contains_key("plugin");
+    if !names_one {
         entry.insert("plugin".into(), "*".into());
     }
     let file =
@@ -673,11 +673,7 @@ fn grants(entry: Grants) -> Result<Granted, String> {
     let file = yaml_serde::from_value(Value::Mapping(file))
         .map(Arc::new)
         .map_err(|error| format!("`grants`: {error}"))?;
-    Ok(if names_a_plugin {
-        Granted::ByFile(file)
-    } else {
-        Granted::ByEntry(file)
-    })
+    Ok(Granted::ByEntry { file, names_one })
 }
 
 fn contents(

@@ -209,8 +209,13 @@ impl Expected {
 pub(crate) enum Granted {
     /// What this file grants.
     ByFile(Arc<GrantsFile>),
-    /// What the one entry of this file grants, which names no plugin: it is said of the one that is tested.
-    ByEntry(Arc<GrantsFile>),
+    /// What the one entry of this file grants: it is said of the plugin that is tested, unless it names another or all.
+    ByEntry {
+        /// The entry.
+        file: Arc<GrantsFile>,
+        /// Whether it names a plugin.
+        names_one: bool,
+    },
 }
 
 impl Granted {
@@ -218,7 +223,14 @@ impl Granted {
     pub(crate) fn file(&self, manifest: &Manifest, digest: &str) -> Cow<'_, GrantsFile> {
         match self {
             Self::ByFile(file) => Cow::Borrowed(file),
-            Self::ByEntry(file) => Cow::Owned(file.said_of(manifest, digest)),
+            // Whoever writes the name means this one, wherever its file is; a digest says which is meant by itself.
+            Self::ByEntry { file, names_one } => {
+                if !names_one || file.is_of_name(&manifest.name) {
+                    Cow::Owned(file.said_of(manifest, digest))
+                } else {
+                    Cow::Borrowed(file)
+                }
+            }
         }
     }
 }

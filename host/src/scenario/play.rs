@@ -360,7 +360,8 @@ impl Subject {
             Some(granted) => {
                 let digest = &self.plugin.digest;
                 let file = granted.file(manifest, digest);
-                Grants::intersect(Some(&file), manifest, digest, false).map_err(one)?
+                Grants::intersect(Some(&file), manifest, digest, self.plugin.bundled)
+                    .map_err(one)?
             }
         };
         grants
