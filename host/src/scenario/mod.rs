@@ -14,6 +14,7 @@ pub mod file;
 mod guest;
 mod junit;
 mod model;
+mod once;
 mod play;
 pub mod replay;
 #[cfg(feature = "demo")]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cap_std::ambient_authority;
@@ -13,6 +13,7 @@ use secrecy::ExposeSecret as _;
 use super::cluster::ScriptedCluster;
 use super::guest::ScriptedGuests;
 use super::model::{self, Scenario};
+use super::once::Once;
 use crate::backend::{Cluster, Guests};
 use crate::bindings::orka::plugin::types::Exit;
 use crate::config::Workspace;
@@ -41,7 +42,7 @@ pub struct Subject {
     pub plugin: Plugin,
     compiled: Compiled,
     /// The same with code that counts its steps, for scenarios that limit those.
-    counting: OnceLock<Compiled>,
+    counting: Once<Compiled>,
 }
 
 /// What a run did.
@@ -115,20 +116,13 @@ impl Subject {
     ///
     /// As [`Plugin::load`] and [`Compiled::new`].
     pub fn load(reference: &PluginRef) -> Result<Self, Failure> {
-        static ENGINE: OnceLock<Engine> = OnceLock::new();
+        static ENGINE: Once<Engine> = Once::new();
         let plugin = Plugin::load(reference)?;
-        let engine = match ENGINE.get() {
-            Some(engine) => engine,
-            None => {
-                let engine = engine::engine()?;
-                ENGINE.get_or_init(|| engine)
-            }
-        };
-        let compiled = Compiled::new(engine, &plugin)?;
+        let compiled = Compiled::new(ENGINE.get_or_make(engine::engine)?, &plugin)?;
         Ok(Self {
             plugin,
             compiled,
-            counting: OnceLock::new(),
+            counting: Once::new(),
         })
     }
 
@@ -137,15 +131,14 @@ impl Subject {
         if limits.fuel.is_none() {
             return Ok(&self.compiled);
         }
-        if let Some(counting) = self.counting.get() {
-            return Ok(counting);
-        }
-        let counts = Limits {
-            fuel: limits.fuel,
-            ..Limits::default()
-        };
-        let counting = Compiled::new(&engine::engine_with(&counts)?, &self.plugin)?;
-        Ok(self.counting.get_or_init(|| counting))
+        // Scenarios that are played at the same time wait for the first: a large component takes much memory to compile.
+        self.counting.get_or_make(|| {
+            let counts = Limits {
+                fuel: limits.fuel,
+                ..Limits::default()
+            };
+            Compiled::new(&engine::engine_with(&counts)?, &self.plugin)
+        })
     }
 
     /// Runs the plugin once. Takes no longer than the plugin computes: all waiting is virtual.
