@@ -233,6 +233,15 @@ pub fn listing() -> String {
     text
 }
 
+/// What there is instead of a limit of this name, the nearest first.
+pub(crate) fn meant(name: &str, names: impl Iterator<Item = &'static str> + Clone) -> String {
+    let near = plugin_manifest::nearest(name, names.clone())
+        .map(|near| format!("did you mean `{near}`? "))
+        .unwrap_or_default();
+    let known: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+    format!("{near}it knows {}", known.join(", "))
+}
+
 impl Limits {
     /// These limits with some changed, as `--limit NAME=VALUE` says.
     ///
@@ -243,12 +252,8 @@ impl Limits {
         for (name, value) in changes {
             let Some(row) = TABLE.iter().find(|row| row.name == *name) else {
                 let names = TABLE.iter().map(|row| row.name);
-                let near = plugin_manifest::nearest(name, names.clone())
-                    .map(|near| format!("did you mean `{near}`? "))
-                    .unwrap_or_default();
-                let known: Vec<String> = names.map(|name| format!("`{name}`")).collect();
                 return Err(Failure::config(format!("`--limit` knows no `{name}`"))
-                    .with_hint(format!("{near}it knows {}", known.join(", "))));
+                    .with_hint(meant(name, names)));
             };
             let number: u32 = value
                 .parse()

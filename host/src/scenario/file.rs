@@ -17,7 +17,7 @@ use super::model::{ExecReply, Expected, Granted, Pattern, Scenario, Times, node}
 use crate::bindings::orka::plugin::cluster::Node;
 use crate::failure::{Class, Failure, Kind};
 use crate::guard::GuardSource;
-use crate::limits::Limits;
+use crate::limits::{self, Limits, TABLE};
 use crate::outcome::StopSignal;
 
 /// A scenario as a file has it: what is given, and what must come of it.
@@ -89,7 +89,7 @@ struct Entry {
     guards: Vec<GuardEntry>,
     /// Limits of the sandbox, as `orka-step limits` names them; and `fuel`, the steps that the plugin may compute.
     #[serde(default)]
-    limits: BTreeMap<String, u32>,
+    limits: BTreeMap<String, u64>,
     /// The run's own deadline; `1h` if absent.
     timeout: Option<Span>,
     /// A signal that comes in the middle.
@@ -644,7 +644,17 @@ fn failure(fault: Fault) -> Result<(String, usize, Failure), String> {
 /// The limit that only scenarios have.
 const FUEL: &str = "fuel";
 
-fn limits(entries: &BTreeMap<String, u32>) -> Result<Limits, String> {
+fn limits(entries: &BTreeMap<String, u64>) -> Result<Limits, String> {
+    let names = || TABLE.iter().map(|row| row.name).chain([FUEL]);
+    if let Some(unknown) = entries.keys().find(|name| !names().any(|it| it == **name)) {
+        let meant = limits::meant(unknown, names());
+        return Err(format!("`limits` knows no `{unknown}`; {meant}"));
+    }
+    if entries.get(FUEL) == Some(&0) {
+        return Err(format!(
+            "`limits.{FUEL}` is 0, expected a whole number from 1"
+        ));
+    }
     let changes: Vec<(String, String)> = entries
         .iter()
         .filter(|(name, _)| *name != FUEL)
@@ -652,7 +662,7 @@ fn limits(entries: &BTreeMap<String, u32>) -> Result<Limits, String> {
         .collect();
     let limits = Limits::default().with(&changes).map_err(said)?;
     Ok(Limits {
-        fuel: entries.get(FUEL).map(|steps| u64::from(*steps)),
+        fuel: entries.get(FUEL).copied(),
         ..limits
     })
 }

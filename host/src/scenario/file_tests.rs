@@ -25,7 +25,7 @@ workspace: { a.txt: text, b.bin: { base64: AAE= } }
 secrets: { key: hunter22 }
 grants: { capabilities: ['*'], ceilings: { cpu-cores: 4 } }
 guards: [{ guard: allowed-vms, config: image x }, { guard: ./own.wasm }]
-limits: { memory-mib: 8 }
+limits: { memory-mib: 8, fuel: 6000000000 }
 timeout: 10m
 stop: { after: 30s, signal: INT }
 seed: 7
@@ -63,6 +63,7 @@ failures:
     };
     assert_eq!((first.config_text(), second.config_text()), ("image x", ""));
     assert_eq!(scenario.limits.memory_bytes, 8 << 20);
+    assert_eq!(scenario.limits.fuel, Some(6_000_000_000));
     assert!(scenario.orka3 && !scenario.nodes[0].ready);
     assert_eq!(scenario.nodes[0].cpu_available, Some(0));
     assert_eq!(scenario.lost_deploys[&2], Duration::from_secs(40));
@@ -112,6 +113,13 @@ fn what_is_wrong_is_named_with_its_scenario() {
             "did you mean `deploy`?",
         ),
         ("limits: { memory: 3 }", "knows no `memory`"),
+        (
+            "limits: { feul: 44 }",
+            "`limits` knows no `feul`; did you mean `fuel`? it knows `memory-mib`,",
+        ),
+        ("limits: { memroy-mib: 4 }", "did you mean `memory-mib`?"),
+        ("limits: { fuel: 0 }", "`limits.fuel` is 0"),
+        ("limits: { memory-mib: 5000000000 }", "from 1 to 4096"),
         ("workspace: { a: { base64: '!' } }", "not base64"),
         ("expect: { outcome: fine }", "expected one of succeeded"),
         ("expect: { left: 1, kept: 2 }", "`expect.kept` is more"),
