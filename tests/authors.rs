@@ -233,6 +233,12 @@ async fn a_wrong_file_is_told_from_a_failed_test() {
             && xml.contains("unknown field `parms`"),
         "{xml}"
     );
+    // A session that is none is told before anything is played, whose result would not be in the file.
+    let step = test_with(SCENARIO);
+    let session = step.scratch_file("session.yaml", b"session: [");
+    let ended = step.flag("--replay", session).ended().await;
+    said(&ended, 211, &["is no recorded session"]);
+    assert_eq!(ended.stdout, "");
     let ended = test_with(SCENARIO)
         .flag("--plugin", "./none.wasm")
         .ended()

@@ -268,6 +268,11 @@ fn play_all(args: &PluginTestArgs, plan: &Plan, console: &Console) -> Result<u8,
         }
         return Ok(0);
     }
+    // Read before anything is played: one that is damaged would take what was played out of the results.
+    let sessions = args.replays.iter();
+    let sessions: Vec<(&Path, Session)> = sessions
+        .map(|path| Ok((path.as_path(), Session::load(path)?)))
+        .collect::<Result<_, Failure>>()?;
     let began = Instant::now();
     let subject = Subject::load(&plan.plugin)?;
     console.log(
@@ -275,8 +280,8 @@ fn play_all(args: &PluginTestArgs, plan: &Plan, console: &Console) -> Result<u8,
         &format!("`{}` compiled in {:?}", plan.plugin, began.elapsed()),
     );
     let mut played = in_parallel(&subject, &cases, args, console)?;
-    for path in &args.replays {
-        let replayed = replayed(&subject, path)?;
+    for (path, session) in &sessions {
+        let replayed = replayed(&subject, path, session)?;
         tell(&replayed, console);
         played.push(replayed);
     }
@@ -363,10 +368,9 @@ fn play(subject: &Subject, path: &Path, case: &Case, sweeps: bool) -> Result<Pla
     })
 }
 
-fn replayed(subject: &Subject, path: &Path) -> Result<Played, Failure> {
+fn replayed(subject: &Subject, path: &Path, session: &Session) -> Result<Played, Failure> {
     let began = Instant::now();
-    let session = Session::load(path)?;
-    let replayed = replay::replay(subject, &session)?;
+    let replayed = replay::replay(subject, session)?;
     Ok(Played {
         file: path.to_owned(),
         name: format!("replay of {}", path.display()),
