@@ -142,10 +142,21 @@ fn of_the_author(mut names: Vec<String>) -> Vec<String> {
 /// What Python calls the list of its frames.
 const TRACEBACK: &str = "Traceback (most recent call last):\n";
 
+/// What componentize-py says last when nothing in Python has caught an exception.
+const UNCAUGHT: &str = "Python function threw an unexpected exception";
+
 /// The exception that a guest in Python gave up over: the last one in its output, its name and the first line of its words.
+///
+/// A traceback alone says nothing: one that was caught is printed in the same way, and a build's in a plugin of any
+/// language. What came after the last words of componentize-py is another end.
 fn uncaught<'a>(error: &wasmtime::Error, output: &'a str) -> Option<&'a str> {
     let gave_up = error.downcast_ref::<Trap>() == Some(&Trap::UnreachableCodeReached);
     let (_, traceback) = output.rsplit_once(TRACEBACK).filter(|_| gave_up)?;
+    let said = traceback.lines().rev().map(str::trim_end);
+    let mut said = said.filter(|line| !line.is_empty() && !line.starts_with("note: "));
+    if said.next() != Some(UNCAUGHT) || !said.next()?.contains(" panicked at ") {
+        return None;
+    }
     // Frames and marks are indented.
     traceback
         .lines()
@@ -215,6 +226,8 @@ ValueError: no such thing:
 x
 
 thread '<unnamed>' (1) panicked at runtime/src/lib.rs:1293:29:
+Python function threw an unexpected exception
+note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace
 ";
         let gave_up = wasmtime::Error::from(Trap::UnreachableCodeReached);
         assert_eq!(
@@ -222,6 +235,18 @@ thread '<unnamed>' (1) panicked at runtime/src/lib.rs:1293:29:
             Some("ValueError: no such thing:")
         );
         assert_eq!(uncaught(&gave_up, "Traceback of another kind"), None);
+        // One that was caught, whatever came after it.
+        let (caught, end) = output.split_once("\nthread").unwrap();
+        assert_eq!(uncaught(&gave_up, caught), None);
+        for more in [
+            "\nthread '<unnamed>' (1) panicked at src/lib.rs:7:1:\nno rules\n",
+            "\ncompiling the rest\n",
+            "\nPython function threw an unexpected exception\n",
+        ] {
+            assert_eq!(uncaught(&gave_up, &format!("{caught}{more}")), None);
+        }
+        let went_on = format!("{caught}\nthread{end}and went on\n");
+        assert_eq!(uncaught(&gave_up, &went_on), None);
         let other = wasmtime::Error::from(Trap::MemoryOutOfBounds);
         assert_eq!(uncaught(&other, output), None);
     }

@@ -58,7 +58,13 @@ impl Plugin for Wasi {
     fn run() -> Result<Verdict, Error> {
         let _vm = guest_common::deploy()?;
         let stderr = get_stderr();
-        for line in ["Traceback (most recent call last):\n", "KeyError: 'ipa'\n"] {
+        // As components of componentize-py do.
+        for line in [
+            "Traceback (most recent call last):\n",
+            "KeyError: 'ipa'\n\n",
+            "thread '<unnamed>' (1) panicked at runtime/src/lib.rs:1293:29:\n",
+            "Python function threw an unexpected exception\n",
+        ] {
             // Whether anybody reads it is not known here.
             let _ = stderr.blocking_write_and_flush(line.as_bytes());
         }
