@@ -268,6 +268,18 @@ fn plugin_bench_measures_a_guard_with_its_configuration() {
     for name in ["startMs", "questionUs", "compileMs"] {
         assert!(figures[name].as_f64() > Some(0.0), "{name}: {told}");
     }
+    let other = format!("allowed-vms@sha256:{}", "0".repeat(64));
+    for guard in [&other, &format!("{other}={}", rules.path().display())] {
+        let (code, told) = bench(&[guard]);
+        assert_eq!(code, Some(212), "{told}");
+        let named = format!("sha256:{} was asked for", "0".repeat(64));
+        assert!(told.contains(&named), "{told}");
+    }
+    let (_, told) = bench(&["allowed-vms", "--json"]);
+    let figures: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let pinned = format!("allowed-vms@{}", figures["digest"].as_str().unwrap());
+    let (code, told) = bench(&[&pinned]);
+    assert_eq!(code, Some(0), "{told}");
     std::fs::write(rules.path(), "no rule\n").unwrap();
     let (code, told) = bench(&[&guard]);
     assert_eq!(code, Some(212), "{told}");

@@ -74,15 +74,21 @@ impl Subject {
             Ok(plugin) => Ok(Self::Plugin(Box::new(plugin))),
             // Guards are files.
             Err(failure) if is_remote(text) => Err(failure),
-            // A component that is neither is told as what it lacks to be a plugin.
-            Err(failure) if failure.code == "plugin.other-world" || text.contains('=') => {
+            Err(failure) => {
+                let is_other_world = failure.code == "plugin.other-world";
+                // Only guards are named with a configuration, or with the digest of a file at hand.
+                let names_a_guard = text.contains('=') || text.contains("@sha256:");
+                if !is_other_world && !names_a_guard {
+                    return Err(failure);
+                }
                 let source = GuardSource::parse(text, place.plugin_dir.clone())?;
                 match source.load() {
                     Ok(file) => Ok(Self::Guard(Box::new(source), Box::new(file))),
-                    Err(_) => Err(failure),
+                    // A component that is neither is told as what it lacks to be a plugin.
+                    Err(_) if is_other_world => Err(failure),
+                    Err(refused) => Err(refused),
                 }
             }
-            Err(failure) => Err(failure),
         }
     }
 
