@@ -11,7 +11,7 @@ use crate::config::{Config, Environment};
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::outcome::{EXIT_INTERNAL, EXIT_LEFTOVERS};
-use crate::plugin::{Plugin, is_bundled_name};
+use crate::plugin::{Plugin, PluginRef, is_bundled_name};
 use crate::report;
 use crate::run::{self, Finished};
 use crate::state::Stop;
@@ -127,13 +127,26 @@ fn can_be_shown(plugin: &Plugin) -> Result<(), Failure> {
     let of_others =
         |it: &&Capability| matches!(it, Capability::ClusterAdopt | Capability::ClusterPurgeRun);
     match asked.find(of_others) {
-        Some(capability) if is_bundled_name(&plugin.manifest.name) => Err(Failure::config(format!(
+        Some(capability) if came_with_program(plugin) => Err(Failure::config(format!(
             "plugin `{}` works on what other Tasks of a run made (`{capability}`), and a demo is one Task on a new cluster",
             plugin.manifest.name
         ))
         .with_hint("start `orka-sim`, and run `init`, `deploy` and `teardown` against it with `orka-step run` and the same `--run-uid`")),
         _ => Ok(()),
     }
+}
+
+/// Whether it is a bundled plugin, or a copy of one. An author may call another the same.
+fn came_with_program(plugin: &Plugin) -> bool {
+    let name = &plugin.manifest.name;
+    let is_copy = || {
+        let ours = Plugin::load(&PluginRef::Bundled {
+            name: name.clone(),
+            directory: None,
+        });
+        is_bundled_name(name) && ours.is_ok_and(|ours| ours.digest == plugin.digest)
+    };
+    plugin.bundled || is_copy()
 }
 
 /// The files of a directory that can be secrets. Others have names that no plugin can ask for.
@@ -302,6 +315,21 @@ impl Stage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plugin_with_the_name_of_a_bundled_one_can_be_shown() {
+        let text = "[plugin]\nname = \"deploy\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"It deploys\"\ncapabilities = [\"cluster.adopt\"]\n";
+        let plugin = |bundled| Plugin {
+            bytes: Vec::new(),
+            digest: "sha256:0".to_owned(),
+            manifest: Manifest::parse_toml(text).unwrap(),
+            path: PathBuf::from("dist/deploy.wasm"),
+            bundled,
+        };
+        can_be_shown(&plugin(false)).unwrap();
+        let refused = can_be_shown(&plugin(true)).unwrap_err();
+        assert!(refused.message.contains("`cluster.adopt`"), "{refused}");
+    }
 
     #[test]
     fn files_whose_names_are_no_secret_names_are_left_out() {
