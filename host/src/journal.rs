@@ -4,23 +4,41 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
+use crate::failure::Failure;
 
 /// So many calls say what a plugin was about; more would bury it.
 const CALLS_KEPT: usize = 16;
 
-/// In the place of an error's code: the call did not take place, and the guest was stopped at it.
-pub const REFUSED: &str = "refused";
+/// How a host call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It succeeded.
+    Succeeded,
+    /// It failed with this code.
+    Failed(String),
+    /// It did not take place, and the guest was stopped at it.
+    Refused,
+}
+
+impl End {
+    /// Of a call with this result.
+    pub fn of<T>(result: &Result<T, Failure>) -> Self {
+        match result {
+            Ok(_) => Self::Succeeded,
+            Err(failure) => Self::Failed(failure.code.to_string()),
+        }
+    }
+}
 
 /// One host call.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Call {
     /// Interface and function, such as `cluster.deploy`.
     pub function: &'static str,
     /// How long it took, in milliseconds.
     pub elapsed_ms: u64,
-    /// The code of its error; none if it succeeded.
-    pub error: Option<String>,
+    /// How it ended.
+    pub end: End,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +70,7 @@ impl Journal {
     }
 
     /// Notes how the call ended.
-    pub fn end(&self, function: &'static str, elapsed: Duration, error: Option<String>) {
+    pub fn end(&self, function: &'static str, elapsed: Duration, end: End) {
         let mut state = self.state();
         state.current = None;
         if state.calls.len() == CALLS_KEPT {
@@ -61,13 +79,13 @@ impl Journal {
         state.calls.push_back(Call {
             function,
             elapsed_ms: crate::console::millis(elapsed),
-            error,
+            end,
         });
     }
 
     /// Notes that the call did not take place: the guest may make no more.
     pub fn refuse(&self, function: &'static str) {
-        self.end(function, Duration::ZERO, Some(REFUSED.to_owned()));
+        self.end(function, Duration::ZERO, End::Refused);
     }
 
     /// The last calls, oldest first.

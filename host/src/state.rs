@@ -26,7 +26,7 @@ use crate::guard::Guards;
 use crate::hand_over::HandOver;
 use crate::identity::Identity;
 use crate::interference::Interference;
-use crate::journal::Journal;
+use crate::journal::{End, Journal};
 use crate::ledger::Ledger;
 use crate::limits::{Breach, Limiter, Limits};
 use crate::results::Results;
@@ -411,12 +411,10 @@ impl RunContext {
         };
         self.cpu.resume();
         self.note_told(result.as_ref().err());
-        let error = result
-            .as_ref()
-            .err()
-            .map(|failure| failure.code.to_string());
-        tracing::debug!(function, elapsed_ms = crate::console::millis(began.elapsed()), error.type = error.as_deref(), "host call");
-        self.journal.end(function, began.elapsed(), error);
+        let code = result.as_ref().err().map(|failure| &*failure.code);
+        tracing::debug!(function, elapsed_ms = crate::console::millis(began.elapsed()), error.type = code, "host call");
+        self.journal
+            .end(function, began.elapsed(), End::of(&result));
         result.map_err(CallError::from)
     }
 
@@ -436,14 +434,7 @@ impl RunContext {
             None => self.kept(number, work()),
         };
         self.note_told(result.as_ref().err());
-        self.journal.end(
-            function,
-            Duration::ZERO,
-            result
-                .as_ref()
-                .err()
-                .map(|failure| failure.code.to_string()),
-        );
+        self.journal.end(function, Duration::ZERO, End::of(&result));
         result.map_err(CallError::from)
     }
 

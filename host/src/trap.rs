@@ -6,7 +6,7 @@ use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use crate::failure::{Class, Failure, Kind};
-use crate::journal::REFUSED;
+use crate::journal::End;
 use crate::limits::{Breach, Whose};
 use crate::state::{BreachError, RunContext};
 
@@ -168,10 +168,10 @@ fn last_calls(run: &RunContext) -> String {
         .journal
         .last()
         .iter()
-        .map(|call| match &call.error {
-            None => format!("{} ({} ms)", call.function, call.elapsed_ms),
-            Some(code) if code == REFUSED => format!("{} (refused)", call.function),
-            Some(code) => format!("{} ({} ms): {code}", call.function, call.elapsed_ms),
+        .map(|call| match &call.end {
+            End::Succeeded => format!("{} ({} ms)", call.function, call.elapsed_ms),
+            End::Failed(code) => format!("{} ({} ms): {code}", call.function, call.elapsed_ms),
+            End::Refused => format!("{} (refused)", call.function),
         })
         .collect();
     if let Some(current) = run.journal.current() {
