@@ -33,22 +33,19 @@ pub(crate) fn run(command: &mut Command) -> Result<(), Error> {
 
 /// Runs a tool to its end and gives what it printed.
 pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>, Error> {
-    let output = command
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(Error::file("run", Path::new(command.get_program())))?;
-    if output.status.success() {
-        return Ok(output.stdout);
-    }
-    Err(Error::ToolFailed {
-        command: shown(command),
-        status: output.status,
-    })
+    output_or(command.stderr(Stdio::inherit()), |_| None)
 }
 
 /// As [`output`] for a tool whose failure may have an explanation of ours, of what it said; it is not shown then.
 pub(crate) fn captured(
+    command: &mut Command,
+    explained: impl FnOnce(&str) -> Option<Error>,
+) -> Result<Vec<u8>, Error> {
+    output_or(command.stderr(Stdio::piped()), explained)
+}
+
+/// What a tool prints, or the explanation of its failure, where there is one of what could be read of it.
+fn output_or(
     command: &mut Command,
     explained: impl FnOnce(&str) -> Option<Error>,
 ) -> Result<Vec<u8>, Error> {
