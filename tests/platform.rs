@@ -263,8 +263,8 @@ async fn recorded_sessions_are_of_the_form_that_the_schema_says_and_no_other_is_
     };
     assert_eq!(replay(&session).await.code, Some(0), "{ended}");
     for (at, member, value) in [
-        ("", "session", serde_json::json!(4)),
-        ("", "session", serde_json::json!("3")),
+        ("", "session", serde_json::json!(5)),
+        ("", "session", serde_json::json!("4")),
         ("", "calls", serde_json::json!({})),
         ("", "more", serde_json::json!(1)),
         ("/plugin", "digest", serde_json::json!([])),
