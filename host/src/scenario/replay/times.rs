@@ -79,7 +79,7 @@ impl Times {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::session;
+    use super::super::tape::tests::session;
     use super::*;
     use crate::session::StoppedRecord;
 
