@@ -265,6 +265,7 @@ async fn only_the_named_namespaces_are_asked_and_runs_that_go_on_without_a_pod_s
         .seed((1..=5).map(|number| Seed::vm(orphan(number), HOUR)));
     let ended = reap(&cluster, &kubernetes)
         .flag("--pod-namespace", "ci,ios")
+        .flag("--vm-prefix", "tekton")
         .argument("--tekton-runs")
         .argument("--json")
         .ended()
@@ -403,7 +404,9 @@ async fn a_list_of_one_namespace_is_not_taken_for_one_of_all() {
         let file = step.scratch_file("pods", text.as_bytes());
         let step = step.flag("--live-pods", file);
         let ended = match named {
-            Some(named) => step.flag("--pod-namespace", named),
+            Some(named) => step
+                .flag("--pod-namespace", named)
+                .flag("--vm-prefix", "tekton"),
             None => step,
         }
         .ended()
@@ -417,6 +420,35 @@ async fn a_list_of_one_namespace_is_not_taken_for_one_of_all() {
         ended.assert_says(&[refusal, "nothing was deleted", "--pod-namespace"]);
         assert_eq!(cluster.names().len(), 1, "{text}: {ended}");
     }
+}
+
+/// Builds of every namespace that says nothing have the same prefix, so that those of the others would look dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_namespace_without_a_prefix_of_its_own_deletes_nothing() {
+    let cluster = Cluster::with(Cluster::orka3()).await;
+    let kubernetes = Kubernetes::start().await;
+    kubernetes.add_pod("ci", &uid("pod-1"), &uid("run-1"), "Running");
+    // Alive, and in a namespace that nobody asks for.
+    kubernetes.add_pod("elsewhere", &uid("pod-3"), &uid("run-3"), "Running");
+    cluster.sim.seed([Seed::vm(orphan(3), HOUR)]);
+    let of_list = cluster.reap();
+    let pods = format!("ci {}\n", uid("pod-1"));
+    let file = of_list.scratch_file("pods", pods.as_bytes());
+    for step in [
+        reap(&cluster, &kubernetes),
+        of_list.flag("--live-pods", file),
+    ] {
+        let ended = step.flag("--pod-namespace", "ci").ended().await;
+        assert_eq!(ended.code, Some(211), "{ended}");
+        ended.assert_says(&[
+            "`--pod-namespace` needs `--vm-prefix`",
+            "nothing was deleted",
+            "`ORKA_VM_PREFIX`",
+        ]);
+        assert_eq!(cluster.names(), BTreeSet::from([orphan(3)]));
+    }
+    cluster.assert_untouched();
+    assert_eq!(kubernetes.requests(), [] as [String; 0]);
 }
 
 /// A config has no age, so that of its run's last pod stands for it.

@@ -770,9 +770,9 @@ pub struct ReapArgs {
     #[arg(skip)]
     pub passed_over: Vec<&'static str>,
 
-    /// With `--live-pods`: builds with this prefix run in this namespace and in no other; may be repeated, or several with
-    /// commas. Kubernetes is asked for these alone, and a list may be of these alone, where it must otherwise show that it is
-    /// of all namespaces. What runs in one that is not named looks dead.
+    /// With `--live-pods` and `--vm-prefix`: builds with this prefix run in this namespace and in no other; may be repeated, or
+    /// several with commas. Kubernetes is asked for these alone, and a list may be of these alone, where it must otherwise show
+    /// that it is of all namespaces. What runs in one that is not named looks dead.
     #[arg(
         long = "pod-namespace",
         env = "ORKA_POD_NAMESPACES",
@@ -792,9 +792,16 @@ pub struct ReapArgs {
     #[arg(long, help_heading = "Which runs are over")]
     pub allow_no_pods: bool,
 
-    /// What names of VMs and VM configs begin with, as it was given to `run`.
-    #[arg(long, env = "ORKA_VM_PREFIX", hide_env_values = true, value_name = "PREFIX", default_value = crate::identity::DEFAULT_PREFIX, help_heading = "Which runs are over")]
-    pub vm_prefix: String,
+    /// What names of VMs and VM configs begin with, as it was given to `run`; `tekton` if not given. With `--pod-namespace` it
+    /// has to be given: a prefix that builds of other namespaces have as well costs them their VMs.
+    #[arg(
+        long,
+        env = "ORKA_VM_PREFIX",
+        hide_env_values = true,
+        value_name = "PREFIX",
+        help_heading = "Which runs are over"
+    )]
+    pub vm_prefix: Option<String>,
 
     /// A file to remember first sights in, for things whose age Orka does not tell: they go by the time since then.
     /// Without it they are left alone.

@@ -10,6 +10,7 @@ use super::live::{Live, is_namespace};
 use crate::cli::ReapArgs;
 use crate::config::Environment;
 use crate::failure::Failure;
+use crate::identity::DEFAULT_PREFIX;
 
 /// The word that stands for the Kubernetes API in place of a file.
 const KUBERNETES: &str = "kubernetes";
@@ -49,6 +50,9 @@ impl PodSource {
                     "`--pod-namespace {namespace}` is no name of a namespace"
                 )));
             }
+        }
+        if !args.pod_namespaces.is_empty() && args.vm_prefix.is_none() {
+            return Err(refused_shared_prefix());
         }
         let place = match text {
             "-" => Place::Stdin,
@@ -119,6 +123,20 @@ impl std::fmt::Display for PodSource {
             Place::Kubernetes(kubernetes) => write!(f, "{kubernetes}"),
         }
     }
+}
+
+/// Names of VMs tell of no namespace. With the prefix that all builds have who say nothing, those of the other namespaces would
+/// look dead.
+fn refused_shared_prefix() -> Failure {
+    Failure::config(format!(
+        "`--pod-namespace` needs `--vm-prefix`: builds of every other namespace that were given none have `{DEFAULT_PREFIX}` \
+         too, and would look dead; nothing was deleted"
+    ))
+    .with_hint(format!(
+        "give builds and reaper of these namespaces a prefix that no others have, as `ORKA_VM_PREFIX` in their ConfigMap \
+         `orka-tekton-config`; or leave `--pod-namespace` out, which takes a ClusterRole. Where builds run nowhere else on this \
+         Orka, give `--vm-prefix {DEFAULT_PREFIX}`"
+    ))
 }
 
 /// Whether a file that is not there is rather the word for the API, misspelt.
