@@ -467,6 +467,7 @@ fn the_kustomizations_hold_together() {
             let named = listed("resources")
                 .into_iter()
                 .chain(listed("configurations"))
+                .chain(listed("components"))
                 .chain(patches);
             for name in named {
                 let target = directory.join(name.as_str().unwrap());
@@ -474,6 +475,8 @@ fn the_kustomizations_hold_together() {
                 assert!(is_there, "{}: {name}", path.display());
             }
             for image in listed("images") {
+                // One place for all of them.
+                assert!(directory.ends_with("tekton/image"), "{}", path.display());
                 assert_eq!(image["name"], "orka-step", "{}", path.display());
                 assert_eq!(
                     image["newTag"],
@@ -484,7 +487,7 @@ fn the_kustomizations_hold_together() {
             }
         }
     }
-    assert_eq!(seen, 9);
+    assert_eq!(seen, 10);
 }
 
 /// The reaper of the cluster looks for one prefix; a namespace that sets another is never cleaned up.

@@ -87,8 +87,8 @@ fn each_kustomization_builds_to_what_a_cluster_takes() {
     }
 }
 
-/// Everything below `tekton/`, as somebody who installs it changes it.
-fn with_image(name: &str, digest: &str) -> tempfile::TempDir {
+/// A copy of everything below `tekton/`, for somebody who installs it to change.
+fn copied() -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     let mut directories = vec![PathBuf::new()];
     while let Some(directory) = directories.pop() {
@@ -100,23 +100,37 @@ fn with_image(name: &str, digest: &str) -> tempfile::TempDir {
                 directories.push(own);
                 continue;
             }
-            let text = std::fs::read_to_string(entry.path()).unwrap();
-            let tag = format!("newTag: {}", env!("CARGO_PKG_VERSION"));
-            let text = text
-                .replace("newName: orka-step", &format!("newName: {name}"))
-                .replace(&tag, &format!("digest: {digest}"));
-            std::fs::write(copy.path().join(own), text).unwrap();
+            std::fs::copy(entry.path(), copy.path().join(own)).unwrap();
         }
     }
     copy
 }
 
+/// Replaces what stands in a file once.
+#[track_caller]
+fn changed(copy: &Path, file: &str, from: &str, to: &str) {
+    let path = copy.join(file);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text.matches(from).count(), 1, "{file}: {from}");
+    std::fs::write(path, text.replace(from, to)).unwrap();
+}
+
 #[test]
 #[ignore = "takes kubectl: `cargo xtask setup`"]
-fn an_image_of_another_name_and_digest_reaches_every_container() {
+fn an_image_of_another_name_and_digest_in_one_file_reaches_every_container() {
     let digest = format!("sha256:{}", "0".repeat(64));
-    let copy = with_image("registry.example.com/team/orka-step", &digest);
-    let expected = format!("registry.example.com/team/orka-step@{digest}");
+    let copy = copied();
+    let file = "image/kustomization.yaml";
+    let name = "registry.example.com/team/orka-step";
+    changed(
+        copy.path(),
+        file,
+        "newName: orka-step",
+        &format!("newName: {name}"),
+    );
+    let tag = format!("newTag: {}", env!("CARGO_PKG_VERSION"));
+    changed(copy.path(), file, &tag, &format!("digest: {digest}"));
+    let expected = format!("{name}@{digest}");
     let mut seen = 0;
     for folder in [
         "",
@@ -134,8 +148,48 @@ fn an_image_of_another_name_and_digest_reaches_every_container() {
             });
         }
     }
-    // Four Tasks and the StepAction twice, four Tasks, two reapers.
-    assert_eq!(seen, 16);
+    // Four Tasks and the StepAction four times, two reapers.
+    assert_eq!(seen, 22);
+}
+
+/// A name that is changed in one place and not in another would leave a reaper without rights, or Tasks without a policy.
+#[test]
+#[ignore = "takes kubectl: `cargo xtask setup`"]
+fn a_copy_of_an_overlay_names_its_namespace_in_one_place() {
+    let copy = copied();
+    for (folder, file) in [
+        (
+            "overlays/namespace",
+            "overlays/namespace/kustomization.yaml",
+        ),
+        (
+            "overlays/hand-over",
+            "overlays/hand-over/kustomization.yaml",
+        ),
+        (
+            "overlays/reaper-namespaced",
+            "overlays/reaper-namespaced/kustomization.yaml",
+        ),
+        (
+            "overlays/guards",
+            "overlays/guards/tasks/kustomization.yaml",
+        ),
+    ] {
+        changed(
+            copy.path(),
+            file,
+            "namespace: ios-builds\n",
+            "namespace: android\n",
+        );
+        let built = built(&copy.path().join(folder));
+        let text = serde_json::to_string(&built).unwrap();
+        assert!(text.contains("android"), "{folder}");
+        assert!(!text.contains("ios-builds"), "{folder}: {text}");
+        for binding in of_kind(&built, "ValidatingAdmissionPolicyBinding") {
+            let selected = &binding["spec"]["matchResources"]["namespaceSelector"]["matchLabels"];
+            assert_eq!(selected["kubernetes.io/metadata.name"], "android");
+        }
+    }
 }
 
 /// What `guarded` runs is what kustomize makes of the Task.
@@ -162,7 +216,10 @@ fn the_overlay_of_guards_changes_three_tasks_as_the_tests_do() {
 #[ignore = "takes kubectl: `cargo xtask setup`"]
 fn the_reaper_of_one_namespace_has_nothing_of_the_cluster() {
     let documents = own("overlays/reaper-namespaced");
-    for kind in OF_THE_CLUSTER {
+    for kind in OF_THE_CLUSTER
+        .into_iter()
+        .filter(|kind| *kind != "Namespace")
+    {
         assert!(of_kind(&documents, kind).is_empty(), "{kind}");
     }
     let [job] = of_kind(&documents, "CronJob")[..] else {
@@ -186,4 +243,20 @@ fn the_reaper_of_one_namespace_has_nothing_of_the_cluster() {
         own.unwrap()["valueFrom"]["fieldRef"]["fieldPath"],
         "metadata.namespace"
     );
+    // What tells its builds' VMs from those of other namespaces, to Tasks and reaper.
+    let [config] = of_kind(&documents, "ConfigMap")[..] else {
+        panic!("{documents:#?}");
+    };
+    assert_eq!(
+        config["data"]["ORKA_VM_PREFIX"],
+        config["metadata"]["namespace"]
+    );
+    let read_by = |container: &Value| container["envFrom"][0]["configMapRef"]["name"].clone();
+    assert_eq!(read_by(container), config["metadata"]["name"]);
+    for task in of_kind(&documents, "Task") {
+        assert_eq!(
+            read_by(&task["spec"]["steps"][0]),
+            config["metadata"]["name"]
+        );
+    }
 }

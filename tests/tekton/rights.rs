@@ -36,9 +36,9 @@ fn reaper(cluster: &Cluster, kubernetes: &Kubernetes) -> Step {
 }
 
 /// A VM, and a VM config that has none, of a run that is over and whose pods are gone.
-fn seed(cluster: &Cluster, kubernetes: &Kubernetes) {
+fn seed(cluster: &Cluster, kubernetes: &Kubernetes, prefix: &str) {
     let hours = std::time::Duration::from_secs(2 * 3600);
-    let of_run = |number| name("tekton", &uid("over"), &uid("pod"), number);
+    let of_run = |number| name(prefix, &uid("over"), &uid("pod"), number);
     cluster.sim.seed([
         Seed::vm(of_run(1), hours),
         Seed::vm(of_run(2), hours).of_kind(SeedKind::ConfigOnly),
@@ -54,34 +54,68 @@ async fn the_reaper_asks_for_what_its_role_has_and_nothing_besides() {
     let role = manifest("tekton/reaper/rbac.yaml", "ClusterRole");
     let cluster = Cluster::start().await;
     let kubernetes = Kubernetes::start().await;
-    seed(&cluster, &kubernetes);
+    seed(&cluster, &kubernetes, "tekton");
     let ended = reaper(&cluster, &kubernetes).ended().await;
     assert_eq!(ended.code, Some(0), "{ended}");
     assert!(cluster.names().is_empty(), "{ended}");
     assert_eq!(kubernetes.rights(), granted(&role));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_reaper_of_one_namespace_asks_for_what_its_role_has_and_nothing_besides() {
-    let overlay = "tekton/overlays/reaper-namespaced";
-    let role = manifest(&format!("{overlay}/role.yaml"), "Role");
-    let patch = manifest(&format!("{overlay}/patch-own-namespace.yaml"), "CronJob");
+/// The files of the overlay for one namespace.
+const OVERLAY: &str = "tekton/overlays/reaper-namespaced";
+
+/// The command of the overlay's CronJob in the namespace `ci`, without what the ConfigMap sets.
+fn reaper_of_one_namespace(cluster: &Cluster, kubernetes: &Kubernetes) -> Step {
+    let patch = manifest(&format!("{OVERLAY}/patch-own-namespace.yaml"), "CronJob");
     let patched = &patch["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(patched["name"], container()["name"]);
     assert!(patched.get("args").is_none());
-    let cluster = Cluster::start().await;
-    let kubernetes = Kubernetes::start().await;
-    seed(&cluster, &kubernetes);
-    let mut step = reaper(&cluster, &kubernetes);
+    let mut step = reaper(cluster, kubernetes);
     for variable in patched["env"].as_array().unwrap() {
         let field = &variable["valueFrom"]["fieldRef"]["fieldPath"];
         assert_eq!(field, "metadata.namespace");
         step = step.environment(variable["name"].as_str().unwrap(), "ci");
     }
-    let ended = step.ended().await;
+    step
+}
+
+/// It leaves the VMs of other namespaces, which it does not see live: theirs have another prefix.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reaper_of_one_namespace_asks_for_what_its_role_has_and_nothing_besides() {
+    let role = manifest(&format!("{OVERLAY}/role.yaml"), "Role");
+    let patch = manifest(&format!("{OVERLAY}/patch-own-prefix.yaml"), "ConfigMap");
+    let read = &container()["envFrom"][0]["configMapRef"]["name"];
+    assert_eq!(patch["metadata"]["name"], *read);
+    let cluster = Cluster::start().await;
+    let kubernetes = Kubernetes::start().await;
+    let prefix = patch["data"]["ORKA_VM_PREFIX"].as_str().unwrap();
+    seed(&cluster, &kubernetes, prefix);
+    let of_another = name("tekton", &uid("elsewhere"), &uid("its pod"), 1);
+    let hours = std::time::Duration::from_secs(2 * 3600);
+    cluster.sim.seed([Seed::vm(&of_another, hours)]);
+    let ended = reaper_of_one_namespace(&cluster, &kubernetes)
+        .environment("ORKA_VM_PREFIX", prefix)
+        .ended()
+        .await;
     assert_eq!(ended.code, Some(0), "{ended}");
-    assert!(cluster.names().is_empty(), "{ended}");
+    assert_eq!(cluster.names(), BTreeSet::from([of_another]), "{ended}");
     assert_eq!(kubernetes.rights(), granted(&role));
+}
+
+/// As where the ConfigMap of `overlays/namespace` was applied again, which has no prefix.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reaper_of_one_namespace_deletes_nothing_with_the_prefix_of_all() {
+    let cluster = Cluster::start().await;
+    let kubernetes = Kubernetes::start().await;
+    seed(&cluster, &kubernetes, "tekton");
+    let before = cluster.names();
+    let ended = reaper_of_one_namespace(&cluster, &kubernetes).ended().await;
+    assert_eq!(ended.code, Some(211), "{ended}");
+    ended.assert_says(&[
+        "`--pod-namespace` needs `--vm-prefix`",
+        "`orka-tekton-config`",
+    ]);
+    assert_eq!(cluster.names(), before);
 }
 
 /// Without the right to list runs, it deletes nothing and says which right that is.
@@ -89,7 +123,7 @@ async fn the_reaper_of_one_namespace_asks_for_what_its_role_has_and_nothing_besi
 async fn the_reaper_deletes_nothing_where_a_right_is_missing() {
     let cluster = Cluster::start().await;
     let kubernetes = Kubernetes::start().await;
-    seed(&cluster, &kubernetes);
+    seed(&cluster, &kubernetes, "tekton");
     let before = cluster.names();
     kubernetes.forbid("list pipelineruns");
     let ended = reaper(&cluster, &kubernetes).ended().await;
