@@ -6,12 +6,14 @@ use end_to_end::{Applied, Cluster, Namespace, documents, repository};
 use orka_sim::{SimConfig, User};
 
 use super::assert_outcome;
+use super::definitions::manifest;
 
-/// Lines of commands in the first block of a section, without comments.
-fn commands(file: &str, section: &str) -> Vec<String> {
-    let text = std::fs::read_to_string(repository().join(file)).unwrap();
-    let (_, rest) = text.split_once(&format!("\n{section}\n")).unwrap();
-    let block = rest.split("```").nth(1).unwrap();
+fn page(file: &str) -> String {
+    std::fs::read_to_string(repository().join(file)).unwrap()
+}
+
+/// Lines of commands in a block, without comments.
+fn commands(block: &str) -> Vec<String> {
     let lines = block.lines().map(|line| line.split(" #").next().unwrap());
     lines
         .map(str::trim)
@@ -36,6 +38,25 @@ fn literals<'a>(words: &[&'a str]) -> Vec<(&'a str, &'a str)> {
         .collect()
 }
 
+/// The files of the directory that `--from-file` names, as Kubernetes makes a Secret of them.
+fn from_file(words: &[&str], directories: &Path) -> Vec<(String, String)> {
+    let [word] = words else { panic!("{words:?}") };
+    let directory = directories.join(word.strip_prefix("--from-file=").unwrap());
+    let entries = std::fs::read_dir(directory).unwrap();
+    let pair = |entry: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(entry.path()).unwrap();
+        (entry.file_name().into_string().unwrap(), text)
+    };
+    entries.map(|entry| pair(entry.unwrap())).collect()
+}
+
+fn borrowed(data: &[(String, String)]) -> Vec<(&str, &str)> {
+    let pairs = data.iter();
+    pairs
+        .map(|(key, text)| (key.as_str(), text.as_str()))
+        .collect()
+}
+
 /// Every Task that the sample refers to is part of what is applied first.
 fn assert_applies(directory: &str, task: &str) {
     let mut directories = vec![repository().join(directory)];
@@ -57,7 +78,9 @@ fn assert_applies(directory: &str, task: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_readmes_five_commands_lead_to_a_first_build() {
-    let commands = commands("README.md", "## On Tekton");
+    let text = page("README.md");
+    let (_, section) = text.split_once("\n## On Tekton\n").unwrap();
+    let commands = commands(section.split("```").nth(1).unwrap());
     let [apply, config_map, credentials, login, sample] = commands.as_slice() else {
         panic!("not five: {commands:#?}");
     };
@@ -71,27 +94,44 @@ async fn the_readmes_five_commands_lead_to_a_first_build() {
     let [sample] = after(sample, "kubectl create -f")[..] else {
         panic!("{sample}");
     };
-    let of_user = literals(&credentials[1..]);
-    let value = |key: &str| {
-        let pair = of_user.iter().find(|(own, _)| *own == key);
-        pair.unwrap().1.to_owned()
-    };
+    // The two directories that the text describes, written with an editor, which ends files with a line break.
+    let directories = tempfile::tempdir().unwrap();
+    for (said, directory, files) in [
+        (
+            "`creds/orka` with the files `email` and `password`",
+            "creds/orka",
+            [("email", "ci@example.com"), ("password", "of the cluster")],
+        ),
+        (
+            "`creds/ssh` with `username` and `password`",
+            "creds/ssh",
+            [("username", "builder"), ("password", "of the VMs")],
+        ),
+    ] {
+        assert!(section.contains(said), "{said}");
+        let directory = directories.path().join(directory);
+        std::fs::create_dir_all(&directory).unwrap();
+        for (name, text) in files {
+            std::fs::write(directory.join(name), format!("{text}\n")).unwrap();
+        }
+    }
+    let of_user = from_file(&credentials[1..], directories.path());
+    let of_vm = from_file(&login[1..], directories.path());
     let user = User {
-        email: value("email"),
-        password: value("password"),
+        email: "ci@example.com".to_owned(),
+        password: "of the cluster".to_owned(),
     };
-    let (name, password) = (literals(&login[1..])[0], literals(&login[1..])[1]);
     let cluster = Cluster::with(SimConfig {
         users: vec![user],
-        guest_user: name.1.to_owned(),
-        guest_password: password.1.to_owned(),
+        guest_user: "builder".to_owned(),
+        guest_password: "of the VMs".to_owned(),
         ..Cluster::orka2()
     })
     .await;
     let namespace = Namespace::default()
         .config_map(config_map[0], &literals(&config_map[1..]))
-        .secret(credentials[0], &of_user)
-        .secret(login[0], &literals(&login[1..]));
+        .secret(credentials[0], &borrowed(&of_user))
+        .secret(login[0], &borrowed(&of_vm));
     let applied =
         Applied::read(sample, namespace).value(config_map[0], "ORKA_API", &cluster.sim.url());
     let ran = applied.run().await;
@@ -100,6 +140,43 @@ async fn the_readmes_five_commands_lead_to_a_first_build() {
     assert_outcome(&ran[0].ended, 127, "build-failed");
     ran[0].ended.assert_says(&["copied in"]);
     cluster.assert_purged();
+}
+
+/// Without the Secret and the ConfigMap it reads, the CronJob fails where nobody looks.
+#[test]
+fn the_reapers_commands_make_what_its_cronjob_reads() {
+    let job = manifest("tekton/reaper/cronjob.yaml", "CronJob");
+    let pod = &job["spec"]["jobTemplate"]["spec"]["template"]["spec"];
+    let namespace = job["metadata"]["namespace"].as_str().unwrap();
+    for file in ["README.md", "tekton/MIGRATION.md"] {
+        let text = page(file);
+        let mut blocks = text.split("```").skip(1).step_by(2);
+        let block = blocks.find(|block| block.contains("kubectl apply -k tekton/reaper\n"));
+        let commands = commands(block.unwrap());
+        let [_, secret, config_map, first, logs] = commands.as_slice() else {
+            panic!("{file}: {commands:#?}");
+        };
+        let secret = after(secret, "kubectl create secret generic");
+        assert_eq!(
+            pod["volumes"][0]["secret"]["secretName"], secret[0],
+            "{file}"
+        );
+        let config_map = after(config_map, "kubectl create configmap");
+        let read = &pod["containers"][0]["envFrom"][0]["configMapRef"]["name"];
+        assert_eq!(*read, config_map[0], "{file}");
+        assert!(
+            config_map[3].starts_with("--from-literal=ORKA_API="),
+            "{file}"
+        );
+        let first = after(first, "kubectl create job");
+        let cron_job = first[3].strip_prefix("--from=cronjob/").unwrap();
+        assert_eq!(job["metadata"]["name"], cron_job, "{file}");
+        let logs = after(logs, "kubectl logs");
+        assert_eq!(logs[2], format!("job/{}", first[0]), "{file}");
+        for words in [&secret[1..], &config_map[1..], &first[1..], &logs[..]] {
+            assert_eq!(words[..2], ["--namespace", namespace], "{file}");
+        }
+    }
 }
 
 /// Files and folders that the pages name with `kubectl apply -k` and `-f`, in tables and texts too.
