@@ -187,31 +187,50 @@ async fn the_directory_of_plugins_brings_no_guard() {
     ended.assert_says(&["guard `allowed-vms` denied image"]);
 }
 
-/// What the overlay's admission policy says of a TaskRun: its messages.
-fn refused(task_run: &Value, before: Option<&Value>) -> Vec<String> {
-    let policy = &read("tekton/overlays/guards/only-these-tasks.yaml")[0]["spec"];
+/// The overlay's admission policies.
+const OF_RUNS: &str = "tekton/overlays/guards/only-these-tasks.yaml";
+const OF_TASKS: &str = "tekton/overlays/guards/only-guarded-tasks.yaml";
+
+/// What an admission policy says of an object: its messages.
+fn refused_by(policy: &str, object: &Value, before: Option<&Value>) -> Vec<String> {
+    let policy = &read(policy)[0]["spec"];
+    if unmet(&policy["matchConditions"], object, before).is_empty() {
+        unmet(&policy["validations"], object, before)
+    } else {
+        Vec::new()
+    }
+}
+
+/// The rules that do not hold: their messages, or names.
+fn unmet(rules: &Value, object: &Value, before: Option<&Value>) -> Vec<String> {
     let operation = if before.is_some() { "UPDATE" } else { "CREATE" };
     let mut context = cel::Context::default();
     for (name, value) in [
-        ("object", task_run),
+        ("object", object),
         ("oldObject", before.unwrap_or(&Value::Null)),
         ("request", &json!({ "operation": operation })),
     ] {
         context.add_variable(name, value).unwrap();
     }
-    let holds = |rule: &Value| {
+    let holds = |rule: &&Value| {
         let expression = rule["expression"].as_str().unwrap();
         let program = cel::Program::compile(expression).unwrap();
-        program.execute(&context).unwrap() == cel::Value::Bool(true)
+        match program.execute(&context) {
+            Ok(cel::Value::Bool(holds)) => holds,
+            other => panic!("{expression}\n{object}: {other:?}"),
+        }
     };
-    let each = |member: &str| policy[member].as_array().unwrap().iter();
-    if !each("matchConditions").all(holds) {
-        return Vec::new();
-    }
-    each("validations")
+    let said = |rule: &Value| rule.get("message").unwrap_or(&rule["name"]).clone();
+    let rules = rules.as_array().unwrap().iter();
+    rules
         .filter(|rule| !holds(rule))
-        .map(|rule| rule["message"].as_str().unwrap().to_owned())
+        .map(|rule| said(rule).as_str().unwrap().to_owned())
         .collect()
+}
+
+/// What is said of a TaskRun.
+fn refused(task_run: &Value, before: Option<&Value>) -> Vec<String> {
+    refused_by(OF_RUNS, task_run, before)
 }
 
 #[test]
@@ -221,7 +240,8 @@ fn the_admission_policy_lets_taskruns_use_the_tasks_of_the_overlay_and_nothing_e
     for name in ["orka-full", "orka-init", "orka-deploy", "orka-teardown"] {
         let spec = json!({ "taskRef": { "name": name, "kind": "Task" },
             "params": [{ "name": "orka-api", "value": "" }, { "name": "script", "value": "true" }],
-            "workspaces": [{ "name": "orka", "emptyDir": {} }, { "name": "secrets", "secret": { "secretName": "signing" } }],
+            "workspaces": [{ "name": "orka", "emptyDir": {} }, { "name": "secrets", "secret": { "secretName": "signing" } },
+                { "name": "registry", "secret": { "secretName": "pull" } }],
             "podTemplate": { "nodeSelector": { "disk": "fast" } } });
         assert_eq!(refused(&task_run(spec), None), [] as [&str; 0], "{name}");
     }
@@ -269,11 +289,15 @@ fn the_admission_policy_lets_taskruns_use_the_tasks_of_the_overlay_and_nothing_e
         ),
         (
             json!({ "taskRef": { "name": "orka-full" }, "workspaces": [{ "name": "orka", "secret": { "secretName": "orka-creds" } }] }),
-            "is no Secret",
+            "other than `secrets` and `registry` is no Secret",
         ),
         (
             json!({ "taskRef": { "name": "orka-full" }, "workspaces": [{ "name": "orka", "projected": { "sources": [] } }] }),
-            "is no Secret",
+            "other than `secrets` and `registry` is no Secret",
+        ),
+        (
+            json!({ "taskRef": { "name": "orka-full" }, "workspaces": [{ "name": "output", "secret": { "secretName": "orka-creds" } }] }),
+            "other than `secrets` and `registry` is no Secret",
         ),
         (
             json!({ "taskRef": { "name": "orka-full" }, "podTemplate": { "env": [{ "name": "ORKA_API", "value": "http://mine" }] } }),
@@ -290,26 +314,191 @@ fn the_admission_policy_lets_taskruns_use_the_tasks_of_the_overlay_and_nothing_e
     }
 }
 
-/// Tekton itself updates TaskRuns that were there before the policy; their specs stay.
+/// Which Secret is read, and which of its keys is shown as a user's name, is the platform team's to say.
 #[test]
-fn the_admission_policy_looks_at_updates_that_change_the_spec() {
-    let mut old =
-        json!({ "metadata": { "labels": {} }, "spec": { "taskRef": { "name": "mine" } } });
-    let before = old.clone();
-    old["metadata"]["labels"]["a"] = json!("b");
-    assert_eq!(refused(&old, Some(&before)), [] as [&str; 0]);
-    old["spec"]["timeout"] = json!("1h");
-    assert_eq!(refused(&old, Some(&before)).len(), 1);
+fn the_admission_policy_holds_credentials_to_the_defaults_of_the_tasks() {
+    // Nothing is read by these: what `hand-over` writes, and of what kind the SSH credential is.
+    let free = [
+        "orka-token-secret",
+        "orka-token-secret-key",
+        "orka-vm-name-config-key",
+        "ssh-host-key",
+        "ssh-key",
+    ];
+    let mut held = 0;
+    for name in ["orka-full", "orka-init", "orka-deploy", "orka-teardown"] {
+        let run =
+            |params: Value| json!({ "spec": { "taskRef": { "name": name }, "params": params } });
+        let defaults = Definition::task(name).defaults();
+        let all = defaults.iter().map(
+            |(name, default)| json!({"name": name, "value": default.as_deref().unwrap_or("x")}),
+        );
+        assert_eq!(refused(&run(all.collect()), None), [] as [&str; 0]);
+        let of_secrets = defaults.keys().filter(|param| {
+            (param.ends_with("-secret") || param.ends_with("-key"))
+                && !free.contains(&param.as_str())
+        });
+        for param in of_secrets {
+            held += 1;
+            for value in ["password", "email", "orka-creds", "orka-ssh-creds"] {
+                let is_default = defaults[param].as_deref() == Some(value);
+                let said = refused(&run(json!([{ "name": param, "value": value }])), None);
+                assert_eq!(
+                    said.is_empty(),
+                    is_default,
+                    "{name}: {param}={value}: {said:?}"
+                );
+            }
+        }
+    }
+    // Four each, and three of the two that log into a VM.
+    assert_eq!(held, 4 * 4 + 2 * 3);
+    let offered = json!([{ "name": "ssh-secret", "value": "orka-creds" },
+        { "name": "ssh-username-key", "value": "email" }]);
+    let run = json!({ "spec": { "taskRef": { "name": "orka-full" }, "params": offered } });
+    assert!(refused(&run, None)[0].contains("keep their defaults"));
+}
+
+/// Tekton itself updates TaskRuns that were there before the policy, and cancels them by their spec.
+#[test]
+fn the_admission_policy_looks_at_updates_that_change_what_a_run_does() {
+    let before = json!({ "metadata": { "labels": {} }, "spec": { "taskRef": { "name": "mine" },
+        "params": [{ "name": "a", "value": "b" }], "timeout": "1h" } });
+    let changed = |path: &str, member: &str, value: Value| {
+        let mut after = before.clone();
+        let members = after.pointer_mut(path).and_then(Value::as_object_mut);
+        members.unwrap().insert(member.to_owned(), value);
+        refused(&after, Some(&before))
+    };
+    for (path, member, value) in [
+        ("/metadata/labels", "a", json!("b")),
+        ("/metadata", "finalizers", json!(["chains.tekton.dev"])),
+        ("/spec", "status", json!("TaskRunCancelled")),
+        (
+            "/spec",
+            "statusMessage",
+            json!("TaskRun cancelled as the PipelineRun it belongs to has been cancelled."),
+        ),
+        ("/spec", "timeout", json!("2h")),
+    ] {
+        assert_eq!(changed(path, member, value), [] as [&str; 0], "{member}");
+    }
+    for (member, value) in [
+        ("taskRef", json!({ "name": "theirs" })),
+        ("taskSpec", json!({ "steps": [] })),
+        ("params", json!([])),
+        ("workspaces", json!([{ "name": "orka", "emptyDir": {} }])),
+        ("podTemplate", json!({})),
+    ] {
+        assert!(!changed("/spec", member, value).is_empty(), "{member}");
+    }
+}
+
+/// Plain Tasks of the same names would run builds that ask no guard.
+#[test]
+fn the_admission_policy_lets_tasks_of_these_names_be_guarded_ones_only() {
+    let patch = &read("tekton/overlays/guards/tasks/patch-policy.yaml")[0];
+    for name in ["orka-full", "orka-init", "orka-deploy"] {
+        let plain = Definition::task(name);
+        let guarded = plain.clone().patched(patch).document().clone();
+        let plain = plain.document();
+        assert_eq!(refused_by(OF_TASKS, &guarded, None), [] as [&str; 0]);
+        assert_eq!(refused_by(OF_TASKS, &guarded, Some(plain)), [] as [&str; 0]);
+        for before in [None, Some(&guarded)] {
+            let said = refused_by(OF_TASKS, plain, before).join("\n");
+            for part in [
+                "`--guards=/etc/orka-step/policy`",
+                "`orka-policy`",
+                "the volume `policy`",
+            ] {
+                assert!(said.contains(part), "{name}: {said}");
+            }
+        }
+        let arguments = guarded.pointer("/spec/steps/0/args").unwrap();
+        let last = arguments.as_array().unwrap().len() - 1;
+        let mounts = guarded.pointer("/spec/steps/0/volumeMounts").unwrap();
+        let volumes = guarded
+            .pointer("/spec/volumes")
+            .unwrap()
+            .as_array()
+            .unwrap();
+        let volume = format!("/spec/volumes/{}", volumes.len() - 1);
+        let more = |list: &Value, item: Value| {
+            let items = list.as_array().unwrap().iter().cloned().chain([item]);
+            Value::Array(items.collect())
+        };
+        for (path, value, said) in [
+            ("/spec/steps", json!([]), "has one step"),
+            (
+                "/spec/steps",
+                json!([{ "args": arguments }, { "image": "mine" }]),
+                "has one step",
+            ),
+            (
+                &format!("/spec/steps/0/args/{last}"),
+                json!("--grants=/workspace/orka"),
+                "has the arguments",
+            ),
+            (
+                &format!("/spec/steps/0/args/{}", last - 1),
+                json!("--guard-failure=allow"),
+                "has the arguments",
+            ),
+            (
+                "/spec/steps/0/args",
+                more(arguments, json!("--guard-failure=allow")),
+                "no other arguments",
+            ),
+            (
+                "/spec/steps/0/args",
+                more(arguments, json!("--guards=/workspace/orka")),
+                "no other arguments",
+            ),
+            (
+                &format!("{volume}/configMap/name"),
+                json!("mine"),
+                "is the ConfigMap `orka-policy`",
+            ),
+            (
+                &volume,
+                json!({ "name": "policy", "emptyDir": {} }),
+                "is the ConfigMap `orka-policy`",
+            ),
+            (
+                "/spec/steps/0/volumeMounts",
+                more(
+                    mounts,
+                    json!({ "name": "mine", "mountPath": "/etc/orka-step/policy/guards" }),
+                ),
+                "and no other",
+            ),
+        ] {
+            let mut changed = guarded.clone();
+            *changed.pointer_mut(path).unwrap() = value;
+            let messages = refused_by(OF_TASKS, &changed, Some(&guarded)).join("\n");
+            assert!(messages.contains(said), "{name}: {path}: {messages}");
+        }
+    }
+    for other in [
+        Definition::task("orka-teardown").document(),
+        &json!({ "metadata": { "name": "fetch" } }),
+    ] {
+        assert_eq!(refused_by(OF_TASKS, other, None), [] as [&str; 0]);
+    }
 }
 
 /// A namespace that is copied in one file and not in the other would have no policy.
 #[test]
-fn the_admission_policy_is_bound_to_the_namespace_of_the_tasks() {
-    let binding = &read("tekton/overlays/guards/only-these-tasks.yaml")[1];
+fn the_admission_policies_are_bound_to_the_namespace_of_the_tasks() {
     let tasks = &read("tekton/overlays/guards/tasks/kustomization.yaml")[0];
-    let selected = &binding["spec"]["matchResources"]["namespaceSelector"]["matchLabels"];
-    assert_eq!(selected["kubernetes.io/metadata.name"], tasks["namespace"]);
-    assert_eq!(binding["spec"]["validationActions"], json!(["Deny"]));
-    let policy = &read("tekton/overlays/guards/only-these-tasks.yaml")[0];
-    assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
+    for file in [OF_RUNS, OF_TASKS] {
+        let [policy, binding] = &read(file)[..] else {
+            panic!("{file}");
+        };
+        let selected = &binding["spec"]["matchResources"]["namespaceSelector"]["matchLabels"];
+        assert_eq!(selected["kubernetes.io/metadata.name"], tasks["namespace"]);
+        assert_eq!(binding["spec"]["validationActions"], json!(["Deny"]));
+        assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
+        assert_eq!(policy["spec"]["failurePolicy"], "Fail");
+    }
 }
