@@ -236,7 +236,7 @@ pub(super) fn all() -> [Task; 4] {
             tags: "orka, macstadium, macos, ios, xcode, build",
             description: "Runs a build script on a VM of its own, from the VM config that `orka-init` made\n\nSeveral may run at \
                           once. Each deletes its VM, or with `delete-vm: \"false\"` leaves it to `orka-teardown`.",
-            workspaces: &[BUILD, GUARDS, SECRETS],
+            workspaces: &[BUILD, GUARDS],
             takes_plugins: false,
             uses_ssh: true,
             is_modular: true,
