@@ -105,7 +105,8 @@ pub enum Command {
     /// Say what will differ for Pipelines and runs that use the older Orka Tasks.
     ///
     /// Reads Pipelines, PipelineRuns and TaskRuns from YAML files, and changes and asks nothing. Exit code: 0 if nothing
-    /// has to be changed, 1 if something has to, 211 if a file cannot be read.
+    /// has to be changed, 1 if something has to, 211 if a file cannot be read, whatever is found in the others: the last line
+    /// and `change` of the JSON count what has to be changed.
     Migrate(MigrateArgs),
     /// Write the narrowest grants file that allows what a run did.
     #[command(after_help = platform::GRANT_HELP)]

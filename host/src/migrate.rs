@@ -12,6 +12,7 @@ mod reference;
 mod rules;
 mod scope;
 mod unseen;
+mod values;
 
 use std::path::{Path, PathBuf};
 
@@ -84,7 +85,10 @@ pub struct Place {
 struct Report<'a> {
     schema: u32,
     exit_code: u8,
+    /// Files that were given.
     files: usize,
+    /// Those of them that were read; the counts are of these.
+    files_read: usize,
     uses: usize,
     change: usize,
     check: usize,
@@ -148,6 +152,7 @@ impl<'a> Report<'a> {
             schema: 1,
             exit_code: unread.first().map_or(found, |(_, code)| *code),
             files: files.len(),
+            files_read: files.len() - unread.len(),
             uses: places.iter().filter(|place| place.uses.is_some()).count(),
             change,
             check: count(Weight::Check),
@@ -194,17 +199,22 @@ fn described(report: &Report<'_>) -> String {
     for file in &report.unread {
         text += &format!("{} could not be read\n", file.display());
     }
-    let of_read = match report.unread.len() {
-        0 => plural(report.files, "file", "files"),
-        unread => format!(
-            "not everything was read (exit code {}): {} of {}",
-            report.exit_code,
-            report.files - unread,
-            plural(report.files, "file", "files")
-        ),
+    let files = plural(report.files, "file", "files");
+    let (of_read, exit_code) = if report.unread.is_empty() {
+        (files, String::new())
+    } else {
+        let also = match report.change {
+            0 => "",
+            _ => ", and there is something to change",
+        };
+        let code = report.exit_code;
+        (
+            format!("{} of {files} read", report.files_read),
+            format!("; exit code {code}, since not everything was read{also}"),
+        )
     };
     text += &format!(
-        "{of_read}, {} of the Orka Tasks: {} to change, {} to check, {} that differ\n",
+        "{of_read}, {} of the Orka Tasks: {} to change, {} to check, {} that differ{exit_code}\n",
         plural(report.uses, "use", "uses"),
         report.change,
         report.check,

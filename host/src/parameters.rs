@@ -171,6 +171,15 @@ pub fn check_parameters(
     }
 }
 
+/// What is wrong with the value of one parameter, whatever the others are; none where the plugin has no such parameter.
+pub(crate) fn wrong_value(manifest: &Manifest, name: &str, value: &str) -> Option<String> {
+    let parameter = manifest.parameters.get(name)?;
+    match plugin_manifest::resolve_one(name, parameter, value) {
+        Ok(value) => wrong_pattern(name, parameter.items, &value?),
+        Err(problem) => Some(problem.to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

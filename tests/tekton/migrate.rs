@@ -178,10 +178,38 @@ async fn a_file_without_a_use_is_named_and_one_that_cannot_be_read_hides_no_othe
         (&report["uses"], &report["exitCode"]),
         (&json!(3), &json!(211))
     );
+    assert_eq!(
+        (&report["files"], &report["filesRead"]),
+        (&json!(3), &json!(2))
+    );
     let ended = Step::new(&["migrate", &broken, &files[1]]).ended().await;
     assert_eq!(ended.code, Some(211), "{ended}");
-    let last = "could not be read\nnot everything was read (exit code 211): 1 of 2 files, 3 uses";
-    assert!(ended.stdout.contains(last), "{ended}");
+    let last = ended.stdout.lines().last().unwrap();
+    assert!(
+        last.starts_with("1 of 2 files read, 3 uses of the Orka Tasks: 0 to change, "),
+        "{ended}"
+    );
+    assert!(
+        last.ends_with("; exit code 211, since not everything was read"),
+        "{ended}"
+    );
+    // What has to be changed is said all the same.
+    let refused = OLD.replacen("value: \"false\"", "value: \"False\"", 1);
+    let changes = file("changes.yaml", &refused);
+    let ended = Step::new(&["migrate", &broken, &changes]).ended().await;
+    assert_eq!(ended.code, Some(211), "{ended}");
+    assert!(
+        ended.stdout.contains(
+            "`orka-deploy` refuses it: parameter `copy-build` has to be `true` or `false`"
+        ),
+        "{ended}"
+    );
+    let last = ended.stdout.lines().last().unwrap();
+    assert!(last.contains(": 1 to change, "), "{ended}");
+    assert!(
+        last.ends_with("and there is something to change"),
+        "{ended}"
+    );
 }
 
 #[tokio::test]
@@ -213,7 +241,9 @@ async fn every_parameter_and_step_of_the_tasks_is_known() {
         let params: Vec<Value> = Definition::task(name)
             .defaults()
             .into_iter()
-            .map(|(name, default)| json!({"name": name, "value": default.unwrap_or_default()}))
+            .map(
+                |(name, default)| json!({"name": name, "value": default.unwrap_or("x".to_owned())}),
+            )
             .collect();
         let steps = Definition::task(name).document()["spec"]["steps"].clone();
         let steps: Vec<Value> = (steps.as_array().unwrap().iter())

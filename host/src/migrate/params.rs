@@ -42,13 +42,13 @@ fn fate(task: OldTask, param: &str) -> Option<Fate> {
 
 /// What is to be said of a parameter with its value, where that is known.
 pub(super) fn of_param(task: OldTask, name: &str, value: Option<&str>) -> Option<Finding> {
-    if let Some(finding) = of_script(name, value) {
-        return Some(finding);
-    }
     let works_in_vm = matches!(task, OldTask::Full | OldTask::Deploy);
     let is_known = COMMON.contains(&name)
         || known(task).contains(&name)
         || works_in_vm && OF_VM.contains(&name);
+    if works_in_vm && name == "script" {
+        return of_script(value?);
+    }
     match fate(task, name) {
         Some(Fate::Gone(hint)) => Some(change(
             "param.gone",
@@ -78,10 +78,10 @@ pub(super) fn of_param(task: OldTask, name: &str, value: Option<&str>) -> Option
     }
 }
 
-/// The older Tasks pasted the script between two marks of the shell, of which `EOF` is the second.
-fn of_script(name: &str, value: Option<&str>) -> Option<Finding> {
-    let ended_early = name == "script" && value?.lines().any(|line| line == "EOF");
-    ended_early.then(|| {
+/// The older Tasks pasted the script between two marks of the shell, of which `EOF` is the second. With a carriage return behind
+/// it, it is none.
+fn of_script(script: &str) -> Option<Finding> {
+    script.split('\n').any(|line| line == "EOF").then(|| {
         differs(
             "script.eof",
             "the script has a line `EOF`: the older Task sent no more than what is above it, and ran the rest in its own \

@@ -9,6 +9,7 @@ use super::params::of_param;
 use super::readers::{Kept, Names};
 use super::reference::Reference;
 use super::scope::Scope;
+use super::values::of_value;
 use super::{Finding, Weight};
 
 /// The run's own deadline where nothing else is said, and a little more for what comes after it.
@@ -62,6 +63,8 @@ pub(super) struct Use {
     pub(super) task: OldTask,
     name: Option<String>,
     params: Vec<(String, Option<String>)>,
+    /// Every value of every parameter: a matrix gives several.
+    values: Vec<(String, String)>,
     /// What Tekton allows it.
     timeout: Option<Duration>,
     of_reference: Vec<Finding>,
@@ -74,14 +77,23 @@ impl Use {
         let matrix = &user["matrix"];
         let included = list(&matrix["include"]).flat_map(|it| list(&it["params"]));
         let given = list(&user["params"]).chain(list(&matrix["params"]));
-        let param = |param: &Value| {
+        let given: Vec<&Value> = given.chain(included).collect();
+        let param = |param: &&Value| {
             let value = param["value"].as_str().map(|value| scope.text(value));
             Some((param["name"].as_str()?.to_owned(), value))
+        };
+        let values = |param: &&Value| {
+            let name = param["name"].as_str().unwrap_or_default().to_owned();
+            let value = &param["value"];
+            let texts = list(value).chain([value]).filter_map(Value::as_str);
+            let values = texts.map(|text| (name.clone(), scope.text(text)));
+            values.collect::<Vec<_>>()
         };
         Some(Self {
             task: reference.task,
             name: user["name"].as_str().map(str::to_owned),
-            params: given.chain(included).filter_map(param).collect(),
+            params: given.iter().filter_map(param).collect(),
+            values: given.iter().flat_map(values).collect(),
             timeout: duration(&user["timeout"]),
             of_reference: reference.findings,
         })
@@ -105,6 +117,12 @@ impl Use {
             if !(hands_over && name.starts_with("orka-token-secret")) {
                 findings.extend(of_param(self.task, name, value));
             }
+        }
+        let has_own_plugin = self
+            .params()
+            .any(|(name, value)| name == "plugin" && value != Some("build"));
+        for (name, value) in &self.values {
+            findings.extend(of_value(self.task, name, value, has_own_plugin));
         }
         findings.extend(self.time());
         findings

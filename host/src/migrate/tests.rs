@@ -56,6 +56,69 @@ fn what_differs_and_what_has_to_be_changed_are_told_apart() {
     );
 }
 
+/// The shell of the older Tasks took any text for a truth value, and sent numbers on.
+#[test]
+fn a_value_that_is_refused_has_to_be_changed() {
+    for (param, value) in [
+        ("copy-build", "True"),
+        ("verbose", "yes"),
+        ("tag-required", "TRUE"),
+        ("cpu-count", "0"),
+        ("gpu-passthrough", "False"),
+    ] {
+        let found = codes(&task_run(&format!("{{name: {param}, value: '{value}'}}")));
+        assert!(
+            found.contains(&(Weight::Change, "param.value")),
+            "{param}: {found:?}"
+        );
+    }
+    let reference = "{name: copy-build, value: $(params.copy)}";
+    assert_eq!(codes(&task_run(reference)), []);
+    let of_another = "{name: plugin, value: mine}, {name: verbose, value: 'yes'}";
+    assert_eq!(codes(&task_run(of_another)), []);
+}
+
+#[test]
+fn a_value_that_a_default_or_a_matrix_gives_is_looked_at_too() {
+    let yaml = "
+apiVersion: tekton.dev/v1
+kind: Pipeline
+metadata: {name: p}
+spec:
+  params: [{name: copy, default: 'Yes'}, {name: open}]
+  tasks:
+    - name: build
+      taskRef: {name: orka-full}
+      params: [{name: base-image, value: x}, {name: copy-build, value: $(params.copy)}, {name: verbose, value: $(params.open)}]
+      matrix: {params: [{name: cpu-count, value: ['4', 'many', '0']}]}
+";
+    assert_eq!(codes(yaml), [(Weight::Change, "param.value"); 3]);
+}
+
+/// Where there is no such parameter, that is what matters; with a carriage return the line ended nothing.
+#[test]
+fn a_line_that_ended_the_script_early_is_told_where_there_was_a_script() {
+    for (script, found) in [
+        ("x\\nEOF\\ny", &[(Weight::Differs, "script.eof")][..]),
+        ("x\\nEOF", &[(Weight::Differs, "script.eof")]),
+        ("x\\r\\nEOF\\r\\n", &[]),
+        ("x\\n EOF\\n", &[]),
+    ] {
+        let yaml = task_run(&format!("{{name: script, value: \"{script}\"}}"));
+        assert_eq!(codes(&yaml), found, "{script}");
+        let of_init = yaml.replace("orka-full", "orka-init");
+        let of_init = codes(&of_init);
+        assert!(
+            of_init.contains(&(Weight::Check, "param.unknown")),
+            "{of_init:?}"
+        );
+        assert!(
+            !of_init.contains(&(Weight::Differs, "script.eof")),
+            "{of_init:?}"
+        );
+    }
+}
+
 #[test]
 fn a_pipeline_whose_init_has_other_credentials_needs_them_elsewhere_too() {
     let yaml = "

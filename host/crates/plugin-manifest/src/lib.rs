@@ -39,7 +39,7 @@ pub use manifest::{ANY_SECRET, Manifest, NAME_BYTES_MAX, ResultDeclaration};
 pub use parameter::{
     Ceiling, Items, Parameter, ParameterType, ParameterValue, Pattern, is_secret_name,
 };
-pub use resolve::{ParameterProblem, environment_name};
+pub use resolve::{ParameterProblem, environment_name, resolve_one};
 pub use suggest::{nearest, teach};
 pub use text::{is_disguise, on_one_line};
 pub use wasm::{MANIFEST_BYTES_MAX, MANIFEST_SECTION, WasmKind, exports, imports, kind};

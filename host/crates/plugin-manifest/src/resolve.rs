@@ -150,7 +150,7 @@ pub(crate) fn resolve(
     let mut values = BTreeMap::new();
     let mut problems = unknown(parameters, given);
     for (name, parameter) in parameters {
-        match value(name, parameter, given.get(name)) {
+        match value(name, parameter, given.get(name).map(String::as_str)) {
             Ok(Some(value)) => {
                 values.insert(name.clone(), value);
             }
@@ -164,6 +164,19 @@ pub(crate) fn resolve(
     } else {
         Err(problems)
     }
+}
+
+/// One parameter by itself: what a text given for it stands for.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn resolve_one(
+    name: &str,
+    parameter: &Parameter,
+    given: &str,
+) -> Result<Option<ParameterValue>, ParameterProblem> {
+    value(name, parameter, Some(given))
 }
 
 fn unknown(
@@ -188,7 +201,7 @@ fn unknown(
 fn value(
     name: &str,
     parameter: &Parameter,
-    given: Option<&String>,
+    given: Option<&str>,
 ) -> Result<Option<ParameterValue>, ParameterProblem> {
     match given {
         Some(text) if !stands_for_absent(parameter, text) => {
