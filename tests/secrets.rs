@@ -4,7 +4,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-use end_to_end::{Cluster, Ended, Running, Step, Stream};
+use end_to_end::{Cluster, Ended, Running, Step, Stream, guest};
 use orka_sim::{FaultAction, FaultRule, Generation, GuestKind, SimConfig, SshdSettings, User};
 use rustix::process::Signal;
 
@@ -289,6 +289,42 @@ async fn a_secret_that_the_run_has_not_is_told_before_anything_is_deployed() {
     ended.assert(211, "infra-failed");
     ended.assert_says(&["no secret `TOKEN_X`", "`--secrets`"]);
     cluster.assert_untouched();
+}
+
+/// This one deploys its VM before it opens any.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_secrets_that_a_plugin_needs_and_the_run_has_not_are_told_before_anything_is_deployed()
+{
+    let cluster = Cluster::start().await;
+    let step = cluster.guest("recipes").param("recipe", "unlock");
+    let file = step.scratch_file("secrets/CERTIFICATE", b"there");
+    let secrets = file.trim_end_matches("/CERTIFICATE");
+    let texts = [
+        "error: this run has no secret `KEYCHAIN_PASSWORD`, which plugin `recipes` needs\n",
+        "hint: put a file `KEYCHAIN_PASSWORD` into the directory given with `--secrets`\n",
+        "error: this run has no secret `PASSPHRASE`, which plugin `recipes` needs\n",
+    ];
+    let ended = step.flag("--secrets", secrets).ended().await;
+    ended.assert(211, "infra-failed");
+    ended.assert_says(&texts);
+    assert!(!ended.stderr.contains("CERTIFICATE"), "{ended}");
+    cluster.assert_untouched();
+    // A scenario without them ends as the run would.
+    let step = Step::new(&["plugin", "test"]);
+    let scenario = "scenarios:
+  - name: its secrets are nowhere
+    params: { recipe: unlock }
+    expect:
+      outcome: infra-failed
+      exit-code: 211
+      calls: []
+      log: { includes: [\"no secret `PASSPHRASE`, which plugin `recipes` needs\"] }
+";
+    let scenario = step.scratch_file("scenario.yaml", scenario.as_bytes());
+    let plugin = guest("recipes");
+    let step = step.flag("--plugin", plugin.to_str().unwrap());
+    let ended = step.argument(scenario).ended().await;
+    assert_eq!(ended.code, Some(0), "{ended}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

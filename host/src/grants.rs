@@ -426,14 +426,24 @@ impl Grants {
     ///
     /// # Errors
     ///
-    /// Every denial, and secrets that are not among those `at_hand`.
+    /// Every denial, and secrets that are not among those `at_hand`: those that the plugin cannot do without, and those that
+    /// values name.
     pub fn admit_parameters(
         &self,
         manifest: &Manifest,
         values: &BTreeMap<String, ParameterValue>,
         at_hand: &BTreeMap<String, SecretString>,
     ) -> Result<(), Vec<Failure>> {
-        let mut failures = Vec::new();
+        // Not when the plugin comes to use them, which would be after it has deployed VMs.
+        let needed_at_all = manifest.secrets.iter();
+        let nowhere = needed_at_all.filter(|name| !at_hand.contains_key(*name));
+        let mut failures: Vec<Failure> = nowhere
+            .map(|name| {
+                let mut failure = no_secret(name);
+                failure.message += &format!(", which plugin `{}` needs", manifest.name);
+                failure
+            })
+            .collect();
         let mut more = More::for_parameters(manifest, values, at_hand);
         more.capabilities
             .retain(|it| !self.allows(*it) && !self.withheld.contains(it));
@@ -449,7 +459,9 @@ impl Grants {
             }
             for secret in named_secrets(parameter, value) {
                 let Some(value) = at_hand.get(secret) else {
-                    failures.push(no_such_secret(secret, at_hand));
+                    if !manifest.secrets.contains(secret) {
+                        failures.push(no_such_secret(secret, at_hand));
+                    }
                     continue;
                 };
                 if self.secrets.contains(secret) {

@@ -487,7 +487,7 @@ fn parameters_ok(
     )
 }
 
-/// What values of parameters need and the run has not; none where nothing is granted at all, which is told then.
+/// What the plugin and values of its parameters need and the run has not; none where nothing is granted at all, which is told then.
 fn denied_values(
     grants: Option<&GrantsFile>,
     config: &Config,
@@ -551,6 +551,8 @@ fn granted(
     let missing: Vec<String> = granted
         .secrets()
         .iter()
+        // Without those that it needs it does not start.
+        .filter(|name| !manifest.secrets.contains(*name))
         .filter(|name| !config.secrets.contains_key(*name))
         .map(|name| format!("`{name}`"))
         .collect();

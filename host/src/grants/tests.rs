@@ -274,8 +274,10 @@ fn a_plugin_that_takes_any_secret_is_granted_those_that_are_named() {
     let denied = |grants: &Grants, given: [(&str, &str); 2], at_hand: &[&str]| {
         let given = given.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let values = manifest.resolve(&given.into()).unwrap();
+        // What it needs is there.
         let at_hand = at_hand
             .iter()
+            .chain(&["OWN"])
             .map(|name| ((*name).to_owned(), "a value".into()));
         grants.admit_parameters(&manifest, &values, &at_hand.collect())
     };
@@ -1078,4 +1080,27 @@ fn sizes_are_written_as_in_kubernetes() {
     ] {
         assert_eq!(super::file::bytes(text), None, "{text}");
     }
+}
+
+#[test]
+fn every_secret_that_a_plugin_needs_has_to_be_there_and_is_told_once() {
+    let manifest = Manifest::parse_toml(
+        "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n\
+         secrets = [\"ONE\", \"TWO\", \"THREE\"]\noptional-secrets = [\"MAYBE\"]\n\
+         [parameters.secret-env]\ntype = \"list\"\nitems = \"secret-environment\"\ndescription = \"x\"\n",
+    )
+    .unwrap();
+    let grants = Grants::everything(&manifest, []);
+    let given = BTreeMap::from([("secret-env".to_owned(), "ONE".to_owned())]);
+    let values = manifest.resolve(&given).unwrap();
+    let at_hand = BTreeMap::from([("TWO".to_owned(), "a value".into())]);
+    let failures = grants.admit_parameters(&manifest, &values, &at_hand);
+    let messages: Vec<String> = failures
+        .unwrap_err()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let told = ["ONE", "THREE"]
+        .map(|name| format!("this run has no secret `{name}`, which plugin `mine` needs"));
+    assert_eq!(messages, told);
 }
