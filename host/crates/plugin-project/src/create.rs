@@ -125,6 +125,60 @@ mod tests {
         assert!(!project.exists());
     }
 
+    /// The lines of a WIT file's documentation that its TypeScript has as well: all but those of interfaces and resources.
+    fn documented(wit: &str) -> Vec<&str> {
+        let mut told = Vec::new();
+        let mut block = Vec::new();
+        for line in wit.lines().map(str::trim) {
+            match line.strip_prefix("///") {
+                Some(text) => block.push(text.trim()),
+                None if ["interface ", "resource "]
+                    .iter()
+                    .any(|it| line.starts_with(it)) =>
+                {
+                    block.clear();
+                }
+                None => told.append(&mut block),
+            }
+        }
+        told.retain(|line| !line.is_empty());
+        told
+    }
+
+    /// What `jco guest-types` says beside the contract: headings of the cases of an enumeration, and this.
+    const OF_THE_GENERATOR: &str = "This type does not have a public constructor.";
+
+    #[test]
+    fn the_types_of_typescript_are_those_of_the_contract() {
+        let how = "make them again: `npx @bytecodealliance/jco@1.15.4 guest-types wit -n plugin -o plugins/examples/typescript/types`";
+        let mut checked = 0;
+        for (path, types) in TYPESCRIPT {
+            let name = path.strip_prefix("types/interfaces/orka-plugin-");
+            let Some(name) = name.and_then(|name| name.strip_suffix(".d.ts")) else {
+                continue;
+            };
+            let wit = WIT.iter().find(|(path, _)| *path == format!("{name}.wit"));
+            let wanted = documented(wit.unwrap().1);
+            let lines = types.lines().map(str::trim);
+            let comments = lines
+                .filter_map(|line| line.strip_prefix("* "))
+                .map(str::trim);
+            let present: Vec<&str> = comments
+                .filter(|line| {
+                    !line.is_empty() && !line.starts_with('#') && *line != OF_THE_GENERATOR
+                })
+                .collect();
+            for line in &wanted {
+                assert!(present.contains(line), "`{path}` lacks `{line}`; {how}");
+            }
+            for line in &present {
+                assert!(wanted.contains(line), "`{path}` alone has `{line}`; {how}");
+            }
+            checked += 1;
+        }
+        assert!(checked > 10, "only {checked} interfaces have types; {how}");
+    }
+
     #[test]
     fn the_sdk_finds_the_contract_where_a_project_has_it() {
         let bindings = SDK.iter().find(|(path, _)| *path == "lib.rs").unwrap().1;

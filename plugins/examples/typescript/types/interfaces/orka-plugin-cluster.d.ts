@@ -291,15 +291,6 @@ declare module 'orka:plugin/cluster@0.1.0' {
     */
     keepMax(): bigint;
     /**
-    * Takes up a VM config that another Task of the same pipeline run handed over, from its text.
-    * 
-    * VMs deployed from it are this run's and deleted with it; the config stays, for others and for whoever purges
-    * the run. Only names of this pipeline run are accepted. Errors: `invalid` (`handoff.vm-config`: no such text,
-    * or another run's or another API's), `not-found` (2.x: the config is gone), `denied` (also a ceiling of the
-    * grant), `unavailable`, `timed-out`. Grant: `cluster.adopt`.
-    */
-    adoptConfig(text: string): VmConfig;
-    /**
     * Makes a VM config that other Tasks of the same pipeline run find with `shared-config`, by the run and `channel`
     * alone. `channel` is any text that they have in common; it tells several such configs of one run apart.
     * 
@@ -317,6 +308,15 @@ declare module 'orka:plugin/cluster@0.1.0' {
     * Grant: `cluster.adopt`.
     */
     sharedConfig(channel: string): VmConfig | undefined;
+    /**
+    * Takes up a VM config that another Task of the same pipeline run handed over, from its text.
+    * 
+    * VMs deployed from it are this run's and deleted with it; the config stays, for others and for whoever purges
+    * the run. Only names of this pipeline run are accepted. Errors: `invalid` (`handoff.vm-config`: no such text,
+    * or another run's or another API's), `not-found` (2.x: the config is gone), `denied` (also a ceiling of the
+    * grant), `unavailable`, `timed-out`. Grant: `cluster.adopt`.
+    */
+    adoptConfig(text: string): VmConfig;
     /**
     * Deletes every VM and VM config of the pipeline run, whichever Task made it, by what the cluster lists. What is
     * kept on purpose stays until its time has passed.

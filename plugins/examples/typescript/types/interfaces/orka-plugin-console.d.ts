@@ -9,7 +9,7 @@ declare module 'orka:plugin/console@0.1.0' {
    */
   export function progress(done: bigint, total: bigint | undefined, unit: string): void;
   /**
-   * Last words: what a guest says before it traps. Shown with the trap.
+   * Last words: what a guest says before it traps, or before it returns an error of its own. Shown with either.
    */
   export function lastWords(message: string): void;
   /**

@@ -9,9 +9,9 @@ declare module 'orka:plugin/ssh@0.1.0' {
    * Errors, at once: `unauthenticated` (`ssh.authentication-declined`, `ssh.host-key-mismatch`,
    * `ssh.host-key-unknown`; of the jump host `ssh.jump-authentication-declined`, `ssh.jump-host-key`), `other`
    * (`ssh.no-common-algorithm`), `unavailable` (`ssh.jump-forbidden`). When time ran out: `timed-out` with the last state
-   * (`ssh.refused`, `ssh.no-route`, `ssh.silent`; of the jump host `ssh.jump`, `ssh.jump-cannot-reach`). Also `invalid` (a
-   * key that cannot be read), `no-capacity` (`run.too-many-connections`: a run has at most 64). Grant: `ssh.exec` or
-   * `ssh.transfer`.
+   * (`ssh.refused`, `ssh.no-route`, `ssh.silent`; of the jump host `ssh.jump`, `ssh.jump-cannot-reach`). Also `not-found`
+   * (`ssh.vm-deleted`: this run has deleted the VM), `invalid` (a key that cannot be read), `no-capacity`
+   * (`run.too-many-connections`: a run has at most 64). Grant: `ssh.exec` or `ssh.transfer`.
    */
   export function connect(vm: Vm, options: ConnectOptions): Connection;
   /**
@@ -132,6 +132,10 @@ declare module 'orka:plugin/ssh@0.1.0' {
      */
     pty: boolean,
     /**
+     * Where the output goes.
+     */
+    output: Output,
+    /**
      * Whether the program outlives the connection: it runs in the VM on its own, and when the connection is lost, a
      * new one is made to the same host key and its output goes on where it broke off. Not with `pty`. What the
      * program leaves in its process group is ended with it.
@@ -142,10 +146,6 @@ declare module 'orka:plugin/ssh@0.1.0' {
      * means never. While a lost connection is made again nothing is counted.
      */
     silenceTimeoutMs?: bigint,
-    /**
-     * Where the output goes.
-     */
-    output: Output,
   }
   /**
    * Which stream a piece of output came from.
@@ -201,13 +201,13 @@ declare module 'orka:plugin/ssh@0.1.0' {
      */
     exclude: Array<string>,
     /**
-     * Upper limit of all files together, in bytes; absent means the host's own limit, 64 GiB. A higher one has no
-     * effect.
+     * Upper limit of all files together, in bytes, checked as they come; absent means the host's own limit, 64 GiB, and
+     * for a download what the operator's ceiling `artifacts-max-size` leaves. A higher one has no effect.
      */
     maxBytes?: bigint,
     /**
-     * Upper limit of the number of entries; absent means the host's own limit, 500,000. A higher one has no
-     * effect.
+     * Upper limit of the number of entries, as above; absent means 500,000, and for a download what the ceiling
+     * `artifacts-max-count` leaves.
      */
     maxEntries?: number,
     /**
@@ -261,7 +261,10 @@ declare module 'orka:plugin/ssh@0.1.0' {
     * Waits for the end of the program, for at most `timeout-ms` milliseconds (absent: as long as the run lasts).
     * None means that it is still running.
     * 
-    * Errors: `unavailable` (`ssh.lost`): it may still be running in the VM.
+    * Errors: `unavailable` (`ssh.lost`): it may still be running in the VM; with `detach` only once no new connection
+    * could be made for 2 minutes. `unavailable` (`ssh.detached`): how it ended cannot be known. `unavailable`
+    * (`files.input`): its standard input cannot be read to the end, and it was stopped. `timed-out`
+    * (`command.silent`): it was stopped because of `silence-timeout-ms`.
     */
     wait(timeoutMs: bigint | undefined): Exit | undefined;
     /**
@@ -320,8 +323,9 @@ declare module 'orka:plugin/ssh@0.1.0' {
     /**
     * Starts a program. `arguments` reach it unchanged.
     * 
-    * Errors: `unavailable` (`ssh.lost`), `invalid` (a NUL byte, a bad variable name), `not-found` (the file to
-    * read), `denied`, `no-capacity` (`run.too-many-commands`: a run has at most 64 that have not ended, or whose
+    * Errors: `unavailable` (`ssh.lost`; `ssh.exec-refused`, also where `detach` finds no shell that it can work with),
+    * `invalid` (a NUL byte, a bad variable name, `detach` with `pty`, a `silence-timeout-ms` of 0), `not-found` (the
+    * file to read), `denied`, `no-capacity` (`run.too-many-commands`: a run has at most 64 that have not ended, or whose
     * captured output was neither read to its end nor dropped). Grant: `ssh.exec`.
     */
     exec(program: string, arguments: Array<string>, options: ExecOptions): Command;
@@ -335,16 +339,23 @@ declare module 'orka:plugin/ssh@0.1.0' {
     /**
     * Copies a directory of the workspace into a directory of the VM, keeping modes, times and symbolic links.
     * 
-    * Errors: `not-found` (the source), `unavailable` (`ssh.lost`), `no-capacity` (`files.limit`), `other`
-    * (`files.…`). Grants: `ssh.transfer` and `workspace.read`.
+    * What a file `.orkaignore` in the directory or one below it names stays here, whatever `include` says: it reads as a
+    * `.gitignore` and holds from its own directory down. One that cannot be read ends the upload (`files.transfer`).
+    * 
+    * Errors: `not-found` (the source), `unavailable` (`ssh.lost`), `no-capacity` (`files.limit`; `files.vm-full`: the
+    * VM's disk), `other` (`files.…`). Grants: `ssh.transfer` and `workspace.read`.
     */
     upload(source: string, target: string, options: TransferOptions): TransferSummary;
     /**
     * Copies a directory of the VM over a directory of the workspace: adds and overwrites, deletes nothing.
     * 
-    * Files arrive beside the target first and are moved into place when all of them are there. No name from the
-    * VM can leave the workspace. Errors: `not-found` (`files.nothing-matched` when `include` matched nothing),
-    * `unavailable` (`ssh.lost`), `no-capacity` (`files.limit`), `other` (`files.unsafe-entry`, `files.…`).
+    * Files arrive beside the target first and are moved into place when all of them are there. What goes away in the VM
+    * between its listing and its turn makes the host look once more; what goes away then is left out, with a warning in
+    * the log. No name from the VM can leave the workspace. The host lists what came in its manifest and its results (`artifacts-digest`, …).
+    * Errors: `not-found` (`files.nothing-matched` when `include` matched nothing),
+    * `unavailable` (`ssh.lost`), `no-capacity` (`files.limit`, with the details `limit`, which is `bytes` or
+    * `entries`, and `set by`, which is `the plugin` or `the operator`; `files.no-room`: the volume is full), `other`
+    * (`files.unsafe-entry`, `files.…`).
     * Grants: `ssh.transfer` and `workspace.write`.
     */
     download(source: string, target: string, options: TransferOptions): TransferSummary;
