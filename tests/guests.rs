@@ -216,6 +216,24 @@ async fn a_guest_that_traps_has_what_it_said_on_standard_error_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_error_of_the_plugins_own_is_told_with_its_last_words() {
+    let words = "Traceback:\n  File \"plugin.py\", line 3, in build\nthe licence server said no\n";
+    let texts = [
+        "error: the licence server said no\n",
+        "its last words:\n",
+        "  File \"plugin.py\", line 3, in build\n",
+        "hint: ask the licence team for a seat\n",
+    ];
+    let ended = assert_fails("error", |step| step.param("last-words", words), &texts).await;
+    let details = &ended.report["failures"][0]["details"];
+    // What the message has already is not said twice.
+    assert_eq!(
+        details["its last words"], "Traceback:\n  File \"plugin.py\", line 3, in build",
+        "{ended}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_leaves_through_wasi_is_told_by_its_status_and_last_words() {
     let texts = [
         "plugin `wasi` left through WASI's exit with status 1 instead of giving a verdict",

@@ -517,7 +517,22 @@ fn of_guest_error(run: &RunContext, error: GuestError) -> Failure {
     let mut failure = Failure::new(kind, class, info.code, info.message);
     failure.hint = info.hint.as_deref().map(in_one_line);
     failure.details = info.details;
-    failure
+    match run.last_words() {
+        Some(words) if class == Class::Plugin => with_last_words(failure, &words),
+        _ => failure,
+    }
+}
+
+/// Adds what a guest said last, such as a traceback, without the line that the message has already.
+fn with_last_words(failure: Failure, words: &str) -> Failure {
+    let lines = words.lines().map(str::trim_end);
+    let lines: Vec<&str> = lines.filter(|line| *line != failure.message).collect();
+    let more = lines.join("\n");
+    if more.trim().is_empty() {
+        failure
+    } else {
+        failure.with_detail("its last words", more)
+    }
 }
 
 /// What follows the first line of a hint is printed as it is, and only the host's own word is good enough for that.
@@ -569,12 +584,8 @@ impl Finished {
         finished
     }
 
-    /// What the guest said last before it trapped, if anything.
+    /// What the guest said last before it trapped or failed, if anything.
     pub fn last_words(&self) -> Option<String> {
-        let run = self.run.as_ref()?;
-        run.last_words
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.run.as_ref()?.last_words()
     }
 }

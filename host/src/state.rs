@@ -166,7 +166,7 @@ pub struct RunContext {
     pub last_exit: Mutex<Option<Exit>>,
     /// Time the guest itself computed.
     pub cpu: CpuMeter,
-    /// What a guest says before it traps.
+    /// What a guest says before it traps or fails.
     pub last_words: Mutex<Option<String>>,
     /// Programs that run in its VMs.
     pub programs: Programs,
@@ -228,6 +228,12 @@ pub struct RunParts {
 }
 
 impl RunContext {
+    /// What the guest said last, if anything.
+    pub fn last_words(&self) -> Option<String> {
+        let words = self.last_words.lock();
+        words.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// A run that begins now.
     pub fn new(parts: RunParts) -> Arc<Self> {
         Self::began_at(parts, jiff::Timestamp::now())

@@ -1,7 +1,5 @@
 //! From a trap to a message: what happened, what the guest said last, where it was, and its last host calls.
 
-use std::sync::PoisonError;
-
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
@@ -48,11 +46,7 @@ pub fn explain(
         .or_else(|| error.downcast_ref::<BreachError>().map(|found| found.0))
         .or_else(|| Breach::found_by_engine(error, &run.limits));
     let mask = |text: &str| run.console.masker().mask(text);
-    let last_words = run
-        .last_words
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
+    let last_words = run.last_words();
     let raised = uncaught(error, output);
     let mut failure = match (breach, error.downcast_ref::<I32Exit>(), last_words.as_deref()) {
         (Some(breach), _, _) => {
