@@ -787,3 +787,49 @@ async fn a_directory_that_is_no_project_is_told() {
         ],
     );
 }
+#[tokio::test]
+async fn a_contract_that_this_program_does_not_have_is_told_before_any_tool_runs() {
+    let step = Step::new(&["plugin", "new", "x"]).flag("--lang", "python");
+    let marker = step.scratch_file("marker", b"");
+    let project = Path::new(&marker).with_file_name("x");
+    let made = step.flag("--dir", project.to_str().unwrap()).ended().await;
+    assert_eq!(made.code, Some(0), "{made}");
+    let file = project.join("plugin.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(
+        &file,
+        text.replace("contract = \"0.1\"", "contract = \"0.9\""),
+    )
+    .unwrap();
+    // There is none, which would be told first.
+    let build = Step::new(&["plugin", "build"]).environment("PATH", "/nowhere");
+    let built = build.argument(project.to_str().unwrap()).ended().await;
+    let texts = [
+        "plugin.toml` is for contract 0.9; this program provides 0.1",
+        "hint: set `contract = \"0.1\"` in `plugin.toml`",
+    ];
+    said(&built, 212, &texts);
+    assert!(!built.stderr.contains("is missing"), "{built}");
+}
+
+#[tokio::test]
+async fn what_a_tool_says_of_the_source_is_not_buried_under_its_own_stack() {
+    let step = Step::new(&["plugin", "new", "x"]).flag("--lang", "python");
+    let tool = step.scratch_file(
+        "bin/componentize-py",
+        b"#!/bin/sh\necho 'SyntaxError: invalid syntax' >&2\n[ -z \"$RUST_BACKTRACE$RUST_LIB_BACKTRACE\" ] || echo 'Stack backtrace:' >&2\nexit 1\n",
+    );
+    std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let tools = Path::new(&tool).parent().unwrap();
+    let project = tools.with_file_name("x").to_str().unwrap().to_owned();
+    let made = step.flag("--dir", project.as_str()).ended().await;
+    assert_eq!(made.code, Some(0), "{made}");
+    let build = Step::new(&["plugin", "build"])
+        .environment("PATH", &format!("{}:/usr/bin:/bin", tools.display()))
+        .environment("RUST_BACKTRACE", "1")
+        .environment("RUST_LIB_BACKTRACE", "1");
+    let built = build.argument(project.as_str()).ended().await;
+    said(&built, 211, &["SyntaxError: invalid syntax"]);
+    assert!(!built.stderr.contains("backtrace"), "{built}");
+}
+

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use plugin_manifest::Manifest;
 use plugin_project::{Error, Language};
 
 use crate::check;
@@ -11,7 +12,7 @@ use crate::console::{Console, bytes, seconds};
 use crate::engine::{self, Compiled};
 use crate::failure::Failure;
 use crate::outcome;
-use crate::plugin::Plugin;
+use crate::plugin::{CONTRACT_VERSION, Plugin};
 use crate::report;
 
 /// Larger components take seconds to compile, which the first test or run does anyway.
@@ -87,6 +88,7 @@ fn create(args: &PluginNewArgs, console: &Console) -> Result<(), Failure> {
 fn component(args: &PluginBuildArgs, console: &Console) -> Result<(), Failure> {
     let began = Instant::now();
     let directory = args.project.as_deref().unwrap_or(Path::new("."));
+    check_contract(directory)?;
     let built = plugin_project::build(directory, args.output.as_deref()).map_err(failure)?;
     let shown = built.path.display().to_string();
     let plugin = Plugin::check(built.bytes, &shown)?;
@@ -104,6 +106,28 @@ fn component(args: &PluginBuildArgs, console: &Console) -> Result<(), Failure> {
         seconds(began.elapsed())
     ));
     Ok(())
+}
+
+/// Told before the tools run, which take half a minute in some languages. A manifest that cannot be read is the build's to tell.
+fn check_contract(project: &Path) -> Result<(), Failure> {
+    let path = project.join(plugin_project::MANIFEST);
+    let text = std::fs::read_to_string(&path).ok();
+    let Some(manifest) = text.and_then(|text| Manifest::parse_toml(&text).ok()) else {
+        return Ok(());
+    };
+    let (major, minor) = CONTRACT_VERSION;
+    if manifest.contract.holds(major, minor) {
+        return Ok(());
+    }
+    let message = format!(
+        "`{}` is for contract {}; this program provides {major}.{minor}",
+        path.display(),
+        manifest.contract
+    );
+    let failure = Failure::plugin_rejected("plugin.contract-version", message);
+    Err(failure.with_hint(format!(
+        "set `contract = \"{major}.{minor}\"` in `plugin.toml`"
+    )))
 }
 
 fn failure(error: Error) -> Failure {

@@ -28,8 +28,6 @@ pub(crate) fn tools(root: &Path) -> Result<(), Error> {
     let libraries = tool::captured(
         Command::new("rustc")
             .args(["--print", "target-libdir", "--target", TARGET])
-            // It would be that of rustup.
-            .env_remove("RUST_BACKTRACE")
             .current_dir(root),
         |said| {
             said.contains(NO_TOOLCHAIN).then(|| {

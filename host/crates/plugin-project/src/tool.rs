@@ -15,10 +15,19 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
         .and_then(|path| std::path::absolute(path).ok())
 }
 
+/// Keeps a tool that is written in Rust from burying what it says of the source under its own stack.
+fn quiet(command: &mut Command) -> &mut Command {
+    command
+        .env_remove("RUST_BACKTRACE")
+        .env_remove("RUST_LIB_BACKTRACE")
+}
+
 /// Runs a tool to its end. What it says goes to standard error.
 pub(crate) fn run(command: &mut Command) -> Result<(), Error> {
     // Standard output is for what `orka-step` itself is asked to print.
-    command.stdin(Stdio::null()).stdout(std::io::stderr());
+    quiet(command)
+        .stdin(Stdio::null())
+        .stdout(std::io::stderr());
     let status = command
         .status()
         .map_err(Error::file("run", Path::new(command.get_program())))?;
@@ -49,7 +58,7 @@ fn output_or(
     command: &mut Command,
     explained: impl FnOnce(&str) -> Option<Error>,
 ) -> Result<Vec<u8>, Error> {
-    let output = command
+    let output = quiet(command)
         .stdin(Stdio::null())
         .output()
         .map_err(Error::file("run", Path::new(command.get_program())))?;
