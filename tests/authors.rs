@@ -224,7 +224,11 @@ async fn a_wrong_file_is_told_from_a_failed_test() {
     said(
         &ended,
         211,
-        &["scenario `it builds`", "unknown field `parms`"],
+        &[
+            "scenario `it builds`, line 3: unknown field `parms`",
+            "; did you mean `params`?",
+            "hint: `orka-step schema scenarios`",
+        ],
     );
     let xml = String::from_utf8(std::fs::read(junit).unwrap()).unwrap();
     assert!(

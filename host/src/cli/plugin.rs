@@ -42,7 +42,7 @@ A scenario file, with one scenario:
           exit: 65
       expect: { outcome: build-failed, exit-code: 65 }
 
-`plugins/TESTING.md` in the source tree describes every member.
+`orka-step schema scenarios` describes every member; `plugins/TESTING.md` in the source tree is the page about tests.
 
 Examples:
   orka-step plugin test                      the project in this directory

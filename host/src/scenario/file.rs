@@ -404,7 +404,7 @@ pub fn load(path: &Path) -> Result<Vec<Case>, Failure> {
     let directory = path.parent().unwrap_or(Path::new(""));
     parse(&text, directory).map_err(|problem| {
         Failure::config(format!("the scenario file `{shown}` is wrong: {problem}"))
-            .with_hint("`orka-step plugin test --help` tells where the format is described")
+            .with_hint("`orka-step schema scenarios` is the JSON Schema of such a file, and describes every member")
     })
 }
 
@@ -414,7 +414,8 @@ pub fn load(path: &Path) -> Result<Vec<Case>, Failure> {
 ///
 /// What is wrong, with the scenario and the member.
 pub fn parse(text: &str, directory: &Path) -> Result<Vec<Case>, String> {
-    let document: Document = yaml_serde::from_str(text).map_err(|error| error.to_string())?;
+    let document: Document =
+        yaml_serde::from_str(text).map_err(|error| taught(&error.to_string()))?;
     let mut cases: Vec<Case> = Vec::new();
     for (position, entry) in document.scenarios.into_iter().enumerate() {
         let name = entry.get("name").and_then(Value::as_str).map_or_else(
@@ -422,10 +423,14 @@ pub fn parse(text: &str, directory: &Path) -> Result<Vec<Case>, String> {
             |name| format!("`{name}`"),
         );
         let merged = merge(document.defaults.clone(), entry);
-        let case = yaml_serde::from_value::<Entry>(merged)
-            .map_err(|error| error.to_string())
-            .and_then(|entry| case(entry, directory))
-            .map_err(|problem| format!("scenario {name}: {problem}"))?;
+        let entry = yaml_serde::from_value::<Entry>(merged).map_err(|error| {
+            let problem = error.to_string();
+            let at = line_of(text, &problem).map(|line| format!(", line {line}"));
+            let at = at.unwrap_or_default();
+            format!("scenario {name}{at}: {}", taught(&problem))
+        })?;
+        let case =
+            case(entry, directory).map_err(|problem| format!("scenario {name}: {problem}"))?;
         if cases.iter().any(|other| other.name == case.name) {
             return Err(format!("there are two scenarios named {name}"));
         }
@@ -435,6 +440,30 @@ pub fn parse(text: &str, directory: &Path) -> Result<Vec<Case>, String> {
         return Err("it has no scenarios".to_owned());
     }
     Ok(cases)
+}
+
+/// The line of what is wrong with a scenario: once the defaults are laid under it, it has none. There is none either for what
+/// is wrong with the defaults.
+fn line_of(text: &str, problem: &str) -> Option<usize> {
+    #[derive(Deserialize)]
+    struct Located {
+        #[serde(rename = "scenarios")]
+        _scenarios: Vec<Entry>,
+    }
+    let error = yaml_serde::from_str::<Located>(text).err()?;
+    let is_the_same = error.to_string().contains(problem);
+    error
+        .location()
+        .filter(|_| is_the_same)
+        .map(|location| location.line())
+}
+
+/// What serde says, with the nearest name to one that is unknown. The place within the document may come before it.
+fn taught(problem: &str) -> String {
+    let at = ["unknown field ", "unknown variant "];
+    let at = at.iter().find_map(|words| problem.find(words));
+    let (place, problem) = problem.split_at(at.unwrap_or_default());
+    format!("{place}{}", plugin_manifest::teach(problem))
 }
 
 /// `over` laid over `under`: maps member by member, everything else as a whole.

@@ -135,6 +135,11 @@ fn what_is_wrong_is_named_with_its_scenario() {
             "{members}: {problem}"
         );
     }
+    assert!(
+        read("scenrios: []")
+            .unwrap_err()
+            .contains("did you mean `scenarios`?")
+    );
     assert!(read("scenarios: []").unwrap_err().contains("no scenarios"));
     let twice = "scenarios: [{ name: a }, { name: a }]";
     assert!(read(twice).unwrap_err().contains("two scenarios named `a`"));
@@ -142,5 +147,41 @@ fn what_is_wrong_is_named_with_its_scenario() {
         read("scenarios:\n  - name: a\n   x: y")
             .unwrap_err()
             .contains("line 3")
+    );
+}
+
+#[test]
+fn a_misspelt_member_is_told_with_its_line_and_the_nearest() {
+    for (members, line, said) in [
+        (
+            "    expekt: { outcome: succeeded }",
+            5,
+            "unknown field `expekt`, expected one of",
+        ),
+        (
+            "    cluster:\n      orka: 2\n      imagse: []",
+            7,
+            "unknown field `imagse`",
+        ),
+        ("    backend: simulater", 5, "unknown variant `simulater`"),
+    ] {
+        let text = format!(
+            "defaults: {{ timeout: 1m }}\nscenarios:\n  - name: first\n  - name: it\n{members}\n"
+        );
+        let problem = read(&text).unwrap_err();
+        let begin = format!("scenario `it`, line {line}: ");
+        assert!(
+            problem.starts_with(&begin) && problem.contains(said),
+            "{problem}"
+        );
+        let meant = ["expect", "images", "simulator"];
+        let end = meant.map(|name| format!("; did you mean `{name}`?"));
+        assert!(end.iter().any(|end| problem.ends_with(end)), "{problem}");
+    }
+    // What the defaults have wrong is each scenario's, and no line of it has it.
+    let problem = read("defaults: { expekt: {} }\nscenarios: [{ name: it }]").unwrap_err();
+    assert!(
+        problem.starts_with("scenario `it`: unknown field `expekt`"),
+        "{problem}"
     );
 }
