@@ -43,6 +43,32 @@ async fn a_scenario_that_passes_exits_0_and_says_how_many() {
 }
 
 #[tokio::test]
+async fn scenarios_take_a_plugins_code_from_the_cache_as_runs_do() {
+    let place = tempfile::tempdir().unwrap();
+    let cache = place.path().join("cache");
+    std::fs::create_dir(&cache).unwrap();
+    let key = place.path().join("key");
+    std::fs::write(&key, [7; 32]).unwrap();
+    let with_cache = || {
+        let step = test_with(SCENARIO).argument("-vv");
+        step.flag("--plugin-cache", cache.to_str().unwrap())
+            .flag("--plugin-cache-key", key.to_str().unwrap())
+    };
+    let compiled = "the plugin was compiled in ";
+    said(&with_cache().ended().await, 0, &["1 passed", compiled]);
+    let ended = with_cache().argument("--sweep").ended().await;
+    said(&ended, 0, &["1 passed", "the plugin's code is from `"]);
+    assert!(!ended.stderr.contains(compiled), "{ended}");
+    // The key is what vouches for it.
+    std::fs::write(&key, [8; 32]).unwrap();
+    let ended = with_cache().ended().await;
+    said(&ended, 0, &["1 passed", "is not used: ", compiled]);
+    let keyless = test_with(SCENARIO).flag("--plugin-cache", cache.to_str().unwrap());
+    let ended = keyless.ended().await;
+    said(&ended, 211, &["`--plugin-cache` is given without its key"]);
+}
+
+#[tokio::test]
 async fn a_sweep_ends_the_run_at_every_host_call_in_every_way() {
     let ended = test_with(SCENARIO).argument("--sweep").ended().await;
     said(&ended, 0, &["1 passed, 0 failed"]);

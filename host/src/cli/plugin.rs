@@ -303,6 +303,9 @@ pub struct PluginTestArgs {
     #[command(flatten)]
     pub place: PluginPlace,
 
+    #[command(flatten)]
+    pub code_cache: CodeCacheArgs,
+
     /// Play only scenarios whose names contain this.
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,

@@ -14,6 +14,7 @@ use super::cluster::ScriptedCluster;
 use super::guest::ScriptedGuests;
 use super::model::{self, Scenario};
 use super::once::Once;
+use crate::aot::{self, Bounds, CodeCache, Origin};
 use crate::backend::{Cluster, Guests};
 use crate::bindings::orka::plugin::types::Exit;
 use crate::config::Workspace;
@@ -41,6 +42,8 @@ pub struct Subject {
     /// The plugin.
     pub plugin: Plugin,
     compiled: Compiled,
+    /// Where code is kept, that of guards too.
+    code_cache: Option<CodeCache>,
     /// The same with code that counts its steps, for scenarios that limit those.
     counting: Once<Compiled>,
 }
@@ -114,16 +117,44 @@ impl Subject {
     ///
     /// # Errors
     ///
-    /// As [`Plugin::load`] and [`Compiled::new`].
+    /// As [`Plugin::load`] and [`aot::ready`].
     pub fn load(reference: &PluginRef) -> Result<Self, Failure> {
-        static ENGINE: Once<Engine> = Once::new();
+        Ok(Self::made(Plugin::load(reference)?, None)?.0)
+    }
+
+    /// Reads a plugin and takes its code from where a run would, `code_cache` included, or compiles it. Says what a run would say.
+    ///
+    /// # Errors
+    ///
+    /// As [`Subject::load`].
+    pub fn load_with(
+        reference: &PluginRef,
+        code_cache: Option<CodeCache>,
+        console: &Console,
+    ) -> Result<Self, Failure> {
         let plugin = Plugin::load(reference)?;
-        let compiled = Compiled::new(ENGINE.get_or_make(engine::engine)?, &plugin)?;
-        Ok(Self {
+        let compiling = aot::tell_compiling(console, "plugin", &plugin.manifest.name);
+        let (subject, origin, warnings) = Self::made(plugin, code_cache)?;
+        drop(compiling);
+        warnings.iter().for_each(|warning| console.warn(warning));
+        console.log(Level::Debug, &origin.to_string());
+        Ok(subject)
+    }
+
+    fn made(
+        plugin: Plugin,
+        code_cache: Option<CodeCache>,
+    ) -> Result<(Self, Origin, Vec<String>), Failure> {
+        static ENGINE: Once<Engine> = Once::new();
+        let engine = ENGINE.get_or_make(engine::engine)?;
+        let ready = aot::ready(engine, &plugin, code_cache.as_ref(), &Bounds::default())?;
+        let subject = Self {
             plugin,
-            compiled,
+            compiled: ready.compiled,
+            code_cache,
             counting: Once::new(),
-        })
+        };
+        Ok((subject, ready.origin, ready.warnings))
     }
 
     /// The code for a run within these limits.
@@ -322,6 +353,7 @@ impl Subject {
     ) -> Result<RunParts, Vec<Failure>> {
         let wanted = Wanted {
             sources: scenario.guards.clone(),
+            code_cache: self.code_cache.clone(),
             ..Wanted::default()
         };
         let guards = Guards::start(

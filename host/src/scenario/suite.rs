@@ -13,7 +13,8 @@ use super::junit::{self, TestCase, Verdict};
 use super::play::{Report, Subject};
 use super::{replay, sweep};
 use crate::cli::PluginTestArgs;
-use crate::console::{Console, Level};
+use crate::config;
+use crate::console::Console;
 use crate::failure::Failure;
 use crate::outcome;
 use crate::plugin::{PluginRef, is_bundled_name};
@@ -274,11 +275,8 @@ fn play_all(args: &PluginTestArgs, plan: &Plan, console: &Console) -> Result<u8,
         .map(|path| Ok((path.as_path(), Session::load(path)?)))
         .collect::<Result<_, Failure>>()?;
     let began = Instant::now();
-    let subject = Subject::load(&plan.plugin)?;
-    console.log(
-        Level::Debug,
-        &format!("`{}` compiled in {:?}", plan.plugin, began.elapsed()),
-    );
+    let code_cache = config::code_cache(&args.code_cache, None)?;
+    let subject = Subject::load_with(&plan.plugin, code_cache, console)?;
     let mut played = in_parallel(&subject, &cases, args, console)?;
     for (path, session) in &sessions {
         let replayed = replayed(&subject, path, session)?;
