@@ -180,10 +180,8 @@ impl fmt::Display for ParameterType {
     }
 }
 
-/// A value of a parameter.
-///
-/// `Display` writes it so that giving that text to [`Manifest::resolve`](crate::Manifest::resolve) yields it again: a
-/// list becomes a JSON array.
+/// A value of a parameter, in the parameter's type: a text, a whole number, true or false, or a list of texts.
+// `Display` writes it so that giving that text to `Manifest::resolve` yields it again: a list becomes a JSON array.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(
