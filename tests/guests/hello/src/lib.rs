@@ -7,7 +7,7 @@ struct Hello;
 impl Plugin for Hello {
     fn run() -> Result<Verdict, Error> {
         let session = phase("sign in", cluster::sign_in)?;
-        let spec = cluster::VmSpec::from_image(params::required_text("image")?);
+        let spec = cluster::VmSpec::from_image(params::required_text("base-image")?);
         let config = phase("create VM config", || session.create_config(&spec))?;
         let vm = phase("deploy VM", || {
             config.deploy(&cluster::DeployOptions::default())
