@@ -558,15 +558,38 @@ fn author(command: &[&str], tools: &Path) -> Step {
     )
 }
 
-/// Where a policy prints in its language's own way: its file, a line of it, and the line to put before that.
-type Print = (&'static str, &'static str, &'static str);
+/// What an author changes: in a file of the project, before a line of it.
+struct Edit {
+    file: &'static str,
+    line: &'static str,
+    /// Lines that print in the language's own way.
+    printing: &'static str,
+    /// Lines that make mistakes, by the parameter `script`.
+    mistaken: &'static str,
+    /// What is said of where an exception was raised.
+    place: &'static str,
+}
 
-/// Makes a project in `place` and takes it through everything that its README says, with no edit; then with one that prints.
+impl Edit {
+    fn make(&self, project: &Path, lines: &str) {
+        let file = project.join(self.file);
+        let source = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(source.matches(self.line).count(), 1);
+        let source = source.replace(self.line, &format!("{lines}{}", self.line));
+        std::fs::write(file, source).unwrap();
+    }
+}
+
+/// What is said of a parameter that is read as another type than it has.
+const OTHER_TYPE: &str = "parameter `cpu-count` is of type `integer` in `plugin.toml`, and the plugin reads it as `string`";
+
+/// Makes a project in `place` and takes it through everything that its README says, with no edit; then with one that prints and
+/// makes mistakes.
 async fn takes_a_new_project_all_the_way(
     language: &str,
     place: PathBuf,
     tools: &Path,
-    print: Option<Print>,
+    edit: Option<Edit>,
 ) {
     let project = place.join(format!("it-{}", std::process::id()));
     let directory = project.to_str().unwrap();
@@ -588,11 +611,7 @@ async fn takes_a_new_project_all_the_way(
         .await;
     said(&tested, 0, &["11 passed, 0 failed"]);
     let plugin = project.join("dist/ios-build.wasm");
-    let shown = author(&["demo"], tools)
-        .flag("--plugin", plugin.to_str().unwrap())
-        .flag("--boot-delay", "100ms")
-        .ended()
-        .await;
+    let shown = demo(&plugin, tools).await;
     said(
         &shown,
         0,
@@ -602,23 +621,44 @@ async fn takes_a_new_project_all_the_way(
             "dist/hello.tar (sha256 ",
         ],
     );
-    if let Some((file, line, printing)) = print {
-        let file = project.join(file);
-        let source = std::fs::read_to_string(&file).unwrap();
-        assert_eq!(source.matches(line).count(), 1);
-        let source = source.replace(line, &format!("{printing}{line}"));
-        std::fs::write(file, source).unwrap();
+    if language == "rust" {
+        first_plugin_of_the_readme(&project, tools).await;
+    }
+    if let Some(edit) = edit {
+        edit.make(&project, &format!("{}{}", edit.printing, edit.mistaken));
         let built = author(&["plugin", "build"], tools)
             .argument(directory)
             .ended()
             .await;
         said(&built, 0, &["ios-build.wasm"]);
-        let scenarios = "scenarios:
+        let scenarios = format!(
+            "scenarios:
   - name: what it prints is in the log
-    params: { base-image: sonoma.orkasi, script: make }
-    programs: [{ run: ../build-script }]
-    expect: { log: { includes: ['one 1', 'half a line and its rest', 'a warning'] } }
-";
+    params: {{ base-image: sonoma.orkasi, script: make }}
+    programs: [{{ run: ../build-script }}]
+    expect: {{ log: {{ includes: ['one 1', 'half a line and its rest', 'a warning'] }} }}
+  - name: an exception is told with its place
+    params: {{ base-image: sonoma.orkasi, script: raise }}
+    expect:
+      outcome: plugin-failed
+      failure: {{ code: plugin.exception }}
+      log: {{ includes: ['{}'], lacks: ['orka.py'] }}
+  - name: a parameter is of another type
+    params: {{ base-image: sonoma.orkasi, script: type }}
+    expect:
+      outcome: infra-failed
+      failure: {{ code: params.invalid, message: '{OTHER_TYPE}' }}
+      log: {{ includes: ['hint: change `type` of `[parameters.cpu-count]`'] }}
+  - name: a parameter is in no manifest
+    params: {{ base-image: sonoma.orkasi, script: name }}
+    programs: [{{ run: ../build-script }}]
+    expect:
+      log:
+        includes:
+          - 'warning: the plugin asks for parameter `base_image`, which its `plugin.toml` does not declare; did you mean `base-image`?'
+",
+            edit.place
+        );
         let file = project.join("printing.yaml");
         std::fs::write(&file, scenarios).unwrap();
         let tested = author(&["plugin", "test"], tools)
@@ -626,9 +666,31 @@ async fn takes_a_new_project_all_the_way(
             .argument(file.to_str().unwrap())
             .ended()
             .await;
-        said(&tested, 0, &["1 passed, 0 failed"]);
+        said(&tested, 0, &["4 passed, 0 failed"]);
     }
     std::fs::remove_dir_all(&project).unwrap();
+}
+
+async fn demo(plugin: &Path, tools: &Path) -> Ended {
+    let step = author(&["demo"], tools).flag("--plugin", plugin.to_str().unwrap());
+    step.flag("--boot-delay", "100ms").ended().await
+}
+
+/// Builds and runs what the README shows as a first policy, in a new project as it is.
+async fn first_plugin_of_the_readme(project: &Path, tools: &Path) {
+    let readme = include_str!("../README.md");
+    let shown = readme.split("```rust\n").nth(1).unwrap();
+    let shown = shown.split("```").next().unwrap();
+    assert!(shown.starts_with("// src/lib.rs\n"), "{shown}");
+    std::fs::write(project.join("src/lib.rs"), shown).unwrap();
+    let built = author(&["plugin", "build"], tools)
+        .argument(project.to_str().unwrap())
+        .ended()
+        .await;
+    said(&built, 0, &["ios-build.wasm"]);
+    let plugin = project.join("dist/ios-build.wasm");
+    let ended = demo(&plugin, tools).await;
+    said(&ended, 0, &["left on the cluster: 0 VMs, 0 VM configs"]);
 }
 
 #[tokio::test]
@@ -644,25 +706,32 @@ async fn rust_goes_all_the_way_from_nothing() {
 async fn typescript_goes_all_the_way_from_nothing() {
     // Below the tools, where `node_modules` is found.
     let place = target_directory().join("tools/typescript");
-    let print = (
-        "src/plugin.ts",
-        "  const session = phase(",
-        "  console.log(\"one\", 1);\n  console.info(\"half a line and its rest\");\n  console.warn(\"a warning\");\n",
-    );
-    takes_a_new_project_all_the_way("typescript", place.clone(), &place, Some(print)).await;
+    let edit = Edit {
+        file: "src/plugin.ts",
+        line: "  const session = phase(",
+        printing: "  console.log(\"one\", 1);\n  console.info(\"half a line and its rest\");\n  console.warn(\"a warning\");\n",
+        mistaken: "  if (text(\"script\") === \"raise\") phase(\"x\", () => JSON.parse(\"null\").x);\n\
+                   \x20 if (text(\"script\") === \"type\") text(\"cpu-count\");\n\
+                   \x20 if (text(\"script\") === \"name\") text(\"base_image\");\n",
+        place: "dist/.build/plugin.js:",
+    };
+    takes_a_new_project_all_the_way("typescript", place.clone(), &place, Some(edit)).await;
 }
 
 #[tokio::test]
 #[ignore = "takes componentize-py from PyPI: `cargo xtask setup`"]
 async fn python_goes_all_the_way_from_nothing() {
     let place = target_directory().join("tools/python");
-    let print = (
-        "src/plugin.py",
-        "    session = phase(",
-        "    import sys\n    print('one', 1)\n    print('a warning', file=sys.stderr)\n    print('half a line', end='')\n    \
+    let edit = Edit {
+        file: "src/plugin.py",
+        line: "    session = phase(",
+        printing: "    import sys\n    print('one', 1)\n    print('a warning', file=sys.stderr)\n    print('half a line', end='')\n    \
          print(' and its rest', end='')\n",
-    );
-    takes_a_new_project_all_the_way("python", place.clone(), &place.join("bin"), Some(print)).await;
+        mistaken: "    if text('script') == 'raise':\n        phase('x', lambda: texts('base-image'))\n    if text('script') == 'type':\n\
+                   \x20       text('cpu-count')\n    if text('script') == 'name':\n        text('base_image')\n",
+        place: "plugin.py\", line 38, in build",
+    };
+    takes_a_new_project_all_the_way("python", place.clone(), &place.join("bin"), Some(edit)).await;
 }
 
 #[tokio::test]
@@ -723,6 +792,52 @@ async fn built_by_a_stand_in(manifest: &str, component: &Path) -> (Step, Ended) 
     let plugin = std::fs::read(Path::new(&directory).join("dist/x.wasm")).unwrap();
     let plugin = check.scratch_file("x.wasm", &plugin);
     (check.argument(plugin), built)
+}
+
+#[tokio::test]
+async fn a_contract_that_this_program_does_not_have_is_told_before_any_tool_runs() {
+    let step = Step::new(&["plugin", "new", "x"]).flag("--lang", "python");
+    let marker = step.scratch_file("marker", b"");
+    let project = Path::new(&marker).with_file_name("x");
+    let made = step.flag("--dir", project.to_str().unwrap()).ended().await;
+    assert_eq!(made.code, Some(0), "{made}");
+    let file = project.join("plugin.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(
+        &file,
+        text.replace("contract = \"0.1\"", "contract = \"0.9\""),
+    )
+    .unwrap();
+    // There is none, which would be told first.
+    let build = Step::new(&["plugin", "build"]).environment("PATH", "/nowhere");
+    let built = build.argument(project.to_str().unwrap()).ended().await;
+    let texts = [
+        "plugin.toml` is for contract 0.9; this program provides 0.1",
+        "hint: set `contract = \"0.1\"` in `plugin.toml`",
+    ];
+    said(&built, 212, &texts);
+    assert!(!built.stderr.contains("is missing"), "{built}");
+}
+
+#[tokio::test]
+async fn what_a_tool_says_of_the_source_is_not_buried_under_its_own_stack() {
+    let step = Step::new(&["plugin", "new", "x"]).flag("--lang", "python");
+    let tool = step.scratch_file(
+        "bin/componentize-py",
+        b"#!/bin/sh\necho 'SyntaxError: invalid syntax' >&2\n[ -z \"$RUST_BACKTRACE$RUST_LIB_BACKTRACE\" ] || echo 'Stack backtrace:' >&2\nexit 1\n",
+    );
+    std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let tools = Path::new(&tool).parent().unwrap();
+    let project = tools.with_file_name("x").to_str().unwrap().to_owned();
+    let made = step.flag("--dir", project.as_str()).ended().await;
+    assert_eq!(made.code, Some(0), "{made}");
+    let build = Step::new(&["plugin", "build"])
+        .environment("PATH", &format!("{}:/usr/bin:/bin", tools.display()))
+        .environment("RUST_BACKTRACE", "1")
+        .environment("RUST_LIB_BACKTRACE", "1");
+    let built = build.argument(project.as_str()).ended().await;
+    said(&built, 211, &["SyntaxError: invalid syntax"]);
+    assert!(!built.stderr.contains("backtrace"), "{built}");
 }
 
 #[tokio::test]
@@ -817,49 +932,3 @@ async fn a_directory_that_is_no_project_is_told() {
         ],
     );
 }
-#[tokio::test]
-async fn a_contract_that_this_program_does_not_have_is_told_before_any_tool_runs() {
-    let step = Step::new(&["plugin", "new", "x"]).flag("--lang", "python");
-    let marker = step.scratch_file("marker", b"");
-    let project = Path::new(&marker).with_file_name("x");
-    let made = step.flag("--dir", project.to_str().unwrap()).ended().await;
-    assert_eq!(made.code, Some(0), "{made}");
-    let file = project.join("plugin.toml");
-    let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(
-        &file,
-        text.replace("contract = \"0.1\"", "contract = \"0.9\""),
-    )
-    .unwrap();
-    // There is none, which would be told first.
-    let build = Step::new(&["plugin", "build"]).environment("PATH", "/nowhere");
-    let built = build.argument(project.to_str().unwrap()).ended().await;
-    let texts = [
-        "plugin.toml` is for contract 0.9; this program provides 0.1",
-        "hint: set `contract = \"0.1\"` in `plugin.toml`",
-    ];
-    said(&built, 212, &texts);
-    assert!(!built.stderr.contains("is missing"), "{built}");
-}
-
-#[tokio::test]
-async fn what_a_tool_says_of_the_source_is_not_buried_under_its_own_stack() {
-    let step = Step::new(&["plugin", "new", "x"]).flag("--lang", "python");
-    let tool = step.scratch_file(
-        "bin/componentize-py",
-        b"#!/bin/sh\necho 'SyntaxError: invalid syntax' >&2\n[ -z \"$RUST_BACKTRACE$RUST_LIB_BACKTRACE\" ] || echo 'Stack backtrace:' >&2\nexit 1\n",
-    );
-    std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let tools = Path::new(&tool).parent().unwrap();
-    let project = tools.with_file_name("x").to_str().unwrap().to_owned();
-    let made = step.flag("--dir", project.as_str()).ended().await;
-    assert_eq!(made.code, Some(0), "{made}");
-    let build = Step::new(&["plugin", "build"])
-        .environment("PATH", &format!("{}:/usr/bin:/bin", tools.display()))
-        .environment("RUST_BACKTRACE", "1")
-        .environment("RUST_LIB_BACKTRACE", "1");
-    let built = build.argument(project.as_str()).ended().await;
-    said(&built, 211, &["SyntaxError: invalid syntax"]);
-    assert!(!built.stderr.contains("backtrace"), "{built}");
-}
-

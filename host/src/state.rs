@@ -1,6 +1,6 @@
 //! What a running plugin's host functions share.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -166,6 +166,8 @@ pub struct RunContext {
     pub last_exit: Mutex<Option<Exit>>,
     /// Time the guest itself computed.
     pub cpu: CpuMeter,
+    /// Parameters that the guest asked for and its manifest does not have.
+    pub undeclared: Mutex<BTreeSet<String>>,
     /// What a guest says before it traps or fails.
     pub last_words: Mutex<Option<String>>,
     /// Programs that run in its VMs.
@@ -278,6 +280,7 @@ impl RunContext {
             fetched: Mutex::default(),
             last_exit: Mutex::default(),
             cpu: CpuMeter::default(),
+            undeclared: Mutex::default(),
             last_words: Mutex::default(),
             programs: Programs::default(),
             grace: Grace::default(),

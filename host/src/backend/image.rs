@@ -26,6 +26,12 @@ pub(crate) fn similar(image: &str, names: &[&str]) -> Option<String> {
     if names.contains(&image) {
         return None;
     }
+    if image.is_empty() {
+        return Some(format!(
+            "the plugin named no image; the cluster has {}",
+            shortened(names)
+        ));
+    }
     let nearest = plugin_manifest::nearest(image, names.iter().copied());
     Some(match nearest {
         Some(nearest) => {
@@ -55,6 +61,15 @@ fn shortened(names: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_without_a_name_is_not_called_by_it() {
+        let hint = similar("", &["Sonoma.orkasi", "a"]).unwrap();
+        assert_eq!(
+            hint,
+            "the plugin named no image; the cluster has `Sonoma.orkasi`, `a`"
+        );
+    }
 
     #[test]
     fn a_reference_begins_with_a_host() {

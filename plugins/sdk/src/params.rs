@@ -17,7 +17,7 @@ pub fn text(name: &str) -> Result<Option<String>, Error> {
     match params::get(name) {
         None => Ok(None),
         Some(Value::Text(text)) => Ok(Some(text)),
-        Some(_) => Err(Error::parameter(name, "is not a string")),
+        Some(other) => Err(other_type(name, "string", &other)),
     }
 }
 
@@ -36,7 +36,30 @@ pub fn non_empty_text(name: &str) -> Result<Option<String>, Error> {
 ///
 /// `params.invalid` if it is missing, empty or of another type.
 pub fn required_text(name: &str) -> Result<String, Error> {
-    non_empty_text(name)?.ok_or_else(|| Error::parameter(name, "is missing"))
+    non_empty_text(name)?.ok_or_else(|| missing(name))
+}
+
+/// What is said of a parameter that has no value. The contract does not tell one that was not given from one that nobody can
+/// give, so the hint is for both; the host's log names the latter.
+fn missing(name: &str) -> Error {
+    Error::parameter(name, "is missing").with_hint(format!(
+        "give it with `-p {name}=…`; `[parameters.{name}]` in the plugin's `plugin.toml` declares it"
+    ))
+}
+
+/// What is said of a plugin that reads a parameter as another type than its manifest gives it.
+fn other_type(name: &str, wanted: &str, value: &Value) -> Error {
+    let declared = match value {
+        Value::Text(_) => "string",
+        Value::Boolean(_) => "boolean",
+        Value::Integer(_) => "integer",
+        Value::List(_) => "list",
+    };
+    let problem =
+        format!("is of type `{declared}` in `plugin.toml`, and the plugin reads it as `{wanted}`");
+    Error::parameter(name, problem).with_hint(format!(
+        "change `type` of `[parameters.{name}]` in the plugin's `plugin.toml`, or how the plugin reads it"
+    ))
 }
 
 /// A `boolean`; `false` if it was not given and has no default.
@@ -48,7 +71,7 @@ pub fn flag(name: &str) -> Result<bool, Error> {
     match params::get(name) {
         None => Ok(false),
         Some(Value::Boolean(flag)) => Ok(flag),
-        Some(_) => Err(Error::parameter(name, "is not a boolean")),
+        Some(other) => Err(other_type(name, "boolean", &other)),
     }
 }
 
@@ -61,7 +84,7 @@ pub fn integer(name: &str) -> Result<Option<i64>, Error> {
     match params::get(name) {
         None => Ok(None),
         Some(Value::Integer(number)) => Ok(Some(number)),
-        Some(_) => Err(Error::parameter(name, "is not an integer")),
+        Some(other) => Err(other_type(name, "integer", &other)),
     }
 }
 
@@ -101,13 +124,29 @@ pub fn list(name: &str) -> Result<Vec<String>, Error> {
     match params::get(name) {
         None => Ok(Vec::new()),
         Some(Value::List(items)) => Ok(items),
-        Some(_) => Err(Error::parameter(name, "is not a list")),
+        Some(other) => Err(other_type(name, "list", &other)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plugins_mistake_about_a_parameter_is_told_with_its_manifest() {
+        let error = other_type("cpu", "string", &Value::Integer(4));
+        assert_eq!(
+            error.info().message,
+            "parameter `cpu` is of type `integer` in `plugin.toml`, and the plugin reads it as `string`"
+        );
+        let hints = [error, missing("cpu")].map(|it| it.info().hint.clone().unwrap_or_default());
+        for hint in hints {
+            assert!(
+                hint.contains("`[parameters.cpu]` in the plugin's `plugin.toml`"),
+                "{hint}"
+            );
+        }
+    }
 
     #[test]
     fn durations_have_a_unit() {

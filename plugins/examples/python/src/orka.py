@@ -13,9 +13,9 @@ from wit_world.imports import console, params, types
 T = TypeVar("T")
 
 
-def failure(case: Any, code: str, message: str) -> Err:
-    """An error of the policy's own: `code` is stable and dotted, `message` one lower-case sentence."""
-    return Err(case(types.ErrorInfo(code, message, None, False, None, None, [])))
+def failure(case: Any, code: str, message: str, hint: str | None = None) -> Err:
+    """An error of the policy's own: `code` is stable and dotted, `message` one lower-case sentence, `hint` what to do next."""
+    return Err(case(types.ErrorInfo(code, message, hint, False, None, None, [])))
 
 
 def phase(title: str, work: Callable[[], T], ending: Callable[[T], console.Ending] | None = None) -> T:
@@ -31,21 +31,43 @@ def phase(title: str, work: Callable[[], T], ending: Callable[[T], console.Endin
 
 
 def text(name: str) -> str:
-    """A parameter of type `string` or `choice`."""
-    value = params.get(name)
-    return value.value if isinstance(value, params.Value_Text) else ""
+    """A parameter of type `string` or `choice`; empty if it was not given and has no default."""
+    value = parameter(name, params.Value_Text)
+    return "" if value is None else value
+
+
+def flag(name: str) -> bool:
+    """A parameter of type `boolean`; false if it was not given and has no default."""
+    return bool(parameter(name, params.Value_Boolean))
 
 
 def integer(name: str) -> int | None:
-    """A parameter of type `integer`."""
-    value = params.get(name)
-    return value.value if isinstance(value, params.Value_Integer) else None
+    """A parameter of type `integer`; none if it was not given and has no default."""
+    return parameter(name, params.Value_Integer)
 
 
 def items(name: str) -> list[str]:
-    """A parameter of type `list`."""
+    """A parameter of type `list`; empty if it was not given and has no default."""
+    return parameter(name, params.Value_List) or []
+
+
+# What `plugin.toml` calls each type.
+TYPES = {
+    params.Value_Text: "string",
+    params.Value_Boolean: "boolean",
+    params.Value_Integer: "integer",
+    params.Value_List: "list",
+}
+
+
+def parameter(name: str, wanted: type) -> Any:
+    """A parameter's value. One of another type than `plugin.toml` gives it is a mistake of the policy."""
     value = params.get(name)
-    return value.value if isinstance(value, params.Value_List) else []
+    if value is None or isinstance(value, wanted):
+        return None if value is None else value.value
+    problem = f"is of type `{TYPES[type(value)]}` in `plugin.toml`, and the plugin reads it as `{TYPES[wanted]}`"
+    hint = f"change `type` of `[parameters.{name}]` in the plugin's `plugin.toml`, or how the plugin reads it"
+    raise failure(types.Error_Invalid, "params.invalid", f"parameter `{name}` {problem}", hint)
 
 
 def succeeded(exit: types.Exit) -> bool:
@@ -76,9 +98,20 @@ class Lines(io.TextIOBase):
             self.write("\n")
 
 
+def told(exception: Exception) -> str:
+    """The exception with its traceback, without the lines of this file: the mistake is in the policy that it calls."""
+    whole = traceback.TracebackException.from_exception(exception)
+    link: traceback.TracebackException | None = whole
+    while link:
+        own = [frame for frame in link.stack if frame.filename != __file__]
+        link.stack = traceback.StackSummary.from_list(own or link.stack)
+        link = link.__cause__ or link.__context__
+    return "".join(whole.format())
+
+
 def policy(run: Callable[[], Verdict]) -> Verdict:
     """Runs a policy. What it prints goes to the log. What the host raised goes back as it came, since its code decides the
-    step's outcome; any other exception is said to the host with its traceback, and is the plugin's failure."""
+    step's outcome; any other exception is the plugin's failure, and the log shows its traceback."""
     out, error = Lines(console.Level.INFO), Lines(console.Level.WARN)
     try:
         with redirect_stdout(out), redirect_stderr(error):
@@ -86,7 +119,7 @@ def policy(run: Callable[[], Verdict]) -> Verdict:
     except Err:
         raise
     except Exception as exception:
-        console.last_words(traceback.format_exc())
+        console.last_words(told(exception))
         problem = f"{type(exception).__name__}: {exception}"
         raise failure(types.Error_Other, "plugin.exception", problem) from None
     finally:

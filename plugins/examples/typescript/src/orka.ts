@@ -1,7 +1,7 @@
 // What makes policies pleasant to write: phases, errors, last words. Yours to change; nothing else depends on it.
 
 import { type Ending, Group, type Level, lastWords, log } from "orka:plugin/console@0.1.0";
-import { get } from "orka:plugin/params@0.1.0";
+import { get, type Value } from "orka:plugin/params@0.1.0";
 import type { Verdict } from "orka:plugin/policy@0.1.0";
 import type { Error as HostError, ErrorInfo, Exit } from "orka:plugin/types@0.1.0";
 
@@ -32,12 +32,12 @@ export function hostError(thrown: unknown): HostError | undefined {
   return typeof error?.tag === "string" && typeof error?.val?.code === "string" ? error : undefined;
 }
 
-/** An error of the policy's own: `code` is stable and dotted, `message` one lower-case sentence. */
-export function failure(tag: HostError["tag"], code: string, message: string): HostError {
+/** An error of the policy's own: `code` is stable and dotted, `message` one lower-case sentence, `hint` what to do next. */
+export function failure(tag: HostError["tag"], code: string, message: string, hint?: string): HostError {
   const val: ErrorInfo = {
     code,
     message,
-    hint: undefined,
+    hint,
     retryable: false,
     retryAfterMs: undefined,
     requestId: undefined,
@@ -59,22 +59,44 @@ export function phase<T>(title: string, work: () => T, ending: (value: T) => End
   }
 }
 
-/** A parameter of type `string` or `choice`. */
+/** A parameter of type `string` or `choice`; empty if it was not given and has no default. */
 export function text(name: string): string {
-  const value = get(name);
-  return value?.tag === "text" ? value.val : "";
+  return parameter(name, "text")?.val ?? "";
 }
 
-/** A parameter of type `integer`. */
+/** A parameter of type `boolean`; false if it was not given and has no default. */
+export function flag(name: string): boolean {
+  return parameter(name, "boolean")?.val ?? false;
+}
+
+/** A parameter of type `integer`; undefined if it was not given and has no default. */
 export function integer(name: string): number | undefined {
-  const value = get(name);
-  return value?.tag === "integer" ? Number(value.val) : undefined;
+  const value = parameter(name, "integer");
+  return value && Number(value.val);
 }
 
-/** A parameter of type `list`. */
+/** A parameter of type `list`; empty if it was not given and has no default. */
 export function list(name: string): string[] {
-  const value = get(name);
-  return value?.tag === "list" ? value.val : [];
+  return parameter(name, "list")?.val ?? [];
+}
+
+/** What `plugin.toml` calls each type. */
+const TYPES: Record<Value["tag"], string> = { text: "string", boolean: "boolean", integer: "integer", list: "list" };
+
+type Of<T extends Value["tag"]> = Extract<Value, { tag: T }>;
+
+function isOf<T extends Value["tag"]>(value: Value, tag: T): value is Of<T> {
+  return value.tag === tag;
+}
+
+/** A parameter's value. One of another type than `plugin.toml` gives it is a mistake of the policy. */
+function parameter<T extends Value["tag"]>(name: string, wanted: T): Of<T> | undefined {
+  // QuickJS has null for what the types call undefined.
+  const value = get(name) ?? undefined;
+  if (value === undefined || isOf(value, wanted)) return value;
+  const problem = `is of type \`${TYPES[value.tag]}\` in \`plugin.toml\`, and the plugin reads it as \`${TYPES[wanted]}\``;
+  const hint = `change \`type\` of \`[parameters.${name}]\` in the plugin's \`plugin.toml\`, or how the plugin reads it`;
+  throw failure("invalid", "params.invalid", `parameter \`${name}\` ${problem}`, hint);
 }
 
 /** Status 0 is success; anything else is a failed build, passed on unchanged. */
@@ -106,9 +128,16 @@ export function utf8(text: string): Uint8Array {
   return new Uint8Array(bytes);
 }
 
+/** Where an exception was thrown: its stack, without the functions of this file. */
+function framesOf(error: Error): string {
+  const frames = (error.stack ?? "").trim().split(/\s*\n\s*/);
+  const own = frames.filter((frame) => !/^at (phase|run|text|flag|integer|list|parameter) /.test(frame));
+  return (own.length > 0 ? own : frames).join("\n");
+}
+
 /**
  * Makes a function the component's `policy.run`. What the host threw goes back as it came, since its code decides the
- * step's outcome; any other exception is said to the host with its stack, and is the plugin's failure.
+ * step's outcome; any other exception is the plugin's failure, and the log shows where it was thrown.
  */
 export function policyOf(run: () => Verdict): { run(): Verdict } {
   return {
@@ -119,7 +148,7 @@ export function policyOf(run: () => Verdict): { run(): Verdict } {
         const error = hostError(thrown);
         if (error) throw error;
         const problem = thrown instanceof Error ? `${thrown.name}: ${thrown.message}` : String(thrown);
-        lastWords(thrown instanceof Error ? `${problem}\n${thrown.stack ?? ""}` : problem);
+        if (thrown instanceof Error) lastWords(`${problem}\n${framesOf(thrown)}`);
         throw failure("other", "plugin.exception", problem);
       }
     },
