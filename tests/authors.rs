@@ -4,7 +4,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use end_to_end::{Cluster, Ended, Step, Stream, bundled, guest, target_directory, without};
+use end_to_end::{
+    Cluster, Ended, Step, Stream, bundled, guest, repository, target_directory, without,
+};
 use rustix::process::Signal;
 
 /// Builds of other languages' tools, and a first build of the SDK.
@@ -699,6 +701,72 @@ async fn rust_goes_all_the_way_from_nothing() {
     let place = target_directory().join("tools");
     std::fs::create_dir_all(&place).unwrap();
     takes_a_new_project_all_the_way("rust", place.clone(), &place, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes the Wasm target in the active toolchain: `cargo xtask setup`"]
+async fn a_guard_goes_all_the_way_from_nothing() {
+    let tools = target_directory().join("tools");
+    let project = tools.join(format!("guard-{}", std::process::id()));
+    std::fs::create_dir_all(&tools).unwrap();
+    let directory = project.to_str().unwrap();
+    let made = author(&["plugin", "new", "--guard", "ours"], &tools)
+        .flag("--dir", directory)
+        .ended()
+        .await;
+    said(&made, 0, &["orka-step run --guard dist/ours.wasm"]);
+    let built = author(&["plugin", "build"], &tools)
+        .argument(directory)
+        .ended()
+        .await;
+    said(&built, 0, &["ours.wasm", "sha256:"]);
+    let tested = author(&["plugin", "test", "--plugin", "build"], &tools)
+        .argument(project.join("scenarios").to_str().unwrap())
+        .ended()
+        .await;
+    said(&tested, 0, &["3 passed, 0 failed"]);
+    let guard = project.join("dist/ours.wasm");
+    let guard = guard.to_str().unwrap();
+    let checked = Step::new(&["plugin", "check", guard]).ended().await;
+    said(&checked, 0, &["guard `ours` 0.1.0", "fits      yes"]);
+    let cluster = Cluster::start().await;
+    let step = cluster.run().param("script", "true").flag("--guard", guard);
+    let denied = step
+        .param("base-image", "ghcr.io/acme/ios:latest")
+        .ended()
+        .await;
+    denied.assert(212, "denied");
+    denied.assert_says(&["guard `ours` denied image `ghcr.io/acme/ios:latest`: `latest` moves"]);
+    cluster.assert_nothing_left();
+    // One that is built elsewhere than in its project, in this repository.
+    let output = project.join("allowed-vms.wasm");
+    let ours = repository().join("plugins/allowed-vms");
+    let built = author(&["plugin", "build", ours.to_str().unwrap()], &tools)
+        .flag("--output", output.to_str().unwrap())
+        .ended()
+        .await;
+    said(&built, 0, &["allowed-vms.wasm", "sha256:"]);
+    std::fs::remove_dir_all(&project).unwrap();
+}
+
+#[tokio::test]
+async fn a_guard_is_made_in_rust_and_needs_no_language() {
+    let made = async |arguments: &[&str]| {
+        let step = Step::new(&["plugin", "new", "x"]);
+        let project = Path::new(&step.scratch_file("marker", b"")).with_file_name("x");
+        let step = step.flag("--dir", project.to_str().unwrap());
+        let step = arguments.iter().fold(step, |step, it| step.argument(*it));
+        step.ended().await
+    };
+    said(
+        &made(&["--guard"]).await,
+        0,
+        &["plugin test --plugin build scenarios"],
+    );
+    said(&made(&["--guard", "--lang", "rust"]).await, 0, &["made `"]);
+    let python = made(&["--guard", "--lang", "python"]).await;
+    said(&python, 211, &["makes guards in Rust", "wit/guard.wit"]);
+    said(&made(&[]).await, 2, &["--lang"]);
 }
 
 #[tokio::test]

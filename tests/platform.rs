@@ -61,6 +61,13 @@ async fn the_five_commands_of_the_page_enforce_what_it_promises() {
     cluster.assert_nothing_left();
 }
 
+#[test]
+fn the_guard_of_the_page_is_what_plugin_new_makes() {
+    let example = include_str!("../plugins/examples/guard/src/lib.rs");
+    let (_, code) = example.split_once("\n\n").unwrap();
+    assert!(PAGE.contains(&format!("```rust\n{code}```\n")), "{code}");
+}
+
 /// What a program's own schema says against a file.
 async fn problems(name: &str, file: &serde_json::Value) -> Vec<String> {
     let schema = Step::new(&["schema", name]).ended().await;

@@ -11,6 +11,7 @@ use crate::cli::{LanguageName, PluginBuildArgs, PluginNewArgs};
 use crate::console::{Console, bytes, seconds};
 use crate::engine::{self, Compiled};
 use crate::failure::Failure;
+use crate::guard::{GuardSource, is_guard};
 use crate::outcome;
 use crate::plugin::{CONTRACT_VERSION, Plugin};
 use crate::report;
@@ -44,11 +45,21 @@ fn create(args: &PluginNewArgs, console: &Console) -> Result<(), Failure> {
         .clone()
         .unwrap_or_else(|| PathBuf::from(&args.name));
     let language = match args.lang {
-        LanguageName::Rust => Language::Rust,
-        LanguageName::Typescript => Language::TypeScript,
-        LanguageName::Python => Language::Python,
+        // Without a language it is a guard.
+        Some(LanguageName::Rust) | None => Language::Rust,
+        Some(LanguageName::Typescript) => Language::TypeScript,
+        Some(LanguageName::Python) => Language::Python,
     };
-    let files = plugin_project::create(&directory, &args.name, language).map_err(failure)?;
+    if args.guard && language != Language::Rust {
+        return Err(Failure::config("`plugin new --guard` makes guards in Rust")
+            .with_hint("leave out `--lang`; a guard in another language is built with that language's own tools, against `wit/guard.wit`"));
+    }
+    let files = if args.guard {
+        plugin_project::create_guard(&directory, &args.name)
+    } else {
+        plugin_project::create(&directory, &args.name, language)
+    };
+    let files = files.map_err(failure)?;
     let shown = directory.display();
     // Only what is missing is told: that `rustc` cannot be asked is for the build to tell.
     let missing = plugin_project::tools(&directory, language).err();
@@ -76,10 +87,21 @@ fn create(args: &PluginNewArgs, console: &Console) -> Result<(), Failure> {
         Some(format!("cd {shown}")),
         install.map(str::to_owned),
         Some("orka-step plugin build".to_owned()),
-        Some("orka-step plugin test --sweep".to_owned()),
-        Some(format!("orka-step demo --plugin dist/{}.wasm", args.name)),
     ];
-    for step in steps.into_iter().flatten() {
+    let name = &args.name;
+    let (test, run) = if args.guard {
+        (
+            "orka-step plugin test --plugin build scenarios",
+            format!("orka-step run --guard dist/{name}.wasm …"),
+        )
+    } else {
+        (
+            "orka-step plugin test --sweep",
+            format!("orka-step demo --plugin dist/{name}.wasm"),
+        )
+    };
+    let steps = steps.into_iter().flatten();
+    for step in steps.chain([test.to_owned(), run]) {
         console.data_blocking(&format!("  {step}"));
     }
     Ok(())
@@ -91,6 +113,12 @@ fn component(args: &PluginBuildArgs, console: &Console) -> Result<(), Failure> {
     check_contract(directory)?;
     let built = plugin_project::build(directory, args.output.as_deref()).map_err(failure)?;
     let shown = built.path.display().to_string();
+    if is_guard(&built.bytes) {
+        let guard = GuardSource::of_file(built.path, None).load()?;
+        guard.code(&engine::engine()?)?;
+        tell(console, &shown, guard.bytes.len(), &guard.digest, began);
+        return Ok(());
+    }
     let plugin = Plugin::check(built.bytes, &shown)?;
     for warning in check::unanchored(&plugin.manifest) {
         console.warn(&warning);
@@ -99,13 +127,16 @@ fn component(args: &PluginBuildArgs, console: &Console) -> Result<(), Failure> {
         // Also what only a linker sees, such as a function whose type is another.
         Compiled::new(&engine::engine()?, &plugin)?;
     }
+    tell(console, &shown, plugin.bytes.len(), &plugin.digest, began);
+    Ok(())
+}
+
+fn tell(console: &Console, shown: &str, size: usize, digest: &str, began: Instant) {
     console.data_blocking(&format!(
-        "{shown}  {}  {}  ({})",
-        bytes(plugin.bytes.len() as u64),
-        plugin.digest,
+        "{shown}  {}  {digest}  ({})",
+        bytes(size as u64),
         seconds(began.elapsed())
     ));
-    Ok(())
 }
 
 /// Told before the tools run, which take half a minute in some languages. A manifest that cannot be read is the build's to tell.

@@ -24,7 +24,7 @@ pub(crate) use instance::Guard;
 pub(crate) use source::GUARD_EXPORT;
 #[cfg(test)]
 pub(crate) use source::list_schema;
-pub use source::{GuardFile, GuardSource};
+pub use source::{GuardFile, GuardSource, is_guard};
 
 use crate::aot::{self, Bounds, CodeCache, Origin, Source};
 use crate::backend::{Exec, FileDigest};

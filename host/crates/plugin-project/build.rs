@@ -1,12 +1,14 @@
-//! Puts the contract, the Rust SDK and the example plugins into the program, which makes new projects from them.
+//! Puts the contract, the Rust SDKs and the examples into the program, which makes new projects from them.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Directories of the repository, and what each is called in the program.
-const TREES: [(&str, &str); 6] = [
+const TREES: [(&str, &str); 8] = [
     ("WIT", "wit"),
     ("SDK", "plugins/sdk/src"),
+    ("GUARD_SDK", "plugins/guard-sdk/src"),
+    ("GUARD", "plugins/examples/guard"),
     ("RUST", "plugins/examples/rust"),
     ("TYPESCRIPT", "plugins/examples/typescript"),
     ("PYTHON", "plugins/examples/python"),

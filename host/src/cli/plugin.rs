@@ -82,12 +82,12 @@ pub enum PluginCommand {
     #[cfg(feature = "authoring")]
     #[command(after_help = TEST_HELP)]
     Test(PluginTestArgs),
-    /// Make the project of a new plugin, which builds and passes its tests as it is.
+    /// Make the project of a new plugin or guard, which builds and passes its tests as it is.
     ///
     /// The project holds everything it needs: the contract in `wit/`, scenarios, and for Rust the SDK.
     #[cfg(feature = "authoring")]
     New(PluginNewArgs),
-    /// Build a plugin's project to a component that carries its manifest.
+    /// Build the project of a plugin or a guard to a component that carries its manifest.
     ///
     /// In Rust with cargo, in TypeScript with the tools that the project's package.json pins, in Python with
     /// componentize-py. What is missing is named with the command that installs it. The result is checked against the
@@ -217,14 +217,18 @@ pub struct BenchArgs {
 #[cfg(feature = "authoring")]
 #[derive(Args, Clone, Debug)]
 pub struct PluginNewArgs {
-    /// The plugin's name: lower-case letters, digits and `-`.
+    /// The name: lower-case letters, digits and `-`.
     pub name: String,
 
     /// The language.
-    #[arg(long, value_name = "LANGUAGE")]
-    pub lang: LanguageName,
+    #[arg(long, value_name = "LANGUAGE", required_unless_present = "guard")]
+    pub lang: Option<LanguageName>,
 
-    /// Where the project goes; a directory of the plugin's name, if not given.
+    /// A guard, which is asked about what a plugin wants; in Rust.
+    #[arg(long)]
+    pub guard: bool,
+
+    /// Where the project goes; a directory of its name, if not given.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 }

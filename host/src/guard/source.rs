@@ -321,6 +321,13 @@ fn read_config(path: &Path) -> Result<(PathBuf, String), Failure> {
     Ok((path.to_owned(), text))
 }
 
+/// Whether a component is a guard by what it exports, whatever else may be wrong with it.
+pub fn is_guard(component: &[u8]) -> bool {
+    let exports = plugin_manifest::exports(component).unwrap_or_default();
+    let has = |prefix: &str| exports.iter().any(|name| name.starts_with(prefix));
+    has(GUARD_EXPORT) && !has(POLICY_EXPORT)
+}
+
 /// Compares the names that the component imports and exports with the world `guard`.
 fn check_world(bytes: &[u8], shown: &str) -> Result<(), Failure> {
     let (major, minor) = CONTRACT_VERSION;
@@ -331,7 +338,7 @@ fn check_world(bytes: &[u8], shown: &str) -> Result<(), Failure> {
         WasmKind::Component => {}
         WasmKind::CoreModule => {
             return Err(refused(shown, "it is a core module, not a component").with_hint(
-                "make a component of it: `cargo xtask plugins` does for guards in this source tree, `wasm-tools component new` for others",
+                "`orka-step plugin build` in the guard's project makes a component of what the compiler gives and packs `plugin.toml` into it",
             ));
         }
         other => {

@@ -1,28 +1,36 @@
 //! What the author of a guard for `orka-step` sees: one trait, one macro line, and a log.
 //!
 //! ```no_run
-//! use orka_guard_sdk::{Decision, ExecRequest, Guard, RunFacts};
+//! use orka_guard_sdk::{Decision, Guard, RunFacts, VmRequest};
 //!
-//! struct NoSudo;
+//! struct NoLatest {
+//!     denied: Vec<String>,
+//! }
 //!
-//! impl Guard for NoSudo {
-//!     fn configure(_text: &str) -> Result<Self, String> {
-//!         Ok(Self)
+//! impl Guard for NoLatest {
+//!     fn configure(text: &str) -> Result<Self, String> {
+//!         let denied = text.lines().map(|line| line.trim().to_owned());
+//!         Ok(Self {
+//!             denied: denied.filter(|line| !line.is_empty()).collect(),
+//!         })
 //!     }
 //!
-//!     fn exec(&mut self, _run: &RunFacts, program: ExecRequest) -> Decision<ExecRequest> {
-//!         if program.program.ends_with("sudo") {
-//!             return Decision::deny("builds run without sudo");
+//!     fn vm(&mut self, _run: &RunFacts, vm: VmRequest) -> Decision<VmRequest> {
+//!         if vm.image.ends_with(":latest") {
+//!             return Decision::deny("`latest` moves; name a tag that stays");
+//!         }
+//!         if self.denied.contains(&vm.image) {
+//!             return Decision::deny("this image is not for builds");
 //!         }
 //!         Decision::Allow
 //!     }
 //! }
 //!
-//! orka_guard_sdk::register!(NoSudo);
+//! orka_guard_sdk::register!(NoLatest);
 //! ```
 //!
-//! What a guard does not decide about it allows. Whatever else goes wrong in it, a panic included, is a denial. It is built
-//! and packed like a plugin, and given to a run with `--guard`. A crate of its own, apart from the SDK for plugins: what is
+//! What a guard does not decide about it allows. Whatever else goes wrong in it, a panic included, is a denial. `orka-step
+//! plugin new --guard NAME` makes a project, `orka-step plugin build` its component, which a run is given with `--guard`. A crate of its own, apart from the SDK for plugins: what is
 //! linked into a component decides its world.
 
 /// The generated bindings of the world `guard`, as they are.

@@ -4,10 +4,38 @@ use std::path::{Path, PathBuf};
 
 use plugin_manifest::Manifest;
 
-use crate::{Error, Language, MANIFEST, PYTHON, RUST, SCENARIOS, SDK, TYPESCRIPT, WIT};
+use crate::{
+    Error, GUARD, GUARD_SDK, Language, MANIFEST, PYTHON, RUST, SCENARIOS, SDK, TYPESCRIPT, WIT,
+};
 
 /// What the examples are called, and a project made from one is not.
 const EXAMPLE: &str = "whole-job";
+const GUARD_EXAMPLE: &str = "no-latest";
+
+/// Files as they are embedded, or made: their paths and texts.
+type Tree<'a> = &'a [(&'a str, &'a str)];
+
+/// What a project in Rust has in place of what holds its example in the repository.
+const RUST_PROJECT: Tree<'static> = &[
+    ("Cargo.toml", include_str!("templates/Cargo.toml.txt")),
+    (
+        "tests/scenarios.rs",
+        include_str!("templates/scenarios.rs.txt"),
+    ),
+];
+const SDK_MANIFEST: &str = include_str!("templates/sdk.Cargo.toml.txt");
+
+/// In what ways the project of a guard differs from that of a plugin: text of the templates, and what stands there.
+const OF_A_GUARD: [(&str, &str); 5] = [
+    (EXAMPLE, GUARD_EXAMPLE),
+    ("orka-plugin-sdk", "orka-guard-sdk"),
+    ("Rust plugin for", "Rust guard for"),
+    ("the plugin and plays its", "the guard and plays its"),
+    (
+        "\"test\", \"--sweep\"",
+        "\"test\", \"--plugin\", \"build\", \"scenarios\"",
+    ),
+];
 
 /// What belongs to an example in the repository and not to a project.
 const ONLY_IN_THE_REPOSITORY: [&str; 2] = ["Cargo.toml", "tests/policy.rs"];
@@ -20,7 +48,19 @@ const IGNORED: &str = "/dist/\n/target/\n/node_modules/\n/.venv/\n__pycache__/\n
 ///
 /// A name that a manifest cannot have, a directory that is there and not empty, or a file that cannot be written.
 pub fn create(directory: &Path, name: &str, language: Language) -> Result<Vec<PathBuf>, Error> {
-    let files = files(name, language);
+    write(directory, files(name, language))
+}
+
+/// Makes the project of a guard, in Rust.
+///
+/// # Errors
+///
+/// As [`create`].
+pub fn create_guard(directory: &Path, name: &str) -> Result<Vec<PathBuf>, Error> {
+    write(directory, guard_files(name))
+}
+
+fn write(directory: &Path, files: Vec<(String, String)>) -> Result<Vec<PathBuf>, Error> {
     let manifest = files.iter().find(|(path, _)| path == MANIFEST);
     let checked = manifest.map_or(Ok(()), |(_, text)| Manifest::parse_toml(text).map(drop));
     // The name is all that a template does not have.
@@ -41,17 +81,8 @@ pub fn create(directory: &Path, name: &str, language: Language) -> Result<Vec<Pa
 }
 
 fn files(name: &str, language: Language) -> Vec<(String, String)> {
-    let (example, more): (_, &[(&str, &str)]) = match language {
-        Language::Rust => (
-            RUST,
-            &[
-                ("Cargo.toml", include_str!("templates/Cargo.toml.txt")),
-                (
-                    "tests/scenarios.rs",
-                    include_str!("templates/scenarios.rs.txt"),
-                ),
-            ],
-        ),
+    let (example, more): (_, Tree<'_>) = match language {
+        Language::Rust => (RUST, RUST_PROJECT),
         Language::TypeScript => (TYPESCRIPT, &[]),
         Language::Python => (PYTHON, &[]),
     };
@@ -61,27 +92,58 @@ fn files(name: &str, language: Language) -> Vec<(String, String)> {
         .chain(more)
         .map(|(path, text)| ((*path).to_owned(), text.replace(EXAMPLE, name)));
     let mut files: Vec<(String, String)> = own.collect();
-    let below = |directory: &str, tree: &[(&str, &str)]| -> Vec<(String, String)> {
-        tree.iter()
-            .map(|(path, text)| (format!("{directory}/{path}"), (*text).to_owned()))
-            .collect()
-    };
     files.extend(below("scenarios", SCENARIOS));
+    if language == Language::Rust {
+        files.extend(below("vendor/orka-plugin-sdk/src", SDK));
+        files.extend(below(
+            "vendor/orka-plugin-sdk",
+            &[("Cargo.toml", SDK_MANIFEST)],
+        ));
+    }
+    files.extend(of_every_project());
+    files
+}
+
+fn guard_files(name: &str) -> Vec<(String, String)> {
+    let sdk = [("vendor/orka-plugin-sdk/Cargo.toml", SDK_MANIFEST)];
+    let of_a_guard = |text: &str| {
+        OF_A_GUARD
+            .iter()
+            .fold(text.to_owned(), |text, (plugin, guard)| {
+                text.replace(plugin, guard)
+            })
+    };
+    let made = RUST_PROJECT.iter().chain(&sdk);
+    let made = made.map(|(path, text)| (of_a_guard(path), of_a_guard(text)));
+    let example = GUARD
+        .iter()
+        .filter(|(path, _)| !ONLY_IN_THE_REPOSITORY.contains(path))
+        .map(|(path, text)| ((*path).to_owned(), (*text).to_owned()));
+    let named = example
+        .chain(made)
+        .map(|(path, text)| (path, text.replace(GUARD_EXAMPLE, name)));
+    let mut files: Vec<(String, String)> = named.collect();
+    files.extend(below("vendor/orka-guard-sdk/src", GUARD_SDK));
+    files.extend(of_every_project());
+    files
+}
+
+/// The contract, and what a repository does not keep.
+fn of_every_project() -> Vec<(String, String)> {
     let contract: Vec<(&str, &str)> = WIT
         .iter()
         .copied()
         .filter(|(path, _)| path.ends_with(".wit"))
         .collect();
-    files.extend(below("wit", &contract));
-    if language == Language::Rust {
-        files.extend(below("vendor/orka-plugin-sdk/src", SDK));
-        files.push((
-            "vendor/orka-plugin-sdk/Cargo.toml".to_owned(),
-            include_str!("templates/sdk.Cargo.toml.txt").to_owned(),
-        ));
-    }
+    let mut files = below("wit", &contract);
     files.push((".gitignore".to_owned(), IGNORED.to_owned()));
     files
+}
+
+fn below(directory: &str, tree: Tree<'_>) -> Vec<(String, String)> {
+    tree.iter()
+        .map(|(path, text)| (format!("{directory}/{path}"), (*text).to_owned()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -109,6 +171,34 @@ mod tests {
             let again = create(&project, "ios-build", language).unwrap_err();
             assert!(matches!(again, Error::Exists(_)), "{again}");
         }
+    }
+
+    #[test]
+    fn the_project_of_a_guard_has_its_own_name_its_sdk_and_nothing_of_a_plugin() {
+        let scratch = tempfile::tempdir().unwrap();
+        let project = scratch.path().join("no-sudo");
+        let files = create_guard(&project, "no-sudo").unwrap();
+        assert_eq!(Language::of(&project), Some(Language::Rust));
+        let text = |path: &str| std::fs::read_to_string(project.join(path)).unwrap();
+        for file in &files {
+            let text = text(file.to_str().unwrap());
+            assert!(
+                !text.contains(EXAMPLE) && !text.contains(GUARD_EXAMPLE),
+                "{}",
+                file.display()
+            );
+            assert!(!text.contains("orka-plugin-sdk"), "{}", file.display());
+        }
+        let sdk = text("vendor/orka-guard-sdk/Cargo.toml");
+        assert!(sdk.contains("author of a Rust guard"), "{sdk}");
+        assert!(text("vendor/orka-guard-sdk/src/lib.rs").contains("path: \"../../wit\""));
+        let tests = text("tests/scenarios.rs");
+        assert!(
+            tests.contains("\"test\", \"--plugin\", \"build\", \"scenarios\"]"),
+            "{tests}"
+        );
+        assert!(text("scenarios/guard.yaml").contains("../dist/no-sudo.wasm"));
+        assert!(text("wit/guard.wit").contains("interface guarding"));
     }
 
     #[test]

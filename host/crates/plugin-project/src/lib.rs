@@ -16,7 +16,7 @@ mod typescript;
 use std::path::{Path, PathBuf};
 
 pub use build::{Built, build};
-pub use create::create;
+pub use create::{create, create_guard};
 
 include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 
@@ -133,7 +133,7 @@ impl Error {
         match self {
             Self::ToolMissing { install, .. } => Some(format!("run `{install}`")),
             Self::NoProject { .. } => Some(
-                "`orka-step plugin new --lang rust|typescript|python NAME` makes one".to_owned(),
+                "`orka-step plugin new --lang rust|typescript|python NAME` makes one, `orka-step plugin new --guard NAME` one of a guard".to_owned(),
             ),
             Self::NoLibrary => {
                 Some("put `crate-type = [\"cdylib\"]` under `[lib]` in Cargo.toml".to_owned())

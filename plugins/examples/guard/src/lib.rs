@@ -1,0 +1,28 @@
+//! A guard: no VM of an image by a tag that moves, nor of the images that its configuration names, one a line.
+
+use orka_guard_sdk::{Decision, Guard, RunFacts, VmRequest};
+
+struct NoLatest {
+    denied: Vec<String>,
+}
+
+impl Guard for NoLatest {
+    fn configure(text: &str) -> Result<Self, String> {
+        let denied = text.lines().map(|line| line.trim().to_owned());
+        Ok(Self {
+            denied: denied.filter(|line| !line.is_empty()).collect(),
+        })
+    }
+
+    fn vm(&mut self, _run: &RunFacts, vm: VmRequest) -> Decision<VmRequest> {
+        if vm.image.ends_with(":latest") {
+            return Decision::deny("`latest` moves; name a tag that stays");
+        }
+        if self.denied.contains(&vm.image) {
+            return Decision::deny("this image is not for builds");
+        }
+        Decision::Allow
+    }
+}
+
+orka_guard_sdk::register!(NoLatest);
