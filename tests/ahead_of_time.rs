@@ -284,7 +284,9 @@ fn plugin_bench_measures_a_guard_with_its_configuration() {
     let (code, told) = bench(&[&guard]);
     assert_eq!(code, Some(212), "{told}");
     assert!(
-        told.contains("it refuses its configuration: `no rule` is no rule"),
+        told.contains(
+            "it refuses its configuration: line 1: `no rule`; a rule is `image PATTERN` or"
+        ),
         "{told}"
     );
 }

@@ -47,7 +47,7 @@ fn an_image_on_the_list_passes_and_another_is_denied_by_name_before_anything_is_
     assert_eq!(denied.code(), "guard.denied");
     assert!(
         denied.message().contains(
-            "guard `allowed-vms` denied image `monterey.img`: image `monterey.img` is not on the list"
+            "guard `allowed-vms` denied image `monterey.img`: image `monterey.img` is not on the list: sonoma.orkasi, ghcr.io/acme/ios-*"
         ),
         "{}",
         denied.message()
@@ -105,10 +105,47 @@ fn a_namespace_without_a_rule_has_no_ceiling() {
 }
 
 #[test]
+fn a_guard_without_rules_and_rules_that_fit_nothing_are_told() {
+    let bare = run("sonoma.orkasi", "3", |it| it.guard(&guard(), ""));
+    assert_eq!((bare.outcome, bare.exit_code), (Outcome::Denied, 212));
+    assert!(
+        bare.message()
+            .contains("it was given no rules: no `image PATTERN`"),
+        "{}",
+        bare.message()
+    );
+    // Orka 2 has no namespaces.
+    let rules = "image *\ncores orka-default 8\n";
+    let report = run("sonoma.orkasi", "12", |it| it.guard(&guard(), rules));
+    assert_eq!(report.outcome, Outcome::Succeeded);
+    let told = "guard `allowed-vms`: no `cores` rule fits namespace `-`";
+    assert_eq!(
+        report.log_text().matches(told).count(),
+        1,
+        "{}",
+        report.log_text()
+    );
+}
+
+/// The page says so: it is meant to be copied.
+#[test]
+fn it_is_a_guard_of_no_more_than_forty_lines() {
+    let code = include_str!("../src/lib.rs").lines().map(str::trim);
+    let lines = code.filter(|line| !line.is_empty() && !line.starts_with("//"));
+    assert!(lines.count() <= 40);
+}
+
+#[test]
 fn a_configuration_that_is_wrong_ends_the_run_before_it_begins() {
     for (rules, said) in [
-        ("imgae sonoma.orkasi", "`imgae sonoma.orkasi` is no rule"),
-        ("cores team many", "`cores team many` is no rule"),
+        (
+            "imgae sonoma.orkasi",
+            "line 1: `imgae sonoma.orkasi`; a rule is `image PATTERN` or",
+        ),
+        (
+            "image *\n\ncores team many",
+            "line 3: `cores team many`; a rule is",
+        ),
     ] {
         let report = run("sonoma.orkasi", "3", |it| it.guard(&guard(), rules));
         assert_eq!((report.outcome, report.exit_code), (Outcome::Denied, 212));
