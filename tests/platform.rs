@@ -58,6 +58,19 @@ async fn the_five_commands_of_the_page_enforce_what_it_promises() {
     assert!(said[4].contains(denied), "{}", said[4]);
     let grants = std::fs::read_to_string(directory.path().join("grants.toml")).unwrap();
     assert!(grants.contains("cpu-cores = 8"), "{grants}");
+    assert!(
+        said[3].contains("wrote into `grants.toml`") && !said[3].contains("warning"),
+        "{}",
+        said[3]
+    );
+    // Builds of the same kind pass with these grants: the same one, and one that wants fewer cores than memory was told for.
+    for more in ["", " -p cpu-count=4"] {
+        let run = commands()[2].replace("--report run.json", "--grants grants.toml");
+        let run = run.replace(" -p cpu-count=12", more);
+        let output = shell(&cluster, directory.path(), &run).await;
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "`{run}`: {stderr}");
+    }
     cluster.assert_nothing_left();
 }
 
@@ -441,6 +454,10 @@ async fn the_narrowest_file_of_a_matrix_holds_it_to_its_vms() {
         "artifacts-max-count = 0\n",
     ] {
         assert!(made.stdout.contains(line), "no `{line}`: {made}");
+    }
+    // What that means for later runs is said.
+    for told in ["brought no files back", "s, so `lifetime` is 5m: "] {
+        assert!(made.stderr.contains(told), "no `{told}`: {made}");
     }
     let granted = |cells| matrix(cells).granted(&made.stdout);
     granted("one=Sonoma.orkasi")

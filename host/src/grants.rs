@@ -695,15 +695,22 @@ fn whole_seconds(span: Duration) -> u64 {
 pub fn grant(args: &GrantArgs, console: &Console) -> Result<String, Failure> {
     let form = args.output.as_deref().map_or(Form::TOML, Form::of);
     let narrowest = narrowest(&args.from_run, form)?;
-    if let Some(doubt) = &narrowest.doubt {
-        console.warn(doubt);
-    }
+    narrowest
+        .doubts
+        .iter()
+        .for_each(|doubt| console.warn(doubt));
     let Some(output) = &args.output else {
         return Ok(narrowest.text);
     };
     std::fs::write(output, narrowest.text).map_err(|error| {
         Failure::config(format!("cannot write `{}`", output.display())).with_source(error)
     })?;
+    console.info(&format!(
+        "wrote into `{}` what plugin `{}` used in the run of `{}`, as its grants",
+        output.display(),
+        narrowest.plugin,
+        args.from_run.display()
+    ));
     Ok(String::new())
 }
 

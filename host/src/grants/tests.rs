@@ -1007,7 +1007,8 @@ fn what_was_used_becomes_the_narrowest_file_and_that_allows_it_again() {
     std::fs::write(&path, report.to_string()).unwrap();
     let (toml, yaml) = (Form::of(Path::new("g.toml")), Form::of(Path::new("g.yaml")));
     let made = narrowest(&path, toml).unwrap();
-    assert_eq!(made.doubt, None);
+    // What this manifest asks for brings nothing back, and the run took long enough.
+    assert_eq!((made.plugin.as_str(), made.doubts.len()), ("mine", 0));
     let text = made.text;
     assert!(
         text.starts_with(
@@ -1046,11 +1047,29 @@ fn what_was_used_becomes_the_narrowest_file_and_that_allows_it_again() {
     let mut failed = report;
     (failed["outcome"], failed["exitCode"]) = ("build-failed".into(), 65.into());
     std::fs::write(&path, failed.to_string()).unwrap();
-    let doubt = narrowest(&path, toml).unwrap().doubt.unwrap();
+    let doubts = || narrowest(&path, toml).unwrap().doubts.join("\n");
     assert!(
-        doubt.contains("ended as `build-failed`, exit code 65") && doubt.contains("too narrow"),
-        "{doubt}"
+        doubts().contains("ended as `build-failed`, exit code 65")
+            && doubts().contains("too narrow"),
+        "{}",
+        doubts()
     );
+    // One that could have brought files back and did not, and took no time.
+    let mut short = failed;
+    short["outcome"] = "succeeded".into();
+    short["grants"]["used"]["seconds"] = 59.into();
+    short["grants"]["asked"]["capabilities"] =
+        serde_json::json!(["ssh.transfer", "workspace.write"]);
+    std::fs::write(&path, short.to_string()).unwrap();
+    let said = doubts();
+    assert!(
+        said.contains("brought no files back") && said.contains("took 59 s, so `lifetime` is 5m:"),
+        "{said}"
+    );
+    short["grants"]["used"]["artifactCount"] = 1.into();
+    short["grants"]["used"]["timeoutAskedSeconds"] = 3000.into();
+    std::fs::write(&path, short.to_string()).unwrap();
+    assert_eq!(doubts(), "");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use plugin_manifest::Manifest;
+use plugin_manifest::{Capability, Manifest};
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, Form};
@@ -204,8 +204,10 @@ fn read(path: &Path) -> Result<Report, Failure> {
 pub(super) struct Narrowest {
     /// The file.
     pub(super) text: String,
-    /// Why it may be too narrow: a run that did not succeed may not have come to all that it needs.
-    pub(super) doubt: Option<String>,
+    /// Whose grants they are.
+    pub(super) plugin: String,
+    /// Why it may be too narrow for later runs, and what to do about it.
+    pub(super) doubts: Vec<String>,
 }
 
 /// The narrowest grants file that allows what the run of a report did.
@@ -218,7 +220,7 @@ pub(super) fn narrowest(path: &Path, form: Form) -> Result<Narrowest, Failure> {
         outcome, exit_code, ..
     } = read(path)?;
     let (plugin, digest, record) = read_report(path)?;
-    let ended = |outcome: &String| {
+    let ended = |outcome: String| {
         let code = exit_code.map(|code| format!(", exit code {code}"));
         format!(
             "the run of `{}` ended as `{outcome}`{}: what it did not come to is not in its grants, which may be too narrow\n\
@@ -228,10 +230,42 @@ pub(super) fn narrowest(path: &Path, form: Form) -> Result<Narrowest, Failure> {
         )
     };
     let failed = outcome.filter(|outcome| *outcome != Outcome::Succeeded.to_string());
+    let mut doubts: Vec<String> = failed.map(ended).into_iter().collect();
+    doubts.extend(fetched_nothing(&record));
+    doubts.extend(took_no_time(&record));
     Ok(Narrowest {
         text: render(&plugin, digest, &record, form),
-        doubt: failed.as_ref().map(ended),
+        plugin,
+        doubts,
     })
+}
+
+/// What it means for later runs that this one brought nothing back.
+fn fetched_nothing(record: &GrantsRecord) -> Option<String> {
+    let asked = &record.asked.capabilities;
+    let may_fetch = [Capability::SshTransfer, Capability::WorkspaceWrite]
+        .iter()
+        .all(|it| asked.contains(&it.to_string()));
+    (may_fetch && record.used.artifact_count.unwrap_or(0) == 0).then(|| {
+        "the run brought no files back, so `artifacts-max-count` is 0: a later run that brings some is denied, after its script has \
+         succeeded\n\
+         hint: take the report of a run with a workspace that brings its artifacts back, or raise `artifacts-max-count` and \
+         `artifacts-max-size`"
+            .to_owned()
+    })
+}
+
+/// What it means for later runs that this one was short, where nobody said how long it may last.
+fn took_no_time(record: &GrantsRecord) -> Option<String> {
+    const SHORT_SECONDS: u64 = 60;
+    let used = &record.used;
+    let seconds = used.seconds.filter(|seconds| *seconds < SHORT_SECONDS);
+    let seconds = seconds.filter(|_| used.timeout_asked_seconds.is_none())?;
+    let lifetime = lifetime(record);
+    Some(format!(
+        "the run took {seconds} s, so `lifetime` is {lifetime}: a later run is stopped after that, and one with a longer `--timeout` is denied\n\
+         hint: take the report of a whole build, with the `--timeout` that later ones have, or raise `lifetime`"
+    ))
 }
 
 fn render(plugin: &str, digest: Option<String>, record: &GrantsRecord, form: Form) -> String {
