@@ -104,7 +104,7 @@ pub(super) struct Grant {
     /// `sha256:…` of the plugin's file; absent fits any. What came with the program needs none.
     #[cfg_attr(test, schemars(regex(pattern = DIGEST_PATTERN)))]
     pub(super) digest: Option<String>,
-    /// Capabilities; `*` and `ssh.*` stand for several.
+    /// Capabilities; `*` and `ssh.*` stand for several, and include those that the plugin can do without.
     #[serde(default)]
     #[cfg_attr(test, schemars(schema_with = "capability_names"))]
     pub(super) capabilities: Vec<String>,
