@@ -536,12 +536,17 @@ async fn a_plugin_is_checked_without_being_run() {
     let grants = ungranted.scratch_file("grants.yaml", b"grants: []\n");
     let ended = ungranted.flag("--grants", grants).ended().await;
     assert_eq!(ended.code, Some(212), "{ended}");
-    assert!(ended.stdout.contains("  fits      no"), "{ended}");
+    for line in ["  fits      yes\n", "  granted   no: not enough to start\n"] {
+        assert!(ended.stdout.contains(line), "no `{line}`: {ended}");
+    }
     ended.assert_says(&["asks for what it was not granted"]);
     let pinned = Step::new(&["plugin", "check", "build", "--digest", "sha256:00"])
         .ended()
         .await;
     assert_eq!(pinned.code, Some(212), "{pinned}");
+    for line in ["  fits      yes\n", "  digest    other than sha256:00\n"] {
+        assert!(pinned.stdout.contains(line), "no `{line}`: {pinned}");
+    }
     let none = Step::new(&["plugin", "check", "/etc/passwd"]).ended().await;
     assert_eq!(none.code, Some(212), "{none}");
     assert!(bundled("allowed-vms").is_file());

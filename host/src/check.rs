@@ -40,17 +40,22 @@ struct Found {
     parameters: BTreeMap<String, String>,
     /// Whether a grants file was looked at.
     grants_checked: bool,
-    /// What was found there, for people; none for a guard, which is granted nothing.
+    /// Whether that grants all that it asks for; none without a file, and for a guard, which is granted nothing.
+    granted: Option<bool>,
+    /// What was found there, for people.
     #[serde(skip)]
-    granted: Option<String>,
+    grants: Option<String>,
+    /// The digest that was asked for, if it is another.
+    other_digest: Option<String>,
     differences: Vec<Difference>,
+    /// Whether this host can run it, whatever it is granted and whichever was asked for.
     fits: bool,
     warnings: Vec<String>,
     problems: Vec<String>,
 }
 
-/// Checks and prints; gives the exit code.
-pub async fn check(args: &CheckArgs, console: &Console) -> u8 {
+/// Checks and prints, with `verbose` every import; gives the exit code.
+pub async fn check(args: &CheckArgs, console: &Console, verbose: bool) -> u8 {
     let (found, failures) = match examine(args) {
         Ok(examined) => examined,
         Err(failure) => {
@@ -62,7 +67,7 @@ pub async fn check(args: &CheckArgs, console: &Console) -> u8 {
         let text = serde_json::to_string_pretty(&found).unwrap_or_default();
         console.data(&text).await;
     } else {
-        console.data(&found.describe()).await;
+        console.data(&found.describe(verbose)).await;
         found.warnings.iter().for_each(|it| console.warn(it));
         failures
             .iter()
@@ -88,12 +93,16 @@ fn examine(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
         }
         Err(failure) => return Err(failure),
     };
-    let mut failures = Vec::new();
-    pinned(args, &plugin.digest, &mut failures);
+    let mut unfit = Vec::new();
     let compiled = engine::engine().and_then(|engine| Compiled::new(&engine, &plugin));
-    failures.extend(compiled.err());
-    failures.extend(wrong_defaults(&plugin.manifest));
-    let granted = granted(grants.as_ref(), &plugin, &mut failures);
+    unfit.extend(compiled.err());
+    unfit.extend(wrong_defaults(&plugin.manifest));
+    let differences = differences(&plugin.bytes, &mut unfit);
+    let fits = unfit.is_empty();
+    let (granted, ungranted) = granted(grants.as_ref(), &plugin);
+    let is_granted = grants.is_some().then_some(ungranted.is_none());
+    let other = another(args, &plugin.digest);
+    let failures: Vec<Failure> = other.into_iter().chain(unfit).chain(ungranted).collect();
     let manifest = &plugin.manifest;
     let parameters = manifest.parameters.iter();
     let found = Found {
@@ -120,9 +129,11 @@ fn examine(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
             .map(|(name, parameter)| (name.clone(), parameter.to_string()))
             .collect(),
         grants_checked: grants.is_some(),
-        granted: Some(granted),
-        differences: differences(&plugin.bytes, &mut failures),
-        fits: failures.is_empty(),
+        granted: is_granted,
+        grants: Some(granted),
+        other_digest: other_digest(args, &plugin.digest),
+        differences,
+        fits,
         warnings: (unanchored(manifest).into_iter())
             .chain(Grants::not_about(grants.as_ref(), &plugin))
             .collect(),
@@ -135,7 +146,7 @@ fn examine(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
 }
 
 /// Compares what the plugin asks for with a grants file, and says what came of it; without one, that nothing was compared.
-fn granted(file: Option<&GrantsFile>, plugin: &Plugin, failures: &mut Vec<Failure>) -> String {
+fn granted(file: Option<&GrantsFile>, plugin: &Plugin) -> (String, Option<Failure>) {
     let (manifest, digest) = (&plugin.manifest, &plugin.digest);
     if file.is_none() {
         let without = if plugin.bundled {
@@ -145,27 +156,28 @@ fn granted(file: Option<&GrantsFile>, plugin: &Plugin, failures: &mut Vec<Failur
         } else {
             "without a grants file it is denied"
         };
-        return format!("not looked at: {without}; `--grants FILE` checks yours");
+        let told = format!("not looked at: {without}; `--grants FILE` checks yours");
+        return (told, None);
     }
     match Grants::intersect(file, manifest, digest, plugin.bundled) {
         Ok(grants) => {
             let by = grants.granted().by;
             let by = by.as_deref().unwrap_or("it came with this program");
-            format!("all that it asks for ({by})")
+            (format!("yes: all that it asks for ({by})"), None)
         }
-        Err(failure) => {
-            failures.push(failure);
-            "not enough to start".to_owned()
-        }
+        Err(failure) => ("no: not enough to start".to_owned(), Some(failure)),
     }
 }
 
 fn guard(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
     let file = GuardSource::parse(&args.plugin, args.place.plugin_dir.clone())?.load()?;
-    let mut failures = Vec::new();
-    pinned(args, &file.digest, &mut failures);
+    let mut unfit = Vec::new();
     let engine = engine::engine()?;
-    failures.extend(file.code(&engine).err());
+    unfit.extend(file.code(&engine).err());
+    let differences = differences(&file.bytes, &mut unfit);
+    let fits = unfit.is_empty();
+    let other = another(args, &file.digest);
+    let failures: Vec<Failure> = other.into_iter().chain(unfit).collect();
     let found = Found {
         kind: "guard",
         name: file.name.clone(),
@@ -174,8 +186,9 @@ fn guard(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
         digest: file.digest.clone(),
         bytes: file.bytes.len(),
         imports: imports(&file.bytes),
-        differences: differences(&file.bytes, &mut failures),
-        fits: failures.is_empty(),
+        other_digest: other_digest(args, &file.digest),
+        differences,
+        fits,
         problems: failures
             .iter()
             .map(|failure| failure.message.clone())
@@ -200,15 +213,21 @@ pub(crate) fn unanchored(manifest: &Manifest) -> Vec<String> {
         .collect()
 }
 
-fn pinned(args: &CheckArgs, digest: &str, failures: &mut Vec<Failure>) {
-    if let Some(wanted) = &args.digest
-        && !wanted.eq_ignore_ascii_case(digest)
-    {
-        failures.push(Failure::plugin_rejected(
+/// The digest that was asked for, if it is not this one.
+fn other_digest(args: &CheckArgs, digest: &str) -> Option<String> {
+    let wanted = args.digest.as_ref();
+    wanted
+        .filter(|wanted| !wanted.eq_ignore_ascii_case(digest))
+        .cloned()
+}
+
+fn another(args: &CheckArgs, digest: &str) -> Option<Failure> {
+    other_digest(args, digest).map(|wanted| {
+        Failure::plugin_rejected(
             "plugin.digest",
             format!("the digest is {digest}, and {wanted} was asked for"),
-        ));
-    }
+        )
+    })
 }
 
 /// What differs from the contract. That it cannot be told is a failure, unless it did not fit before.
@@ -230,7 +249,19 @@ fn imports(component: &[u8]) -> Vec<String> {
 }
 
 impl Found {
-    fn describe(&self) -> String {
+    /// The imports, those of WASI as one: toolchains of other languages import it whether they use it or not.
+    fn imports(&self, verbose: bool) -> Vec<String> {
+        let (wasi, mut shown): (Vec<String>, Vec<String>) =
+            (self.imports.iter().cloned()).partition(|name| !verbose && name.starts_with("wasi:"));
+        match wasi.len() {
+            0 => {}
+            1 => shown.push("WASI (1 import): inert".to_owned()),
+            count => shown.push(format!("WASI ({count} imports): inert")),
+        }
+        shown
+    }
+
+    fn describe(&self, verbose: bool) -> String {
         let list = |items: &[String]| match items {
             [] => "nothing".to_owned(),
             // Names of imports are as the file has them.
@@ -250,7 +281,7 @@ impl Found {
         }
         let _ = writeln!(text, "  digest    {}", self.digest);
         let _ = writeln!(text, "  size      {} bytes", self.bytes);
-        let _ = writeln!(text, "  imports   {}", list(&self.imports));
+        let _ = writeln!(text, "  imports   {}", list(&self.imports(verbose)));
         if self.kind == "plugin" {
             let _ = writeln!(text, "  asks for  {}", list(&self.capabilities));
             let _ = writeln!(text, "  optional  {}", list(&self.optional_capabilities));
@@ -269,8 +300,11 @@ impl Found {
         }
         let fits = if self.fits { "yes" } else { "no" };
         let _ = writeln!(text, "  fits      {fits}");
-        if let Some(granted) = &self.granted {
-            let _ = writeln!(text, "  grants    {granted}");
+        if let Some(wanted) = &self.other_digest {
+            let _ = writeln!(text, "  digest    other than {}", on_one_line(wanted));
+        }
+        if let Some(grants) = &self.grants {
+            let _ = writeln!(text, "  granted   {grants}");
         }
         text
     }
@@ -312,10 +346,27 @@ mod tests {
             }],
             ..nothing_found()
         };
-        let text = hostile.describe();
-        assert_eq!(text.lines().count(), honest.describe().lines().count());
+        let text = hostile.describe(true);
+        assert_eq!(text.lines().count(), honest.describe(true).lines().count());
         let is_hidden = |it: char| it == '\u{202e}' || (it.is_control() && it != '\n');
         assert!(!text.contains(is_hidden), "{text:?}");
+    }
+
+    #[test]
+    fn imports_of_wasi_are_one_and_listed_where_more_is_asked_for() {
+        let imports = [
+            "orka:plugin/ssh@0.1.0",
+            "wasi:sockets/tcp@0.2.0",
+            "wasi:io/poll@0.2.0",
+        ];
+        let found = Found {
+            imports: imports.map(str::to_owned).to_vec(),
+            ..nothing_found()
+        };
+        let short = found.describe(false);
+        let line = "  imports   orka:plugin/ssh@0.1.0, WASI (2 imports): inert\n";
+        assert!(short.contains(line), "{short}");
+        assert!(found.describe(true).contains(&imports.join(", ")));
     }
 
     #[test]

@@ -168,7 +168,10 @@ async fn dispatch(mut cli: Cli, role: Role, console: Console, stop: Stop) -> u8 
         }
         Command::Plugin(args) => match args.command {
             PluginCommand::Inspect(args) => shown(inspect::inspect(&args), &console).await,
-            PluginCommand::Check(args) => orka_step::check::check(&args, &console).await,
+            PluginCommand::Check(args) => {
+                let verbose = cli.common.verbose > 0;
+                orka_step::check::check(&args, &console, verbose).await
+            }
             PluginCommand::Task(args) => shown(orka_step::task::task(&args), &console).await,
             #[cfg(feature = "authoring")]
             PluginCommand::New(args) => {
