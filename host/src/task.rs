@@ -185,7 +185,7 @@ spec:
         .filter(|(name, _)| !manifest.parameters.contains_key(*name))
         .collect();
     yaml.push_str(&params(manifest, &settings, is_bundled));
-    yaml.push_str(&workspaces(manifest));
+    yaml.push_str(&workspaces(manifest, is_bundled));
     yaml.push_str(&results(manifest));
     yaml.push_str(&volumes());
     yaml.push_str(&step(args, &sections(manifest, &settings), place));
@@ -215,7 +215,7 @@ fn params(manifest: &Manifest, settings: &[(&str, &str)], is_bundled: bool) -> S
     yaml
 }
 
-fn workspaces(manifest: &Manifest) -> String {
+fn workspaces(manifest: &Manifest, is_bundled: bool) -> String {
     let mut yaml = "  workspaces:
     - name: orka
       description: What is copied into VMs and back; holds the run's ledger, too
@@ -230,12 +230,24 @@ fn workspaces(manifest: &Manifest) -> String {
             yaml,
             "    - name: {name}
       description: {description}
-      optional: true
+      optional: {}
       readOnly: true
-"
+",
+            !is_needed(name, manifest, is_bundled)
         );
     }
     yaml
+}
+
+/// Whether the plugin does not start without this workspace of the operator.
+fn is_needed(workspace: &str, manifest: &Manifest, is_bundled: bool) -> bool {
+    match workspace {
+        "secrets" => !manifest.secrets.is_empty(),
+        // What came with the program has all that it needs; only secrets are granted by the operator alone.
+        "grants" if is_bundled => false,
+        "grants" => !(manifest.capabilities.is_empty() && manifest.secrets.is_empty()),
+        _ => false,
+    }
 }
 
 fn results(manifest: &Manifest) -> String {
@@ -450,6 +462,33 @@ mod tests {
         let arguments = step["args"].as_array().unwrap();
         assert!(arguments.contains(&"--plugin=/plugins/x.wasm".into()));
         assert_eq!(step["securityContext"]["runAsNonRoot"], true);
+    }
+
+    #[test]
+    fn what_a_plugin_does_not_start_without_is_no_optional_workspace() {
+        let manifest = |more: &str| {
+            let head = "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n";
+            Manifest::parse_toml(&format!("{head}{more}")).unwrap()
+        };
+        let is_optional = |more: &str, is_bundled: bool, name: &str| {
+            let yaml = workspaces(&manifest(more), is_bundled);
+            let read: Value = serde_saphyr::from_str(&yaml).unwrap();
+            let all = read["workspaces"].as_array().unwrap();
+            let found = all.iter().find(|it| it["name"] == name).unwrap();
+            found["optional"].as_bool().unwrap()
+        };
+        let asks = "capabilities = [\"ssh.exec\"]\nsecrets = [\"KEY\"]\n";
+        let could = "optional-capabilities = [\"ssh.exec\"]\noptional-secrets = [\"KEY\"]\n";
+        for (more, is_bundled, grants, secrets) in [
+            (asks, false, false, false),
+            (asks, true, true, false),
+            (could, false, true, true),
+            ("", false, true, true),
+        ] {
+            assert_eq!(is_optional(more, is_bundled, "grants"), grants, "{more}");
+            assert_eq!(is_optional(more, is_bundled, "secrets"), secrets, "{more}");
+            assert!(is_optional(more, is_bundled, "guards"));
+        }
     }
 
     #[test]
