@@ -245,6 +245,19 @@ async fn a_cache_without_a_key_is_told_before_anything_is_sent() {
         "`--plugin-cache` is given without its key",
         "--plugin-cache-key FILE",
     ]);
+    // What is not there is told with what makes it.
+    let absent = cache.place.path().join("absent");
+    for (directory, key, said) in [
+        (&absent, &cache.key(), "`mkdir -p "),
+        (&cache.directory(), &absent, "`head -c 32 /dev/urandom > "),
+    ] {
+        let step = cluster
+            .build("true")
+            .flag("--plugin-cache", text(directory));
+        let ended = step.flag("--plugin-cache-key", text(key)).ended().await;
+        ended.assert(211, "infra-failed");
+        ended.assert_says(&[said, text(&absent)]);
+    }
     cluster.assert_untouched();
 }
 

@@ -207,6 +207,21 @@ async fn a_plugin_is_stopped_after_the_steps_that_a_scenario_allows_it() {
 }
 
 #[tokio::test]
+async fn a_limit_of_a_scenario_is_raised_in_the_scenario() {
+    let limited = format!("{SCENARIO}    limits: {{ memory-mib: 1 }}\n");
+    let ended = test_with(&limited).ended().await;
+    said(
+        &ended,
+        1,
+        &[
+            "raise it with `memory-mib: ",
+            "` under `limits` of the scenario",
+        ],
+    );
+    assert!(!ended.stdout.contains("--limit"), "{ended}");
+}
+
+#[tokio::test]
 async fn what_a_scenario_grants_it_grants_to_the_plugin_that_it_tests() {
     let with_secrets = |granted: &str| {
         let members = "params: { base-image: sonoma.orkasi, script: make ipa, secret-env: [TOK] }";

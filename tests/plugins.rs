@@ -209,6 +209,8 @@ async fn rejects_a_plugin_that_is_nowhere() {
             "no-such-plugin",
             "there is no plugin named `no-such-plugin`",
         ),
+        ("no-such-plugin", "come with it are allowed-vms, build, "),
+        ("buld", "did you mean `build`?"),
         ("./nowhere.wasm", "cannot read the plugin `./nowhere.wasm`"),
     ] {
         let ended = cluster.run().flag("--plugin", plugin).ended().await;

@@ -71,6 +71,25 @@ async fn what_was_pushed_runs_by_its_digest_and_is_granted_by_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_pushed_is_answered_with_what_to_do_about_a_push() {
+    let to = "oci://127.0.0.1:1/team/it:1.0";
+    let push = async |file: &str| {
+        let step = Step::new(&["plugin", "push"]);
+        step.argument(file).argument(to).ended().await
+    };
+    let named = push("build").await;
+    assert_eq!(named.code, Some(212), "{named}");
+    named.assert_says(&["needs no registry"]);
+    let guard = push(bundled("allowed-vms").to_str().unwrap()).await;
+    assert_eq!(guard.code, Some(212), "{guard}");
+    guard.assert_says(&["files in the directory that is given with `--guards`"]);
+    let dead = push(bundled("build").to_str().unwrap()).await;
+    assert_eq!(dead.code, Some(217), "{dead}");
+    dead.assert_says(&["`127.0.0.1:1` cannot be reached", "the registry's address"]);
+    assert!(!dead.stderr.contains("deployed"), "{dead}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_artifact_is_laid_out_as_the_cncf_has_it() {
     let registry = Registry::start().await;
     let step = push(&registry.repository("build")).environment("SOURCE_DATE_EPOCH", "1700000000");

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use plugin_manifest::{
-    ANY_SECRET, Capability, Ceiling, Items, Manifest, Parameter, ParameterValue,
+    ANY_SECRET, Capability, Ceiling, Items, Manifest, Parameter, ParameterValue, nearest,
 };
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -956,11 +956,21 @@ fn expand(name: &str) -> Result<BTreeSet<Capability>, String> {
         .copied()
         .filter(|capability| capability.to_string().starts_with(prefix))
         .collect();
-    if matching.is_empty() {
-        Err(format!("`{name}` stands for no capability"))
-    } else {
-        Ok(matching)
+    if !matching.is_empty() {
+        return Ok(matching);
     }
+    let groups: BTreeSet<&str> = Capability::ALL
+        .iter()
+        .filter_map(|it| Some(it.as_str().split_once('.')?.0))
+        .collect();
+    let meant = match nearest(prefix.trim_end_matches('.'), groups.iter().copied()) {
+        Some(nearest) => format!("did you mean `{nearest}.*`?"),
+        None => {
+            let all: Vec<String> = groups.iter().map(|group| format!("`{group}.*`")).collect();
+            format!("there are {}", all.join(", "))
+        }
+    };
+    Err(format!("`{name}` stands for no capability; {meant}"))
 }
 
 #[cfg(test)]

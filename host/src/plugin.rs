@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use plugin_manifest::{Demands, Manifest, WasmKind};
+use plugin_manifest::{Demands, Manifest, WasmKind, nearest};
 use sha2::{Digest as _, Sha256};
 
 use crate::aot;
@@ -172,8 +172,12 @@ impl PluginRef {
                     let looked: Vec<String> =
                         directory.iter().chain(&homes).map(|home| format!("`{}`", home.display())).collect();
                     let hint = project::of_this_directory(name).unwrap_or_else(|| {
+                        let meant = match nearest(name, BUNDLED) {
+                            Some(nearest) => format!("did you mean `{nearest}`?"),
+                            None => format!("those that come with it are {}", BUNDLED.join(", ")),
+                        };
                         format!(
-                            "looked in {}; in a source tree `cargo xtask plugins` builds the bundled ones; a file is given with its path, such as `./{file}`",
+                            "{meant}; looked in {}; in a source tree `cargo xtask plugins` builds the bundled ones; a file is given with its path, such as `./{file}`",
                             looked.join(", ")
                         )
                     });

@@ -344,6 +344,11 @@ impl RunContext {
         result
     }
 
+    /// Whether it is played in a test, whose limits stand in a scenario.
+    pub fn is_played(&self) -> bool {
+        self.interference.get().is_some()
+    }
+
     /// Lets a test note this run's host calls and strike at one. The first one stays.
     pub fn interfere(&self, interference: Arc<Interference>) {
         let _ = self.interference.set(interference);

@@ -50,7 +50,10 @@ pub fn explain(
     let raised = uncaught(error, output);
     let mut failure = match (breach, error.downcast_ref::<I32Exit>(), last_words.as_deref()) {
         (Some(breach), _, _) => {
-            let (what, hint) = breach.explain(Whose::Plugin);
+            let (what, mut hint) = breach.explain(Whose::Plugin);
+            if run.is_played() {
+                hint = Breach::in_a_scenario(&hint);
+            }
             plugin_failure("plugin.limit", format!("plugin `{name}` was stopped: {what}")).with_hint(hint)
         }
         (None, Some(I32Exit(status)), _) => plugin_failure(

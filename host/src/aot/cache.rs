@@ -70,23 +70,24 @@ impl CodeCache {
         key_file: &Path,
         workspace: Option<&Path>,
     ) -> Result<Self, Failure> {
-        let found = |path: &Path, flag: &str| {
+        let found = |path: &Path, flag: &str, made: &str| {
             path.canonicalize().map_err(|error| {
                 Failure::config(format!(
                     "cannot find `{}` given with `{flag}`",
                     path.display()
                 ))
                 .with_source(error)
+                .with_hint(format!("`{made} {}` makes it", path.display()))
             })
         };
-        let directory = found(directory, "--plugin-cache")?;
+        let directory = found(directory, "--plugin-cache", "mkdir -p")?;
         if !directory.is_dir() {
             return Err(Failure::config(format!(
                 "`{}` given with `--plugin-cache` is not a directory",
                 directory.display()
             )));
         }
-        let resolved = found(key_file, "--plugin-cache-key")?;
+        let resolved = found(key_file, "--plugin-cache-key", "head -c 32 /dev/urandom >")?;
         let workspace = workspace.and_then(|path| path.canonicalize().ok());
         for (place, name) in [
             (Some(&directory), "cache"),

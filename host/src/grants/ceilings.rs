@@ -260,15 +260,20 @@ impl Ceilings {
     /// What raises a ceiling, with the line that would have to change.
     pub fn how_to_raise(&self, ceiling: &str) -> String {
         let table = self.place.form.ceilings();
+        // Of a list more is allowed by one more line of it.
+        let do_so = match ceiling {
+            "images" | "namespaces" | "programs" => "add to",
+            _ => "raise",
+        };
         match (self.place.member(ceiling), self.place.entry()) {
             (Some(line), _) => {
-                format!("the operator can raise `{ceiling}` under `{table}` at {line}")
+                format!("the operator can {do_so} `{ceiling}` under `{table}` at {line}")
             }
             (None, Some(entry)) => format!(
                 "the operator can raise `{ceiling}`: add it under `{table}` to the entry at {entry}"
             ),
             (None, None) => {
-                format!("the operator can raise `{ceiling}` under `{table}` in the grants file")
+                format!("the operator can {do_so} `{ceiling}` under `{table}` in the grants file")
             }
         }
     }

@@ -667,6 +667,13 @@ fn a_wildcard_stands_only_for_a_whole_part() {
     assert!(expand("ssh.*").unwrap().len() >= 2);
     assert!(expand("ss*").is_err());
     assert!(expand("nothing.*").is_err());
+    let told = expand("clustr.*").unwrap_err();
+    assert!(told.ends_with("did you mean `cluster.*`?"), "{told}");
+    let told = expand("nothing.*").unwrap_err();
+    assert!(
+        told.contains("`cluster.*`") && told.contains("`ssh.*`"),
+        "{told}"
+    );
     assert!(expand("ssh.exce").is_err());
 }
 
@@ -726,9 +733,11 @@ fn what_lies_above_a_ceiling_is_told_with_the_line_that_sets_it_in_both_language
         assert!(namespace.contains(&at(namespaces)), "{namespace}");
         let program = hint(grants.admit_program("/usr/local/bin/evil"));
         assert!(program.contains(&at(programs)), "{program}");
+        assert!(program.contains("can add to `programs`"), "{program}");
         let hour = Duration::from_secs(3600);
         let long = hint(ceilings.admit_lifetime(hour, hour * 2).map(drop));
         assert!(long.contains(&at(lifetime)), "{long}");
+        assert!(long.contains("can raise `lifetime`"), "{long}");
         // One that has no line of its own is to be added to the entry.
         let kept = hint(ceilings.admit_keeping(hour * 100));
         assert!(kept.contains(&format!("the entry {}", at(entry))), "{kept}");

@@ -116,6 +116,19 @@ impl Breach {
         })
     }
 
+    /// A hint of [`Breach::explain`] where limits stand in a scenario and not on a command line.
+    pub fn in_a_scenario(hint: &str) -> String {
+        let flag = hint.split_once("`--limit ");
+        let parts = flag.and_then(|(before, rest)| Some((before, rest.split_once('`')?)));
+        match parts {
+            Some((before, (setting, after))) => {
+                let setting = setting.replacen('=', ": ", 1);
+                format!("{before}`{setting}` under `limits` of the scenario{after}")
+            }
+            None => hint.to_owned(),
+        }
+    }
+
     /// Message and hint for a person.
     pub fn explain(self, whose: Whose) -> (String, String) {
         let own = match whose {
@@ -445,6 +458,13 @@ mod tests {
             let (message, hint) = breach.explain(Whose::Plugin);
             assert!(message.contains(number), "{message}");
             assert!(hint.contains(&format!("`--limit {flag}`")), "{hint}");
+            let in_a_scenario = Breach::in_a_scenario(&hint);
+            let entry = format!(
+                "`{}` under `limits` of the scenario",
+                flag.replace('=', ": ")
+            );
+            assert!(in_a_scenario.contains(&entry), "{in_a_scenario}");
+            assert!(!in_a_scenario.contains("--limit"), "{in_a_scenario}");
             let name = flag.split('=').next().unwrap();
             assert!(super::super::TABLE.iter().any(|row| row.name == name));
         }

@@ -11,13 +11,14 @@ use sha2::{Digest as _, Sha256};
 
 use super::remote::layout::{CONFIG, Component, Config, Descriptor, LAYER, Manifest};
 use super::remote::registry::{Access, Registry};
-use super::remote::web::{Answer, Call, Web, may_follow};
+use super::remote::web::{Answer, Call, UNREACHABLE, Web, may_follow};
 use super::remote::{Fetched, OciRef, Repository, fetch, is_remote};
-use super::{Plugin, PluginRef};
+use super::{Plugin, PluginRef, project};
 use crate::cli::{PluginPullArgs, PluginPushArgs};
 use crate::config::{Environment, RegistryLogins};
 use crate::console::{Console, bytes};
 use crate::failure::Failure;
+use crate::guard::is_guard;
 
 /// An image manifest.
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -41,20 +42,14 @@ pub async fn push(
     console: &Console,
 ) -> Result<String, Failure> {
     let (repository, tag) = Repository::parse(&args.to, "plugin push FILE")?;
-    let plugin = Plugin::load(&PluginRef::Path(args.file.clone()))?;
+    let plugin = pushable(&args.file)?;
     let artifact = Artifact::of(&plugin, created(&args.file, environment)?)?;
     let web = Web::new(args.registry.ca())?;
     let logins = RegistryLogins::resolve(&args.registry, environment, console.masker())?;
     let registry = Registry::new(&web, &repository, Access::Push, &logins, console.masker())?;
-    registry
-        .upload(&artifact.manifest.config, artifact.config.clone())
-        .await?;
-    for layer in &artifact.manifest.layers {
-        registry.upload(layer, artifact.component.clone()).await?;
-    }
-    registry
-        .name(tag.as_deref().unwrap_or(&artifact.digest), &artifact)
-        .await?;
+    send(&registry, tag.as_deref(), &artifact)
+        .await
+        .map_err(no_run)?;
     console.info(&format!(
         "pushed `{}` {} ({}, {})",
         plugin.manifest.name,
@@ -64,6 +59,48 @@ pub async fn push(
     ));
     let digest = artifact.digest;
     Ok(format!("{}\n", OciRef { repository, digest }))
+}
+
+async fn send(
+    registry: &Registry<'_>,
+    tag: Option<&str>,
+    artifact: &Artifact,
+) -> Result<(), Failure> {
+    registry
+        .upload(&artifact.manifest.config, artifact.config.clone())
+        .await?;
+    for layer in &artifact.manifest.layers {
+        registry.upload(layer, artifact.component.clone()).await?;
+    }
+    registry
+        .name(tag.unwrap_or(&artifact.digest), artifact)
+        .await
+}
+
+/// The plugin in a file, as something that is to be pushed.
+fn pushable(file: &Path) -> Result<Plugin, Failure> {
+    Plugin::load(&PluginRef::Path(file.to_owned())).map_err(|failure| {
+        if failure.code == "plugin.unreadable" && project::unbuilt(file).is_none() {
+            return failure.with_hint(
+                "give the path of a `.wasm` file; what came with this program is there by its name and needs no registry",
+            );
+        }
+        if std::fs::read(file).is_ok_and(|bytes| is_guard(&bytes)) {
+            return failure.with_hint(
+                "guards are not fetched from registries; they are distributed as files in the directory that is given with `--guards`",
+            );
+        }
+        failure
+    })
+}
+
+/// A failure of a registry where no run is under way.
+fn no_run(failure: Failure) -> Failure {
+    if failure.code == UNREACHABLE {
+        failure.with_hint("look at the registry's address; the same may succeed later")
+    } else {
+        failure
+    }
 }
 
 /// Fetches a plugin into a file and gives a line about it.
@@ -83,7 +120,8 @@ pub async fn pull(
         );
     }
     let reference = PluginRef::parse(&args.plugin, None)?;
-    match fetch(reference, &args.registry, environment, console).await? {
+    let fetched = fetch(reference, &args.registry, environment, console).await;
+    match fetched.map_err(no_run)? {
         PluginRef::Fetched(Fetched {
             bytes: component, ..
         }) => {

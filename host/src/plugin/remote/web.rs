@@ -259,7 +259,11 @@ impl Web {
 
     fn unreachable(&self, call: &Call, url: &Url, why: &reqwest::Error) -> Failure {
         let host = url.host_str().unwrap_or_default();
-        let message = format!("{}: `{host}` cannot be reached", call.what);
+        // That of the scheme says nothing.
+        let port = url
+            .port()
+            .map_or_else(String::new, |port| format!(":{port}"));
+        let message = format!("{}: `{host}{port}` cannot be reached", call.what);
         let told = Told(innermost(why));
         if !is_about_certificates(why) {
             return unavailable(message).with_source(told).retryable(true);
@@ -347,10 +351,12 @@ fn too_large(what: &str, limit: u64) -> Failure {
     )
 }
 
+/// The code of what [`unavailable`] gives.
+pub(crate) const UNREACHABLE: &str = "plugin.unreachable";
+
 /// The other side is at fault, or the way to it.
 pub(crate) fn unavailable(message: String) -> Failure {
-    let code = "plugin.unreachable";
-    Failure::new(Kind::Unavailable, Class::Files, code, message)
+    Failure::new(Kind::Unavailable, Class::Files, UNREACHABLE, message)
         .with_hint("nothing was deployed; the same may succeed later")
 }
 
