@@ -943,7 +943,14 @@ async fn what_is_probably_meant_otherwise_is_warned_of_when_a_plugin_is_built() 
     assert!(!built.stderr.contains("warning"), "{built}");
     // What does not fit is no matter of a warning.
     let (_, guard) = built_by_a_stand_in("", &bundled("allowed-vms")).await;
-    said(&guard, 212, &["it is a guard and no plugin"]);
+    said(
+        &guard,
+        212,
+        &[
+            "its manifest asks for capabilities",
+            "out of its `plugin.toml`",
+        ],
+    );
 }
 
 #[tokio::test]

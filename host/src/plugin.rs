@@ -174,10 +174,10 @@ impl PluginRef {
                     let hint = project::of_this_directory(name).unwrap_or_else(|| {
                         let meant = match nearest(name, BUNDLED) {
                             Some(nearest) => format!("did you mean `{nearest}`?"),
-                            None => format!("those that come with it are {}", BUNDLED.join(", ")),
+                            None => format!("those that come with it are {};", BUNDLED.join(", ")),
                         };
                         format!(
-                            "{meant}; looked in {}; in a source tree `cargo xtask plugins` builds the bundled ones; a file is given with its path, such as `./{file}`",
+                            "{meant} looked in {}; in a source tree `cargo xtask plugins` builds the bundled ones; a file is given with its path, such as `./{file}`",
                             looked.join(", ")
                         )
                     });

@@ -46,15 +46,17 @@ async fn a_printed_task_for_a_foreign_plugin_does_what_the_workspace_grants_says
     let plugin = guest("several").to_str().unwrap().to_owned();
     let task = printed(&[&plugin, "--plugin-path", &plugin]).await;
     let namespace = Namespace::of(&cluster);
-    let pod = || namespace.run(&task).empty_dir("orka");
-    let ended = pod().ended().await;
-    assert_outcome(&ended, 212, "denied");
-    cluster.assert_untouched();
+    // The Task requires the workspace: without it the plugin would not start.
     let grants = tempfile::tempdir().unwrap();
-    let text = "grants:\n- plugin: several\n  capabilities: ['*']\n";
-    std::fs::write(grants.path().join("grants.yaml"), text).unwrap();
-    let ended = pod().workspace("grants", grants.path()).ended().await;
-    assert_outcome(&ended, 0, "succeeded");
+    let run = async |text: &str| {
+        std::fs::write(grants.path().join("grants.yaml"), text).unwrap();
+        let pod = namespace.run(&task).empty_dir("orka");
+        pod.workspace("grants", grants.path()).ended().await
+    };
+    assert_outcome(&run("grants: []\n").await, 212, "denied");
+    cluster.assert_untouched();
+    let granted = "grants:\n- plugin: several\n  capabilities: ['*']\n";
+    assert_outcome(&run(granted).await, 0, "succeeded");
     cluster.assert_nothing_left();
 }
 

@@ -221,8 +221,9 @@ impl GuardSource {
         {
             return Err(refused(
                 shown,
-                "its manifest asks for capabilities; a guard has none",
-            ));
+                "its manifest asks for capabilities or secrets; a guard has none",
+            )
+            .with_hint("take `capabilities`, `optional-capabilities` and `secrets` out of its `plugin.toml`"));
         }
         let stem = path
             .file_stem()
