@@ -288,6 +288,13 @@ fn plugin_bench_measures_a_guard_with_its_configuration() {
         let named = format!("sha256:{} was asked for", "0".repeat(64));
         assert!(told.contains(&named), "{told}");
     }
+    // What has the signs of such a name, and is no file, is told as what it was given as.
+    for path in ["./a=b/nope.wasm", "buidl=rules.txt"] {
+        let (code, told) = bench(&[path]);
+        assert_eq!(code, Some(212), "{told}");
+        assert!(told.contains(&format!("plugin `{path}`")), "{told}");
+        assert!(!told.contains("--guard"), "{told}");
+    }
     let (_, told) = bench(&["allowed-vms", "--json"]);
     let figures: serde_json::Value = serde_json::from_str(&told).unwrap();
     let pinned = format!("allowed-vms@{}", figures["digest"].as_str().unwrap());

@@ -185,6 +185,8 @@ async fn what_cannot_be_purged_is_named_with_the_command_that_does() {
     let ended = step.patience(Duration::from_secs(100)).ended().await;
     ended.assert(219, "infra-failed");
     let vm = cluster.only_vm();
+    let reason = format!("may still exist: {}", vm.name);
+    assert_eq!(ended.result("reason"), reason);
     ended.assert_says(&[
         &format!("`{}` may still exist", vm.name),
         "purging is not for you",

@@ -89,6 +89,20 @@ async fn the_demo_does_not_wait_for_tasks_that_there_are_not() {
     }
 }
 
+/// One that is named as a bundled plugin is, and is another file, may be all of its Tasks in one.
+#[tokio::test]
+async fn the_demo_shows_a_plugin_with_the_name_of_a_bundled_one() {
+    let step = demo();
+    let mut other = std::fs::read(bundled("deploy")).unwrap();
+    // A custom section of one byte.
+    other.extend([0, 3, 1, b'x', 0]);
+    let other = step.scratch_file("deploy.wasm", &other);
+    let mut running = step.flag("--plugin", other).start();
+    running.says(Stream::Stderr, "<== sign in").await;
+    running.signal(Signal::TERM);
+    assert_eq!(running.ended().await.code, Some(143));
+}
+
 #[tokio::test]
 async fn the_demo_grants_the_secrets_that_are_given_to_it() {
     let step = demo().param(

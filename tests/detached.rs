@@ -19,6 +19,7 @@ fn counting(cluster: &Cluster) -> Step {
 /// All lines, each once and in order, the script's own status, and one start.
 fn assert_counted(ended: &Ended) {
     ended.assert(7, "build-failed");
+    assert_eq!(ended.result("reason"), "the script exited with status 7");
     for stream in ["out", "err"] {
         let lines: Vec<&str> = ended
             .stdout

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use orka_sim::{GuestKind, Sim, SimConfig};
-use plugin_manifest::{Capability, Manifest, is_secret_name};
+use plugin_manifest::{Manifest, is_secret_name};
 
 use crate::cli::{DemoArgs, OrkaArgs, OrkaVersion, RegistryArgs, RunArgs, SshArgs};
 use crate::config::{Config, Environment};
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::outcome::{EXIT_INTERNAL, EXIT_LEFTOVERS};
-use crate::plugin::{Plugin, PluginRef, is_bundled_name};
+use crate::plugin::Plugin;
 use crate::report;
 use crate::run::{self, Finished};
 use crate::state::Stop;
@@ -123,30 +123,14 @@ fn sample_project() -> std::io::Result<PathBuf> {
 /// Refuses a bundled plugin that works on what other Tasks have made: in a demo there are none. Another may be all of its
 /// Tasks in one.
 fn can_be_shown(plugin: &Plugin) -> Result<(), Failure> {
-    let mut asked = plugin.manifest.capabilities.iter();
-    let of_others =
-        |it: &&Capability| matches!(it, Capability::ClusterAdopt | Capability::ClusterPurgeRun);
-    match asked.find(of_others) {
-        Some(capability) if came_with_program(plugin) => Err(Failure::config(format!(
+    match plugin.works_on_others() {
+        Some(capability) => Err(Failure::config(format!(
             "plugin `{}` works on what other Tasks of a run made (`{capability}`), and a demo is one Task on a new cluster",
             plugin.manifest.name
         ))
         .with_hint("start `orka-sim`, and run `init`, `deploy` and `teardown` against it with `orka-step run` and the same `--run-uid`")),
-        _ => Ok(()),
+        None => Ok(()),
     }
-}
-
-/// Whether it is a bundled plugin, or a copy of one. An author may call another the same.
-fn came_with_program(plugin: &Plugin) -> bool {
-    let name = &plugin.manifest.name;
-    let is_copy = || {
-        let ours = Plugin::load(&PluginRef::Bundled {
-            name: name.clone(),
-            directory: None,
-        });
-        is_bundled_name(name) && ours.is_ok_and(|ours| ours.digest == plugin.digest)
-    };
-    plugin.bundled || is_copy()
 }
 
 /// The files of a directory that can be secrets. Others have names that no plugin can ask for.

@@ -5,12 +5,11 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use plugin_manifest::{Capability, Manifest};
 use sha2::{Digest as _, Sha256};
 
 use crate::failure::{Class, Failure, Kind};
 use crate::ledger::Head;
-use crate::plugin::is_bundled_name;
+use crate::plugin::Plugin;
 use crate::reap::name::Name;
 
 /// Hex digits of each hash: 32 bits tell the runs of one cluster apart and keep names short.
@@ -95,14 +94,11 @@ impl Identity {
     /// # Errors
     ///
     /// A bundled one asks for `cluster.adopt` or `cluster.purge-run`, and the run was told no UID.
-    pub fn admit_plugin(&self, manifest: &Manifest) -> Result<(), Failure> {
-        let mut asked = manifest.capabilities.iter();
-        let needs_run =
-            |it: &&Capability| matches!(it, Capability::ClusterAdopt | Capability::ClusterPurgeRun);
-        match asked.find(|it| is_bundled_name(&manifest.name) && needs_run(it)) {
+    pub fn admit_plugin(&self, plugin: &Plugin) -> Result<(), Failure> {
+        match plugin.works_on_others() {
             Some(capability) => self.require_run(&format!(
                 "plugin `{}` works on what other Tasks of a run made (`{capability}`)",
-                manifest.name
+                plugin.manifest.name
             )),
             None => Ok(()),
         }

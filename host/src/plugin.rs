@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use plugin_manifest::{Demands, Manifest, WasmKind, nearest};
+use plugin_manifest::{Capability, Demands, Manifest, WasmKind, nearest};
 use sha2::{Digest as _, Sha256};
 
 use crate::aot;
@@ -223,6 +223,29 @@ fn homes() -> Vec<PathBuf> {
 }
 
 impl Plugin {
+    /// What a plugin that came with this program asks for that only works on what other Tasks of its run made. A foreign one may
+    /// be all of its Tasks in one.
+    pub(crate) fn works_on_others(&self) -> Option<Capability> {
+        let mut asked = self.manifest.capabilities.iter();
+        let of_others =
+            |it: &&Capability| matches!(it, Capability::ClusterAdopt | Capability::ClusterPurgeRun);
+        let found = asked.find(of_others).copied();
+        found.filter(|_| self.came_with_program())
+    }
+
+    /// Whether it is a bundled plugin, or a copy of one. An author may call another the same.
+    fn came_with_program(&self) -> bool {
+        let name = &self.manifest.name;
+        let is_copy = || {
+            let ours = Self::load(&PluginRef::Bundled {
+                name: name.clone(),
+                directory: None,
+            });
+            is_bundled_name(name) && ours.is_ok_and(|ours| ours.digest == self.digest)
+        };
+        self.bundled || is_copy()
+    }
+
     /// Reads a plugin and checks that this host can run it, without compiling it.
     ///
     /// # Errors

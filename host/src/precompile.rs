@@ -62,6 +62,18 @@ pub fn compile(args: &CompileArgs, console: &Console) -> Result<String, Failure>
     Ok(text)
 }
 
+/// Whether it names a file at hand with a configuration or with a digest, as only guards are named.
+fn is_guard_with_more(text: &str, place: &PluginPlace) -> bool {
+    let component = text
+        .split_once('=')
+        .map_or(text, |(component, _)| component);
+    let component = component
+        .rsplit_once("@sha256:")
+        .map_or(component, |(component, _)| component);
+    let at_hand = || place.reference(component)?.locate();
+    component != text && at_hand().is_ok_and(|(path, _)| path.is_file())
+}
+
 /// What is compiled, or measured.
 pub(crate) enum Subject {
     Plugin(Box<Plugin>),
@@ -76,8 +88,7 @@ impl Subject {
             Err(failure) if is_remote(text) => Err(failure),
             Err(failure) => {
                 let is_other_world = failure.code == "plugin.other-world";
-                // Only guards are named with a configuration, or with the digest of a file at hand.
-                let names_a_guard = text.contains('=') || text.contains("@sha256:");
+                let names_a_guard = is_guard_with_more(text, place);
                 if !is_other_world && !names_a_guard {
                     return Err(failure);
                 }

@@ -239,8 +239,8 @@ fn write_results(
     results: &Results,
 ) -> Result<(), Failure> {
     results.set_own("outcome", &conclusion.outcome.to_string())?;
-    match conclusion.failures.first() {
-        Some(failure) => results.set_own(REASON, &reason(failure, console.masker()))?,
+    match reason(conclusion) {
+        Some(text) => results.set_own(REASON, &shortened(&text, console.masker()))?,
         None => results.unset_own(REASON),
     }
     if let Some(exit) = &conclusion.exit {
@@ -252,10 +252,28 @@ fn write_results(
     results.set_own("duration-seconds", &console.elapsed().as_secs().to_string())
 }
 
-/// What went wrong, on one line and not too long.
-fn reason(failure: &Failure, masker: &Masker) -> String {
+/// What went wrong, if anything did: of several failures the one that decided about the outcome.
+fn reason(conclusion: &Conclusion) -> Option<String> {
+    if let Some(failure) = conclusion.failures.iter().min_by_key(|it| it.class) {
+        return Some(match conclusion.failures.len() {
+            1 => failure.message.clone(),
+            several => format!("{several} problems, such as: {}", failure.message),
+        });
+    }
+    if let (Outcome::BuildFailed, Some(exit)) = (conclusion.outcome, &conclusion.exit) {
+        return Some(match exit {
+            Exit::Status(status) => format!("the script exited with status {status}"),
+            Exit::Signal(signal) => format!("the script was ended by SIG{}", signal.name),
+        });
+    }
+    let left = leftover_names(&conclusion.settlement.leftovers)?;
+    (conclusion.outcome != Outcome::Succeeded).then(|| format!("may still exist: {left}"))
+}
+
+/// On one line, not too long, and without secrets.
+fn shortened(text: &str, masker: &Masker) -> String {
     // Masked before it is cut: a secret that is cut in two is not known for one.
-    let line = on_one_line(&masker.mask(&failure.message));
+    let line = on_one_line(&masker.mask(text));
     if line.len() <= REASON_BYTES_MAX {
         return line;
     }
@@ -404,7 +422,7 @@ mod tests {
     fn a_reason_is_one_line_of_bounded_length_without_secrets() {
         let masker = Masker::default();
         masker.add("hunter2hunter2");
-        let told = |message: &str| reason(&Failure::config(message), &masker);
+        let told = |message: &str| shortened(message, &masker);
         assert_eq!(told("`x` is wrong\nhint: y"), "`x` is wrong\\nhint: y");
         assert_eq!(told(&"a".repeat(200)).len(), 200);
         let long = told(&format!("{}hunter2hunter2", "ä".repeat(95)));

@@ -162,10 +162,7 @@ struct Prepared {
 fn prepare(config: Config, console: Console, stop: Stop) -> Result<Prepared, Vec<Failure>> {
     let plugin = Plugin::load(&config.plugin).map_err(|failure| vec![failure])?;
     let one = |failure| vec![failure];
-    config
-        .identity
-        .admit_plugin(&plugin.manifest)
-        .map_err(one)?;
+    config.identity.admit_plugin(&plugin).map_err(one)?;
     tell_left_out(&plugin.manifest, &config, &console);
     let given = given_parameters(&plugin.manifest, &config);
     let shown = config.plugin.to_string();

@@ -373,7 +373,7 @@ fn plugin(
         let owner = config::owner(&args.run);
         RunFacts::before_it_begins(&plugin.manifest, &plugin.digest, identity, &owner)
     });
-    if let Err(failure) = identity.map_or(Ok(()), |it| it.admit_plugin(&plugin.manifest)) {
+    if let Err(failure) = identity.map_or(Ok(()), |it| it.admit_plugin(&plugin)) {
         checks.add(Check::failed(
             Subject::Settings,
             Stage::Parameters,

@@ -309,6 +309,13 @@ impl Recorder {
         noted.call.output_left_out += (bytes.len() - fits) as u64;
     }
 
+    /// Notes that nobody hears of a program any more: its plugin let go of it, or it ended.
+    fn program_left(&self, position: usize) {
+        if let Some(noted) = self.state().calls.get_mut(position) {
+            noted.program_ended.get_or_insert_with(Instant::now);
+        }
+    }
+
     fn program_ended(&self, position: usize, event: &Event) {
         let end = match event {
             // A connection that is lost under a detached program is no end of it.
@@ -627,9 +634,10 @@ impl Guest for RecordedGuest {
                 }
                 // Whoever took the events is gone: so must we be, so that the program notices.
                 if events.send(event).await.is_err() {
-                    return;
+                    break;
                 }
             }
+            recorder.program_left(call);
         });
         Ok(running)
     }
