@@ -486,19 +486,3 @@ fn the_admission_policy_lets_tasks_of_these_names_be_guarded_ones_only() {
         assert_eq!(refused_by(OF_TASKS, other, None), [] as [&str; 0]);
     }
 }
-
-/// A namespace that is copied in one file and not in the other would have no policy.
-#[test]
-fn the_admission_policies_are_bound_to_the_namespace_of_the_tasks() {
-    let tasks = &read("tekton/overlays/guards/tasks/kustomization.yaml")[0];
-    for file in [OF_RUNS, OF_TASKS] {
-        let [policy, binding] = &read(file)[..] else {
-            panic!("{file}");
-        };
-        let selected = &binding["spec"]["matchResources"]["namespaceSelector"]["matchLabels"];
-        assert_eq!(selected["kubernetes.io/metadata.name"], tasks["namespace"]);
-        assert_eq!(binding["spec"]["validationActions"], json!(["Deny"]));
-        assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
-        assert_eq!(policy["spec"]["failurePolicy"], "Fail");
-    }
-}

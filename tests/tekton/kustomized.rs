@@ -1,10 +1,11 @@
 //! What `kubectl apply -k` applies: each kustomization, built by kustomize itself.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use end_to_end::{Definition, Schemas, documents, refusals, repository, target_directory};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::definitions::each_object;
 
@@ -148,8 +149,8 @@ fn an_image_of_another_name_and_digest_in_one_file_reaches_every_container() {
             });
         }
     }
-    // Four Tasks and the StepAction four times, two reapers.
-    assert_eq!(seen, 22);
+    // Four Tasks and the StepAction three times, two reapers.
+    assert_eq!(seen, 17);
 }
 
 /// A name that is changed in one place and not in another would leave a reaper without rights, or Tasks without a policy.
@@ -192,6 +193,110 @@ fn a_copy_of_an_overlay_names_its_namespace_in_one_place() {
     }
 }
 
+/// Objects of the cluster by one name would be those of whichever namespace was applied last.
+#[test]
+#[ignore = "takes kubectl: `cargo xtask setup`"]
+fn the_admission_policies_of_two_namespaces_leave_each_other_alone() {
+    let named = |documents: &[Value]| -> BTreeSet<String> {
+        let documents = documents.iter();
+        documents
+            .filter(|it| OF_THE_CLUSTER.contains(&it["kind"].as_str().unwrap()))
+            .map(|it| format!("{} {}", it["kind"], it["metadata"]["name"]))
+            .collect()
+    };
+    let copy = copied();
+    changed(
+        copy.path(),
+        "overlays/guards/tasks/kustomization.yaml",
+        "namespace: ios-builds\n",
+        "namespace: android\n",
+    );
+    let of_another = built(&copy.path().join("overlays/guards"));
+    let own = own("overlays/guards");
+    assert_eq!(named(&own).len(), 4, "{own:#?}");
+    assert_eq!(named(&of_another).len(), 4, "{of_another:#?}");
+    assert!(named(&own).is_disjoint(&named(&of_another)));
+    assert_bound(&of_another);
+}
+
+/// A namespace that no binding selects, or a binding to a policy that is not there, would be held to nothing.
+#[test]
+#[ignore = "takes kubectl: `cargo xtask setup`"]
+fn the_admission_policies_are_bound_to_the_namespace_of_the_tasks() {
+    assert_bound(&own("overlays/guards"));
+}
+
+#[track_caller]
+fn assert_bound(documents: &[Value]) {
+    let tasks = of_kind(documents, "Task");
+    let namespace = &tasks[0]["metadata"]["namespace"];
+    let bindings = of_kind(documents, "ValidatingAdmissionPolicyBinding");
+    let mut bound = BTreeSet::new();
+    for binding in bindings {
+        let spec = &binding["spec"];
+        let selected = &spec["matchResources"]["namespaceSelector"]["matchLabels"];
+        assert_eq!(selected["kubernetes.io/metadata.name"], *namespace);
+        assert_eq!(spec["validationActions"], json!(["Deny"]));
+        bound.insert(spec["policyName"].as_str().unwrap());
+    }
+    let policies = of_kind(documents, "ValidatingAdmissionPolicy");
+    assert_eq!(policies.len(), 2);
+    for policy in &policies {
+        assert_eq!(policy["spec"]["failurePolicy"], "Fail");
+    }
+    let policies = policies.iter().map(|it| &it["metadata"]["name"]);
+    assert_eq!(
+        policies
+            .map(|it| it.as_str().unwrap())
+            .collect::<BTreeSet<_>>(),
+        bound
+    );
+}
+
+/// While they hold, Tasks can be deleted, and the older ones not be made.
+#[test]
+#[ignore = "takes kubectl: `cargo xtask setup`"]
+fn the_way_back_takes_every_binding_away_before_the_tasks() {
+    let page = std::fs::read_to_string(repository().join("tekton/MIGRATION.md")).unwrap();
+    let (before, _) = page.split_once("\nkubectl replace --force").unwrap();
+    let last = before.lines().last().unwrap();
+    let named = last.strip_prefix("kubectl delete validatingadmissionpolicybinding ");
+    let named: BTreeSet<&str> = named.unwrap().split(' ').collect();
+    let documents = own("overlays/guards");
+    let bindings = of_kind(&documents, "ValidatingAdmissionPolicyBinding");
+    assert_eq!(bindings.len(), 2);
+    for binding in bindings {
+        assert!(
+            named.contains(binding["metadata"]["name"].as_str().unwrap()),
+            "{last}"
+        );
+    }
+}
+
+/// What holds for a namespace, with its endpoint, is `overlays/namespace`'s alone: applied later, another would undo it.
+#[test]
+#[ignore = "takes kubectl: `cargo xtask setup`"]
+fn one_overlay_has_the_namespace_and_its_settings() {
+    let settings = |folder: &str| -> Vec<String> {
+        let documents = own(folder);
+        let of_namespace = |it: &&Value| {
+            it["kind"] == "Namespace" || it["metadata"]["name"] == "orka-tekton-config"
+        };
+        let found = documents.iter().filter(of_namespace);
+        found
+            .map(|it| it["kind"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(settings("overlays/namespace"), ["Namespace", "ConfigMap"]);
+    for folder in [
+        "overlays/guards",
+        "overlays/hand-over",
+        "overlays/reaper-namespaced",
+    ] {
+        assert_eq!(settings(folder), [] as [&str; 0], "{folder}");
+    }
+}
+
 /// What `guarded` runs is what kustomize makes of the Task.
 #[test]
 #[ignore = "takes kubectl: `cargo xtask setup`"]
@@ -216,10 +321,7 @@ fn the_overlay_of_guards_changes_three_tasks_as_the_tests_do() {
 #[ignore = "takes kubectl: `cargo xtask setup`"]
 fn the_reaper_of_one_namespace_has_nothing_of_the_cluster() {
     let documents = own("overlays/reaper-namespaced");
-    for kind in OF_THE_CLUSTER
-        .into_iter()
-        .filter(|kind| *kind != "Namespace")
-    {
+    for kind in OF_THE_CLUSTER {
         assert!(of_kind(&documents, kind).is_empty(), "{kind}");
     }
     let [job] = of_kind(&documents, "CronJob")[..] else {
@@ -244,16 +346,17 @@ fn the_reaper_of_one_namespace_has_nothing_of_the_cluster() {
         "metadata.namespace"
     );
     // What tells its builds' VMs from those of other namespaces, to Tasks and reaper.
-    let [config] = of_kind(&documents, "ConfigMap")[..] else {
-        panic!("{documents:#?}");
+    let of_builds = self::own("overlays/namespace");
+    let [config] = of_kind(&of_builds, "ConfigMap")[..] else {
+        panic!("{of_builds:#?}");
     };
     assert_eq!(
-        config["data"]["ORKA_VM_PREFIX"],
-        config["metadata"]["namespace"]
+        config["metadata"]["namespace"],
+        job["metadata"]["namespace"]
     );
     let read_by = |container: &Value| container["envFrom"][0]["configMapRef"]["name"].clone();
     assert_eq!(read_by(container), config["metadata"]["name"]);
-    for task in of_kind(&documents, "Task") {
+    for task in of_kind(&of_builds, "Task") {
         assert_eq!(
             read_by(&task["spec"]["steps"][0]),
             config["metadata"]["name"]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use end_to_end::{Cluster, Kubernetes, Step, granted, name, uid};
+use end_to_end::{Cluster, Kubernetes, Step, granted, name, repository, uid};
 use orka_sim::{Seed, SeedKind};
 use serde_json::Value;
 
@@ -64,6 +64,9 @@ async fn the_reaper_asks_for_what_its_role_has_and_nothing_besides() {
 /// The files of the overlay for one namespace.
 const OVERLAY: &str = "tekton/overlays/reaper-namespaced";
 
+/// The ConfigMap of its namespace.
+const CONFIG: &str = "tekton/overlays/namespace/config.yaml";
+
 /// The command of the overlay's CronJob in the namespace `ci`, without what the ConfigMap sets.
 fn reaper_of_one_namespace(cluster: &Cluster, kubernetes: &Kubernetes) -> Step {
     let patch = manifest(&format!("{OVERLAY}/patch-own-namespace.yaml"), "CronJob");
@@ -83,12 +86,15 @@ fn reaper_of_one_namespace(cluster: &Cluster, kubernetes: &Kubernetes) -> Step {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reaper_of_one_namespace_asks_for_what_its_role_has_and_nothing_besides() {
     let role = manifest(&format!("{OVERLAY}/role.yaml"), "Role");
-    let patch = manifest(&format!("{OVERLAY}/patch-own-prefix.yaml"), "ConfigMap");
+    let config = manifest(CONFIG, "ConfigMap");
     let read = &container()["envFrom"][0]["configMapRef"]["name"];
-    assert_eq!(patch["metadata"]["name"], *read);
+    assert_eq!(config["metadata"]["name"], *read);
+    // The line that is to be filled in.
+    let config = std::fs::read_to_string(repository().join(CONFIG)).unwrap();
+    let (_, line) = config.split_once("\n  # ORKA_VM_PREFIX: ").unwrap();
+    let prefix = line.trim_end();
     let cluster = Cluster::start().await;
     let kubernetes = Kubernetes::start().await;
-    let prefix = patch["data"]["ORKA_VM_PREFIX"].as_str().unwrap();
     seed(&cluster, &kubernetes, prefix);
     let of_another = name("tekton", &uid("elsewhere"), &uid("its pod"), 1);
     let hours = std::time::Duration::from_secs(2 * 3600);
@@ -102,7 +108,7 @@ async fn the_reaper_of_one_namespace_asks_for_what_its_role_has_and_nothing_besi
     assert_eq!(kubernetes.rights(), granted(&role));
 }
 
-/// As where the ConfigMap of `overlays/namespace` was applied again, which has no prefix.
+/// As where the ConfigMap of `overlays/namespace` was applied as it is, which has no prefix.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reaper_of_one_namespace_deletes_nothing_with_the_prefix_of_all() {
     let cluster = Cluster::start().await;
