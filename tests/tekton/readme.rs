@@ -171,10 +171,38 @@ fn the_reapers_commands_make_what_its_cronjob_reads() {
         let first = after(first, "kubectl create job");
         let cron_job = first[3].strip_prefix("--from=cronjob/").unwrap();
         assert_eq!(job["metadata"]["name"], cron_job, "{file}");
-        let logs = after(logs, "kubectl logs");
+        let logs = logs.split("; ").find_map(|part| part.strip_prefix("do "));
+        let logs = after(logs.unwrap(), "kubectl logs");
         assert_eq!(logs[2], format!("job/{}", first[0]), "{file}");
         for words in [&secret[1..], &config_map[1..], &first[1..], &logs[..]] {
             assert_eq!(words[..2], ["--namespace", namespace], "{file}");
+        }
+    }
+}
+
+/// Kubernetes has no log of a container that waits for its image, and says so at once.
+#[test]
+fn the_reapers_log_is_waited_for_while_its_image_is_pulled_and_not_for_ever() {
+    for file in ["README.md", "tekton/MIGRATION.md"] {
+        let text = page(file);
+        let mut lines = text.lines().map(str::trim);
+        let line = lines.find(|line| line.contains("job/orka-reap-first --follow"));
+        for (tries, expected) in [
+            (3, "waiting\nwaiting\nthe log\n".to_owned()),
+            (99, "waiting\n".repeat(60)),
+        ] {
+            let shell = format!(
+                "sleep() {{ :; }}; n=0; kubectl() {{ n=$((n + 1)); [ $n -ge {tries} ] && echo the log || {{ echo waiting; false; }}; }}\n{}",
+                line.unwrap()
+            );
+            let ran = std::process::Command::new("sh")
+                .args(["-c", &shell])
+                .output();
+            assert_eq!(
+                String::from_utf8_lossy(&ran.unwrap().stdout),
+                expected,
+                "{file}"
+            );
         }
     }
 }
