@@ -66,7 +66,7 @@ async fn every_problem_is_told_at_once() {
             "e-mail address but no password",
             "no SSH user name",
             "`/nowhere/at/all`",
-            "`--vm-prefix Not A Name`",
+            "`--vm-prefix Not A Name` (`ORKA_VM_PREFIX`)",
             "`--limit` knows no `memory`",
             "`--orka-api` is not an endpoint",
         ],

@@ -42,8 +42,12 @@ fn reap(cluster: &Cluster, kubernetes: &Kubernetes) -> Step {
 
 /// An orphan of this number, of a run of its own.
 fn orphan(number: usize) -> String {
+    orphan_of("tekton", number)
+}
+
+fn orphan_of(prefix: &str, number: usize) -> String {
     name(
-        "tekton",
+        prefix,
         &uid(&format!("run-{number}")),
         &uid(&format!("pod-{number}")),
         1,
@@ -260,12 +264,13 @@ async fn only_the_named_namespaces_are_asked_and_runs_that_go_on_without_a_pod_s
     kubernetes.add_pod("ios", &uid("pod-2"), &uid("run-2"), "Pending");
     kubernetes.add_pod("elsewhere", &uid("pod-3"), &uid("run-3"), "Running");
     kubernetes.add_pipeline_run(&uid("run-4"));
+    let own = |number| orphan_of("ci", number);
     cluster
         .sim
-        .seed((1..=5).map(|number| Seed::vm(orphan(number), HOUR)));
+        .seed((1..=5).map(|number| Seed::vm(own(number), HOUR)));
     let ended = reap(&cluster, &kubernetes)
         .flag("--pod-namespace", "ci,ios")
-        .flag("--vm-prefix", "tekton")
+        .flag("--vm-prefix", "ci")
         .argument("--tekton-runs")
         .argument("--json")
         .ended()
@@ -279,12 +284,9 @@ async fn only_the_named_namespaces_are_asked_and_runs_that_go_on_without_a_pod_s
         (4, "run-live"),
         (5, "pod-gone"),
     ] {
-        assert_eq!(reason(&summary, &orphan(number)), expected, "{ended}");
+        assert_eq!(reason(&summary, &own(number)), expected, "{ended}");
     }
-    assert_eq!(
-        cluster.names(),
-        BTreeSet::from([orphan(1), orphan(2), orphan(4)])
-    );
+    assert_eq!(cluster.names(), BTreeSet::from([own(1), own(2), own(4)]));
     let asked = kubernetes.requests();
     let paths: Vec<&str> = asked
         .iter()
@@ -384,7 +386,6 @@ async fn a_list_of_one_namespace_is_not_taken_for_one_of_all() {
     );
     let uids = format!("{}\n{}\n", uid("pod-1"), uid("pod-2"));
     let pairs = format!("ci {}\nci {}\n", uid("pod-1"), uid("pod-2"));
-    let elsewhere = orphan(3);
     for (text, named, refusal) in [
         (&ci, None, Some("pods of the namespace `ci` alone")),
         (&pairs, None, Some("pods of the namespace `ci` alone")),
@@ -399,14 +400,13 @@ async fn a_list_of_one_namespace_is_not_taken_for_one_of_all() {
         (&ios, None, None),
     ] {
         let cluster = Cluster::with(Cluster::orka3()).await;
-        cluster.sim.seed([Seed::vm(&elsewhere, HOUR)]);
-        let step = cluster.reap();
+        let prefix = named.map_or("tekton", |_| "ios");
+        cluster.sim.seed([Seed::vm(orphan_of(prefix, 3), HOUR)]);
+        let step = cluster.reap().flag("--vm-prefix", prefix);
         let file = step.scratch_file("pods", text.as_bytes());
         let step = step.flag("--live-pods", file);
         let ended = match named {
-            Some(named) => step
-                .flag("--pod-namespace", named)
-                .flag("--vm-prefix", "tekton"),
+            Some(named) => step.flag("--pod-namespace", named),
             None => step,
         }
         .ended()
@@ -437,12 +437,16 @@ async fn one_namespace_without_a_prefix_of_its_own_deletes_nothing() {
     for step in [
         reap(&cluster, &kubernetes),
         of_list.flag("--live-pods", file),
+        // As in a namespace of this name.
+        reap(&cluster, &kubernetes).flag("--vm-prefix", "tekton"),
+        reap(&cluster, &kubernetes).environment("ORKA_VM_PREFIX", "tekton"),
     ] {
         let ended = step.flag("--pod-namespace", "ci").ended().await;
         assert_eq!(ended.code, Some(211), "{ended}");
         ended.assert_says(&[
-            "`--pod-namespace` needs `--vm-prefix`",
+            "`--pod-namespace` needs another `--vm-prefix` than `tekton`",
             "nothing was deleted",
+            "choose another prefix",
             "`ORKA_VM_PREFIX`",
         ]);
         assert_eq!(cluster.names(), BTreeSet::from([orphan(3)]));

@@ -794,7 +794,7 @@ pub struct ReapArgs {
     pub allow_no_pods: bool,
 
     /// What names of VMs and VM configs begin with, as it was given to `run`; `tekton` if not given. With `--pod-namespace` it
-    /// has to be given: a prefix that builds of other namespaces have as well costs them their VMs.
+    /// has to be given, and be another: a prefix that builds of other namespaces have as well costs them their VMs.
     #[arg(
         long,
         env = "ORKA_VM_PREFIX",

@@ -63,7 +63,7 @@ impl Identity {
             || prefix.ends_with('-')
             || prefix.len() > PREFIX_LENGTH_MAX
         {
-            return Err(Failure::config(format!("`--vm-prefix {prefix}` cannot begin a VM name")).with_hint(format!(
+            return Err(Failure::config(format!("`--vm-prefix {prefix}` (`ORKA_VM_PREFIX`) cannot begin a VM name")).with_hint(format!(
                 "use lower-case letters, digits and `-`, beginning with a letter, at most {PREFIX_LENGTH_MAX} characters"
             )));
         }

@@ -118,7 +118,8 @@ async fn the_reaper_of_one_namespace_deletes_nothing_with_the_prefix_of_all() {
     let ended = reaper_of_one_namespace(&cluster, &kubernetes).ended().await;
     assert_eq!(ended.code, Some(211), "{ended}");
     ended.assert_says(&[
-        "`--pod-namespace` needs `--vm-prefix`",
+        "`--pod-namespace` needs another `--vm-prefix` than `tekton`",
+        "`ORKA_VM_PREFIX`",
         "`orka-tekton-config`",
     ]);
     assert_eq!(cluster.names(), before);

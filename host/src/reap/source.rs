@@ -51,7 +51,8 @@ impl PodSource {
                 )));
             }
         }
-        if !args.pod_namespaces.is_empty() && args.vm_prefix.is_none() {
+        let prefix = args.vm_prefix.as_deref().unwrap_or(DEFAULT_PREFIX);
+        if !args.pod_namespaces.is_empty() && prefix == DEFAULT_PREFIX {
             return Err(refused_shared_prefix());
         }
         let place = match text {
@@ -126,17 +127,16 @@ impl std::fmt::Display for PodSource {
 }
 
 /// Names of VMs tell of no namespace. With the prefix that all builds have who say nothing, those of the other namespaces would
-/// look dead.
+/// look dead, also where it was typed: as the name of the namespace, say.
 fn refused_shared_prefix() -> Failure {
     Failure::config(format!(
-        "`--pod-namespace` needs `--vm-prefix`: builds of every other namespace that were given none have `{DEFAULT_PREFIX}` \
-         too, and would look dead; nothing was deleted"
+        "`--pod-namespace` needs another `--vm-prefix` than `{DEFAULT_PREFIX}`: builds of every other namespace that were given \
+         none have that one, and would look dead; nothing was deleted"
     ))
-    .with_hint(format!(
-        "give builds and reaper of these namespaces a prefix that no others have, as `ORKA_VM_PREFIX` in their ConfigMap \
-         `orka-tekton-config`; or leave `--pod-namespace` out, which takes a ClusterRole. Where builds run nowhere else on this \
-         Orka, give `--vm-prefix {DEFAULT_PREFIX}`"
-    ))
+    .with_hint(
+        "choose another prefix for builds and reaper of these namespaces, one that nothing else on this Orka has, as \
+         `ORKA_VM_PREFIX` in their ConfigMap `orka-tekton-config`; or leave `--pod-namespace` out, which takes a ClusterRole",
+    )
 }
 
 /// Whether a file that is not there is rather the word for the API, misspelt.
