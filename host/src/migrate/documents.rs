@@ -256,14 +256,15 @@ impl<'a> Known<'a> {
             found = self.of_pipeline(inside, &Scope::default(), &spec["params"]);
         } else if let Some(pipeline) = known {
             // What holds for the Pipeline is said there; here, what comes of the values that this run gives.
-            let said = self.reads_of_pipeline(pipeline, &Value::Null);
-            let here = self.reads_of_pipeline(pipeline, &spec["params"]);
-            let here = here.into_iter().filter(|it| !said.contains(it));
-            found.extend(here.map(|(task, finding)| Found {
-                task: Some(task),
-                uses: None,
-                findings: vec![finding],
-            }));
+            let of = |given| self.of_pipeline(pipeline, &Scope::default(), given);
+            let said = of(&Value::Null);
+            for mut here in of(&spec["params"]) {
+                let same = said.iter().filter(|it| it.task == here.task);
+                let same: Vec<_> = same.flat_map(|it| &it.findings).collect();
+                here.findings.retain(|it| !same.contains(&it));
+                here.uses = None;
+                found.push(here);
+            }
         } else {
             findings.extend(self.pipeline_elsewhere(reference, &Scope::default()));
         }
@@ -316,22 +317,6 @@ impl<'a> Known<'a> {
         };
         let hint = "give the file of that Pipeline as well";
         Some(check("pipeline.elsewhere", message, hint))
-    }
-
-    fn reads_of_pipeline(&self, spec: &Value, given: &Value) -> Vec<(String, Finding)> {
-        let scope = Scope::default().of_own(&spec["params"], given);
-        let names = self.names_of(&uses(spec, &scope));
-        let mut all = Vec::new();
-        for task in tasks(spec) {
-            let name = task["name"].as_str().unwrap_or("?");
-            let reads = self.reads_of_task(task, &scope, &names);
-            all.extend(
-                reads
-                    .iter()
-                    .map(|read| (name.to_owned(), read.finding(&names))),
-            );
-        }
-        all
     }
 
     /// Whether a run has a task that is one of the four.

@@ -255,7 +255,7 @@ fn a_run_that_turns_the_hand_over_off_is_found() {
         codes(&run("kubernetes")),
         [(Weight::Check, "hand-over.role")]
     );
-    let found = places(&run("none"));
+    let found = places(&run("''"));
     let place = found
         .iter()
         .find(|place| place.kind == "PipelineRun")
@@ -263,6 +263,50 @@ fn a_run_that_turns_the_hand_over_off_is_found() {
     assert_eq!(place.task.as_deref(), Some("mine"));
     assert_eq!(place.findings[0].code, "hand-over.read");
     assert_eq!(place.findings[0].weight, Weight::Change);
+}
+
+/// The Pipeline and its defaults are in order; what the run puts in their place is not.
+#[test]
+fn a_value_that_a_run_gives_to_a_pipeline_elsewhere_is_put_to_the_task() {
+    let build = "{name: b, taskRef: {name: orka-full}, params: [{name: copy-build, value: $(params.copy)}]}";
+    let child = format!("{{name: child, pipelineSpec: {{tasks: [{build}]}}}}");
+    for tasks in [build, &child] {
+        let spec = format!("{{params: [{{name: copy, default: 'true'}}], tasks: [{tasks}]}}");
+        let pipeline = document("Pipeline", "p", &spec);
+        let run = |value: &str| {
+            let spec =
+                format!("{{pipelineRef: {{name: p}}, params: [{{name: copy, value: {value}}}]}}");
+            document("PipelineRun", "r", &spec)
+        };
+        for good in ["'false'", "$(tt.params.copy)"] {
+            assert_eq!(codes(&(pipeline.clone() + &run(good))), [], "{good}");
+        }
+        let template = run("'True'").replace("---\n", "").replace('\n', "\n      ");
+        let template = format!(
+            "---\nkind: TriggerTemplate\nmetadata: {{name: t}}\nspec:\n  resourcetemplates:\n    - {}\n",
+            template.trim_end()
+        );
+        for run in [run("'True'"), template] {
+            let yaml = pipeline.clone() + &run;
+            assert_says(
+                &yaml,
+                Weight::Change,
+                "param.value",
+                &["`orka-full` refuses it", "`true` or `false`"],
+            );
+            let found = places(&yaml);
+            let of_run = found.iter().filter(|it| it.kind == "PipelineRun");
+            let tasks: Vec<_> = of_run.map(|it| it.task.as_deref()).collect();
+            assert_eq!(tasks, [Some("b")]);
+            assert_eq!(found.iter().filter(|it| it.uses.is_some()).count(), 1);
+        }
+        // What is wrong with the Pipeline itself is said once.
+        let wrong = pipeline.replace("'true'", "'True'");
+        assert_eq!(
+            codes(&(wrong + &run("'True'"))),
+            [(Weight::Change, "param.value")]
+        );
+    }
 }
 
 #[test]
