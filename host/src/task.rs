@@ -225,21 +225,28 @@ fn workspaces(manifest: &Manifest, is_bundled: bool) -> String {
         yaml.push_str("      optional: true\n");
     }
     for (name, _, description) in OPERATORS_WORKSPACES {
-        let description = quoted(description);
+        // Optional all the same: a platform team may have the Task's own arguments set it, which a workspace may not then.
+        let description = if is_needed(name, manifest, is_bundled) {
+            format!(
+                "{description}; this plugin does not start without, unless the Task itself sets `--{name}`"
+            )
+        } else {
+            description.to_owned()
+        };
+        let description = quoted(&description);
         let _ = write!(
             yaml,
             "    - name: {name}
       description: {description}
-      optional: {}
+      optional: true
       readOnly: true
-",
-            !is_needed(name, manifest, is_bundled)
+"
         );
     }
     yaml
 }
 
-/// Whether the plugin does not start without this workspace of the operator.
+/// Whether the plugin does not start without what this workspace of the operator brings.
 fn is_needed(workspace: &str, manifest: &Manifest, is_bundled: bool) -> bool {
     match workspace {
         "secrets" => !manifest.secrets.is_empty(),
@@ -465,17 +472,20 @@ mod tests {
     }
 
     #[test]
-    fn what_a_plugin_does_not_start_without_is_no_optional_workspace() {
+    fn a_workspace_says_that_a_plugin_does_not_start_without_it() {
         let manifest = |more: &str| {
             let head = "[plugin]\nname = \"mine\"\nversion = \"1.0.0\"\ncontract = \"0.1\"\ndescription = \"x\"\n";
             Manifest::parse_toml(&format!("{head}{more}")).unwrap()
         };
-        let is_optional = |more: &str, is_bundled: bool, name: &str| {
+        let goes_without = |more: &str, is_bundled: bool, name: &str| {
             let yaml = workspaces(&manifest(more), is_bundled);
             let read: Value = serde_saphyr::from_str(&yaml).unwrap();
             let all = read["workspaces"].as_array().unwrap();
             let found = all.iter().find(|it| it["name"] == name).unwrap();
-            found["optional"].as_bool().unwrap()
+            // The Task's own arguments may bring the same, which is set once.
+            assert_eq!(found["optional"], true, "{name}");
+            let description = found["description"].as_str().unwrap();
+            !description.contains(&format!("unless the Task itself sets `--{name}`"))
         };
         let asks = "capabilities = [\"ssh.exec\"]\nsecrets = [\"KEY\"]\n";
         let could = "optional-capabilities = [\"ssh.exec\"]\noptional-secrets = [\"KEY\"]\n";
@@ -485,9 +495,9 @@ mod tests {
             (could, false, true, true),
             ("", false, true, true),
         ] {
-            assert_eq!(is_optional(more, is_bundled, "grants"), grants, "{more}");
-            assert_eq!(is_optional(more, is_bundled, "secrets"), secrets, "{more}");
-            assert!(is_optional(more, is_bundled, "guards"));
+            assert_eq!(goes_without(more, is_bundled, "grants"), grants, "{more}");
+            assert_eq!(goes_without(more, is_bundled, "secrets"), secrets, "{more}");
+            assert!(goes_without(more, is_bundled, "guards"));
         }
     }
 
