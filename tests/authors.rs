@@ -739,7 +739,7 @@ async fn a_guard_goes_all_the_way_from_nothing() {
         .argument(project.join("scenarios").to_str().unwrap())
         .ended()
         .await;
-    said(&tested, 0, &["3 passed, 0 failed"]);
+    said(&tested, 0, &["4 passed, 0 failed"]);
     let guard = project.join("dist/ours.wasm");
     let guard = guard.to_str().unwrap();
     let checked = Step::new(&["plugin", "check", guard]).ended().await;

@@ -16,7 +16,9 @@
 //!     }
 //!
 //!     fn vm(&mut self, _run: &RunFacts, vm: VmRequest) -> Decision<VmRequest> {
-//!         if vm.image.ends_with(":latest") {
+//!         // A reference without a tag means `latest`; what is in no registry has no tags.
+//!         let name = vm.image.rsplit_once('/').map(|(_, name)| name);
+//!         if vm.image.ends_with(":latest") || name.is_some_and(|it| !it.contains([':', '@'])) {
 //!             return Decision::deny("`latest` moves; name a tag that stays");
 //!         }
 //!         if self.denied.contains(&vm.image) {
@@ -30,8 +32,8 @@
 //! ```
 //!
 //! What a guard does not decide about it allows. Whatever else goes wrong in it, a panic included, is a denial. `orka-step
-//! plugin new --guard NAME` makes a project, `orka-step plugin build` its component, which a run is given with `--guard`. A crate of its own, apart from the SDK for plugins: what is
-//! linked into a component decides its world.
+//! plugin new --guard NAME` makes a project, `orka-step plugin build` its component, which a run is given with `--guard`. A
+//! crate of its own, apart from the SDK for plugins: what is linked into a component decides its world.
 
 /// The generated bindings of the world `guard`, as they are.
 #[allow(

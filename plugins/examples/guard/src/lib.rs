@@ -15,7 +15,9 @@ impl Guard for NoLatest {
     }
 
     fn vm(&mut self, _run: &RunFacts, vm: VmRequest) -> Decision<VmRequest> {
-        if vm.image.ends_with(":latest") {
+        // A reference without a tag means `latest`; what is in no registry has no tags.
+        let name = vm.image.rsplit_once('/').map(|(_, name)| name);
+        if vm.image.ends_with(":latest") || name.is_some_and(|it| !it.contains([':', '@'])) {
             return Decision::deny("`latest` moves; name a tag that stays");
         }
         if self.denied.contains(&vm.image) {
