@@ -258,7 +258,7 @@ async fn guards_are_loaded_configured_and_asked_about_the_vm() {
         (
             "",
             "imgae Sonoma.orkasi\n",
-            "it refuses its configuration: `imgae Sonoma.orkasi` is no rule",
+            "it refuses its configuration: line 1: `imgae Sonoma.orkasi`; a rule is",
             EXIT_PLUGIN_REJECTED,
         ),
         (&pinned, "image Sonoma.orkasi\n", &pinned, 0),

@@ -25,7 +25,7 @@ impl Guard for AllowedVms {
         let most = self.1.iter().find(|rule| fits(&rule.0, namespace));
         if !self.0.iter().any(|pattern| fits(pattern, &vm.image)) {
             return Decision::deny(match &self.0.join(", ")[..] {
-                "" => "it was given no rules: no `image PATTERN` allows any image".to_owned(),
+                "" => "no line `image PATTERN` of its rules allows any image".to_owned(),
                 list => format!("image `{}` is not on the list: {list}", vm.image),
             });
         }

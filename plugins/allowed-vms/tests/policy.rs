@@ -110,7 +110,7 @@ fn a_guard_without_rules_and_rules_that_fit_nothing_are_told() {
     assert_eq!((bare.outcome, bare.exit_code), (Outcome::Denied, 212));
     assert!(
         bare.message()
-            .contains("it was given no rules: no `image PATTERN`"),
+            .contains("no line `image PATTERN` of its rules"),
         "{}",
         bare.message()
     );
