@@ -128,11 +128,16 @@ export function utf8(text: string): Uint8Array {
   return new Uint8Array(bytes);
 }
 
-/** Where an exception was thrown: its stack, without the functions of this file. */
+/** Where an exception was thrown: its stack, without `parameter` and its caller above, and `policyOf` below. */
 function framesOf(error: Error): string {
   const frames = (error.stack ?? "").trim().split(/\s*\n\s*/);
-  const own = frames.filter((frame) => !/^at (phase|run|text|flag|integer|list|parameter) /.test(frame));
-  return (own.length > 0 ? own : frames).join("\n");
+  // By their place too: a policy's own functions may have these names.
+  if (frames.length > 1 && /^at parameter /.test(frames[0] ?? "")) {
+    frames.shift();
+    if (frames.length > 1 && /^at (text|flag|integer|list) /.test(frames[0] ?? "")) frames.shift();
+  }
+  if (frames.length > 1 && /^at run /.test(frames[frames.length - 1] ?? "")) frames.pop();
+  return frames.join("\n");
 }
 
 /**
