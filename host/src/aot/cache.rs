@@ -72,12 +72,17 @@ impl CodeCache {
     ) -> Result<Self, Failure> {
         let found = |path: &Path, flag: &str, made: &str| {
             path.canonicalize().map_err(|error| {
-                Failure::config(format!(
-                    "cannot find `{}` given with `{flag}`",
-                    path.display()
-                ))
-                .with_source(error)
-                .with_hint(format!("`{made} {}` makes it", path.display()))
+                let shown = path.display();
+                let is_absent = error.kind() == std::io::ErrorKind::NotFound;
+                let failure = Failure::config(format!("cannot find `{shown}` given with `{flag}`"))
+                    .with_source(error);
+                if is_absent {
+                    failure.with_hint(format!(
+                        "if it is not elsewhere, `{made} '{shown}'` makes it"
+                    ))
+                } else {
+                    failure
+                }
             })
         };
         let directory = found(directory, "--plugin-cache", "mkdir -p")?;

@@ -217,13 +217,16 @@ impl GuardSource {
         if let Some(manifest) = &manifest
             && !(manifest.capabilities.is_empty()
                 && manifest.optional_capabilities.is_empty()
-                && manifest.secrets.is_empty())
+                && manifest.secrets.is_empty()
+                && manifest.optional_secrets.is_empty())
         {
             return Err(refused(
                 shown,
                 "its manifest asks for capabilities or secrets; a guard has none",
             )
-            .with_hint("take `capabilities`, `optional-capabilities` and `secrets` out of its `plugin.toml`"));
+            .with_hint(
+                "take `capabilities`, `secrets` and the optional ones out of its `plugin.toml`",
+            ));
         }
         let stem = path
             .file_stem()

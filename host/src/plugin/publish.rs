@@ -13,7 +13,7 @@ use super::remote::layout::{CONFIG, Component, Config, Descriptor, LAYER, Manife
 use super::remote::registry::{Access, Registry};
 use super::remote::web::{Answer, Call, UNREACHABLE, Web, may_follow};
 use super::remote::{Fetched, OciRef, Repository, fetch, is_remote};
-use super::{Plugin, PluginRef, project};
+use super::{Plugin, PluginRef, is_bundled_name};
 use crate::cli::{PluginPullArgs, PluginPushArgs};
 use crate::config::{Environment, RegistryLogins};
 use crate::console::{Console, bytes};
@@ -80,7 +80,7 @@ async fn send(
 /// The plugin in a file, as something that is to be pushed.
 fn pushable(file: &Path) -> Result<Plugin, Failure> {
     Plugin::load(&PluginRef::Path(file.to_owned())).map_err(|failure| {
-        if failure.code == "plugin.unreadable" && project::unbuilt(file).is_none() {
+        if failure.code == "plugin.unreadable" && file.to_str().is_some_and(is_bundled_name) {
             return failure.with_hint(
                 "give the path of a `.wasm` file; what came with this program is there by its name and needs no registry",
             );
