@@ -233,6 +233,10 @@ impl Summary {
     }
 
     fn closing(&self) -> String {
+        if self.entries.is_empty() && self.foreign.is_empty() && !self.failures.is_empty() {
+            let took = seconds(self.started.elapsed());
+            return format!("nothing was looked at or deleted, see the error ({took})");
+        }
         let counts = self.counts();
         let mut parts = Vec::new();
         if self.dry_run {
