@@ -153,7 +153,7 @@ fn the_reapers_commands_make_what_its_cronjob_reads() {
         let mut blocks = text.split("```").skip(1).step_by(2);
         let block = blocks.find(|block| block.contains("kubectl apply -k tekton/reaper\n"));
         let commands = commands(block.unwrap());
-        let [_, secret, config_map, first, logs] = commands.as_slice() else {
+        let [_, secret, config_map, again, first, logs] = commands.as_slice() else {
             panic!("{file}: {commands:#?}");
         };
         let secret = after(secret, "kubectl create secret generic");
@@ -169,12 +169,25 @@ fn the_reapers_commands_make_what_its_cronjob_reads() {
             "{file}"
         );
         let first = after(first, "kubectl create job");
+        // Whoever has mended what was wrong types it again.
+        let again = after(again, "kubectl delete job");
+        assert_eq!(
+            (again[0], again[3]),
+            (first[0], "--ignore-not-found"),
+            "{file}"
+        );
         let cron_job = first[3].strip_prefix("--from=cronjob/").unwrap();
         assert_eq!(job["metadata"]["name"], cron_job, "{file}");
         let logs = logs.split("; ").find_map(|part| part.strip_prefix("do "));
         let logs = after(logs.unwrap(), "kubectl logs");
         assert_eq!(logs[2], format!("job/{}", first[0]), "{file}");
-        for words in [&secret[1..], &config_map[1..], &first[1..], &logs[..]] {
+        for words in [
+            &secret[1..],
+            &config_map[1..],
+            &again[1..],
+            &first[1..],
+            &logs[..],
+        ] {
             assert_eq!(words[..2], ["--namespace", namespace], "{file}");
         }
     }
