@@ -81,15 +81,12 @@ const SIZE_PATTERN: &str = "^[0-9]+([KMGT]i)?B?$";
 fn capability_names(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     use plugin_manifest::Capability;
 
-    let names = Capability::ALL.map(Capability::as_str);
-    let groups = names.iter().filter_map(|name| name.split_once('.'));
-    let groups: std::collections::BTreeSet<String> = groups
-        .map(|(group, _)| format!("{group}.*"))
-        .chain(["*".to_owned()])
-        .collect();
-    let all: Vec<&str> = names
+    let names = Capability::ALL.map(|it| it.as_str().to_owned());
+    let groups = super::groups().into_iter().map(|it| format!("{it}.*"));
+    let all: Vec<String> = names
         .into_iter()
-        .chain(groups.iter().map(String::as_str))
+        .chain(["*".to_owned()])
+        .chain(groups)
         .collect();
     schemars::json_schema!({"type": "array", "items": {"type": "string", "enum": all}})
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::ceilings::KEEP_MAX_DEFAULT;
 use super::*;
+use crate::plugin::Plugin;
 
 fn manifest() -> Manifest {
     Manifest::parse_toml(
