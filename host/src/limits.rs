@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::failure::Failure;
 
-pub use breach::{Breach, Limiter, Whose};
+pub use breach::{Breach, Limiter, SetIn, Whose};
 
 /// How often the clock that stops spinning guests ticks. A spinning guest gives way to other work once a tick.
 pub const EPOCH_TICK: Duration = Duration::from_millis(10);

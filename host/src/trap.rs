@@ -5,7 +5,7 @@ use wasmtime_wasi::I32Exit;
 
 use crate::failure::{Class, Failure, Kind};
 use crate::journal::End;
-use crate::limits::{Breach, Whose};
+use crate::limits::{Breach, SetIn, Whose};
 use crate::state::{BreachError, RunContext};
 
 /// Frames shown of a guest's stack.
@@ -50,10 +50,8 @@ pub fn explain(
     let raised = uncaught(error, output);
     let mut failure = match (breach, error.downcast_ref::<I32Exit>(), last_words.as_deref()) {
         (Some(breach), _, _) => {
-            let (what, mut hint) = breach.explain(Whose::Plugin);
-            if run.is_played() {
-                hint = Breach::in_a_scenario(&hint);
-            }
+            let place = if run.is_played() { SetIn::Scenario } else { SetIn::CommandLine };
+            let (what, hint) = breach.explain(Whose::Plugin, place);
             plugin_failure("plugin.limit", format!("plugin `{name}` was stopped: {what}")).with_hint(hint)
         }
         (None, Some(I32Exit(status)), _) => plugin_failure(

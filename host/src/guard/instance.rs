@@ -15,7 +15,7 @@ use crate::console::{Console, Level};
 use crate::engine::{Component, Engine};
 use crate::failure::Failure;
 use crate::fit;
-use crate::limits::{Breach, Limiter, Limits, Whose};
+use crate::limits::{Breach, Limiter, Limits, SetIn, Whose};
 use crate::state::{BreachError, CpuMeter};
 use crate::trap;
 
@@ -304,7 +304,7 @@ fn trouble(
         .or_else(|| error.downcast_ref::<BreachError>().map(|found| found.0))
         .or_else(|| Breach::found_by_engine(error, limits));
     if let Some(breach) = breach {
-        let (problem, hint) = breach.explain(Whose::Guard);
+        let (problem, hint) = breach.explain(Whose::Guard, SetIn::CommandLine);
         return (problem, Some(hint));
     }
     let place = trap::frames(error)

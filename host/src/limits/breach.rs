@@ -1,5 +1,6 @@
 //! What becomes of a guest that takes more than it may: which limit it broke, and how that is told.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,24 @@ pub enum Whose {
     Plugin,
     /// A guard's.
     Guard,
+}
+
+/// Where the run's limits are set: decides how a hint writes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetIn {
+    /// With `--limit`.
+    CommandLine,
+    /// In a test.
+    Scenario,
+}
+
+impl SetIn {
+    fn set(self, name: &str, value: impl fmt::Display) -> String {
+        match self {
+            Self::CommandLine => format!("`--limit {name}={value}`"),
+            Self::Scenario => format!("`{name}: {value}` under `limits` of the scenario"),
+        }
+    }
 }
 
 /// Which limit a guest broke.
@@ -116,21 +135,8 @@ impl Breach {
         })
     }
 
-    /// A hint of [`Breach::explain`] where limits stand in a scenario and not on a command line.
-    pub fn in_a_scenario(hint: &str) -> String {
-        let flag = hint.split_once("`--limit ");
-        let parts = flag.and_then(|(before, rest)| Some((before, rest.split_once('`')?)));
-        match parts {
-            Some((before, (setting, after))) => {
-                let setting = setting.replacen('=', ": ", 1);
-                format!("{before}`{setting}` under `limits` of the scenario{after}")
-            }
-            None => hint.to_owned(),
-        }
-    }
-
     /// Message and hint for a person.
-    pub fn explain(self, whose: Whose) -> (String, String) {
+    pub fn explain(self, whose: Whose, place: SetIn) -> (String, String) {
         let own = match whose {
             Whose::Plugin => "",
             Whose::Guard => "guard-",
@@ -143,14 +149,15 @@ impl Breach {
                     limit / MIB
                 ),
                 format!(
-                    "if it really needs more, raise it with `--limit {own}memory-mib={}`",
-                    wanted.div_ceil(MIB)
+                    "if it really needs more, raise it with {}",
+                    place.set(&format!("{own}memory-mib"), wanted.div_ceil(MIB))
                 ),
             ),
             Self::TableElements { wanted, limit } => (
                 format!("it wanted tables of {wanted} elements together and may have {limit}"),
                 format!(
-                    "no toolchain needs so many; raise it with `--limit table-elements={wanted}`"
+                    "no toolchain needs so many; raise it with {}",
+                    place.set("table-elements", wanted)
                 ),
             ),
             Self::Cpu { used, limit } => (
@@ -160,27 +167,30 @@ impl Breach {
                     limit.as_secs()
                 ),
                 format!(
-                    "look for an endless loop, or raise it with `--limit {own}cpu-seconds={}`",
-                    limit.as_secs().max(1) * 2
+                    "look for an endless loop, or raise it with {}",
+                    place.set(&format!("{own}cpu-seconds"), limit.as_secs().max(1) * 2)
                 ),
             ),
             Self::HostCalls(limit) => (
                 format!("it made more than {limit} host calls"),
                 format!(
-                    "look for a loop that never waits, or raise it with `--limit host-calls={}`",
-                    limit * 2
+                    "look for a loop that never waits, or raise it with {}",
+                    place.set("host-calls", limit * 2)
                 ),
             ),
             Self::Handles(limit) => (
                 format!("it kept more than {limit} resources"),
                 format!(
-                    "drop handles that are done with, or raise it with `--limit handles={}`",
-                    limit * 2
+                    "drop handles that are done with, or raise it with {}",
+                    place.set("handles", limit * 2)
                 ),
             ),
             Self::Parts { of, wanted, limit } => (
                 format!("it is made of {wanted} {of} and may have {limit}"),
-                format!("if it is a large interpreter, raise it with `--limit {of}={wanted}`"),
+                format!(
+                    "if it is a large interpreter, raise it with {}",
+                    place.set(of, wanted)
+                ),
             ),
             Self::HostCallBytes(limit) => (
                 format!(
@@ -188,8 +198,8 @@ impl Breach {
                     limit / 1024
                 ),
                 format!(
-                    "hand large things over as files of the workspace, or raise it with `--limit host-call-kib={}`",
-                    limit / 1024 * 2
+                    "hand large things over as files of the workspace, or raise it with {}",
+                    place.set("host-call-kib", limit / 1024 * 2)
                 ),
             ),
             Self::HostCallAnswer { asked, limit } => (
@@ -199,22 +209,22 @@ impl Breach {
                     limit / 1024
                 ),
                 format!(
-                    "ask for less at a time, or raise it with `--limit host-call-kib={}`",
-                    limit / 1024 * 2
+                    "ask for less at a time, or raise it with {}",
+                    place.set("host-call-kib", limit / 1024 * 2)
                 ),
             ),
             Self::Stack(limit) => (
                 format!("its stack grew beyond {} KiB", limit / 1024),
                 format!(
-                    "look for endless recursion, or raise it with `--limit stack-kib={}`",
-                    limit / 1024 * 2
+                    "look for endless recursion, or raise it with {}",
+                    place.set("stack-kib", limit / 1024 * 2)
                 ),
             ),
             Self::Fuel(limit) => (
                 format!("it computed more than {limit} steps"),
                 format!(
-                    "look for an endless loop, or raise it with `fuel: {}` under `limits` of the scenario",
-                    limit.saturating_mul(2)
+                    "look for an endless loop, or raise it with {}",
+                    SetIn::Scenario.set("fuel", limit.saturating_mul(2))
                 ),
             ),
         }
@@ -270,7 +280,10 @@ impl Limiter {
     /// Notes a breach and gives the error that ends the guest.
     pub fn broken(&mut self, breach: Breach) -> wasmtime::Error {
         let first = *self.breach.get_or_insert(breach);
-        wasmtime::Error::msg(format!("limit exceeded: {}", first.explain(self.whose).0))
+        wasmtime::Error::msg(format!(
+            "limit exceeded: {}",
+            first.explain(self.whose, SetIn::CommandLine).0
+        ))
     }
 }
 
@@ -455,10 +468,10 @@ mod tests {
             (Breach::Stack(MIB), "1024 KiB", "stack-kib=2048"),
         ];
         for (breach, number, flag) in breaches {
-            let (message, hint) = breach.explain(Whose::Plugin);
+            let (message, hint) = breach.explain(Whose::Plugin, SetIn::CommandLine);
             assert!(message.contains(number), "{message}");
             assert!(hint.contains(&format!("`--limit {flag}`")), "{hint}");
-            let in_a_scenario = Breach::in_a_scenario(&hint);
+            let (_, in_a_scenario) = breach.explain(Whose::Plugin, SetIn::Scenario);
             let entry = format!(
                 "`{}` under `limits` of the scenario",
                 flag.replace('=', ": ")
@@ -472,7 +485,7 @@ mod tests {
             wanted: MIB,
             limit: 1,
         }
-        .explain(Whose::Guard);
+        .explain(Whose::Guard, SetIn::CommandLine);
         assert!(hint.contains("--limit guard-memory-mib=1"), "{hint}");
     }
 
