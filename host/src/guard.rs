@@ -21,9 +21,9 @@ pub use bindings::exports::orka::plugin::guarding::{
     VmAnswer, VmRequest,
 };
 pub(crate) use instance::Guard;
-pub(crate) use source::GUARD_EXPORT;
 #[cfg(test)]
 pub(crate) use source::list_schema;
+pub(crate) use source::{GUARD_EXPORT, Written};
 pub use source::{GuardFile, GuardSource, is_guard};
 
 use crate::aot::{self, Bounds, CodeCache, Origin, Source};

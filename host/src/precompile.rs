@@ -12,7 +12,7 @@ use crate::config;
 use crate::console::{Console, bytes, millis};
 use crate::engine::{self, Engine};
 use crate::failure::Failure;
-use crate::guard::{GuardFile, GuardSource};
+use crate::guard::{GuardFile, GuardSource, Written};
 use crate::plugin::Plugin;
 use crate::plugin::remote::is_remote;
 
@@ -64,12 +64,7 @@ pub fn compile(args: &CompileArgs, console: &Console) -> Result<String, Failure>
 
 /// Whether it names a file at hand with a configuration or with a digest, as only guards are named.
 fn is_guard_with_more(text: &str, place: &PluginPlace) -> bool {
-    let component = text
-        .split_once('=')
-        .map_or(text, |(component, _)| component);
-    let component = component
-        .rsplit_once("@sha256:")
-        .map_or(component, |(component, _)| component);
+    let component = Written::of(text).component;
     let at_hand = || place.reference(component)?.locate();
     component != text && at_hand().is_ok_and(|(path, _)| path.is_file())
 }

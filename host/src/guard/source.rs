@@ -54,6 +54,31 @@ pub struct GuardFile {
     pub shown: String,
 }
 
+/// A reference as it is typed, in its parts: `COMPONENT[@sha256:DIGITS][=CONFIG]`.
+pub(crate) struct Written<'a> {
+    pub(crate) component: &'a str,
+    digits: Option<&'a str>,
+    config: Option<&'a str>,
+}
+
+impl<'a> Written<'a> {
+    pub(crate) fn of(text: &'a str) -> Self {
+        let (component, config) = match text.split_once('=') {
+            Some((component, config)) => (component, Some(config)),
+            None => (text, None),
+        };
+        let (component, digits) = match component.rsplit_once("@sha256:") {
+            Some((component, digits)) => (component, Some(digits)),
+            None => (component, None),
+        };
+        Self {
+            component,
+            digits,
+            config,
+        }
+    }
+}
+
 impl GuardSource {
     /// Reads a reference as it is typed, and the configuration that it names.
     ///
@@ -100,14 +125,12 @@ impl GuardSource {
                 ),
             );
         }
-        let (component, config) = match text.split_once('=') {
-            Some((component, config)) => (component, Some(config)),
-            None => (text, None),
-        };
-        let (component, digest) = match component.rsplit_once("@sha256:") {
-            Some((component, digits)) => (component, Some(digest(digits, text)?)),
-            None => (component, None),
-        };
+        let Written {
+            component,
+            digits,
+            config,
+        } = Written::of(text);
+        let digest = digits.map(|digits| digest(digits, text)).transpose()?;
         if component.is_empty() {
             return Err(
                 Failure::config(format!("`--guard {text}` names no guard")).with_hint(
