@@ -793,16 +793,10 @@ pub struct ReapArgs {
     #[arg(long, help_heading = "Which runs are over")]
     pub allow_no_pods: bool,
 
-    /// What names of VMs and VM configs begin with, as it was given to `run`; `tekton` if not given. With `--pod-namespace` it
-    /// has to be given, and be another: a prefix that builds of other namespaces have as well costs them their VMs.
-    #[arg(
-        long,
-        env = "ORKA_VM_PREFIX",
-        hide_env_values = true,
-        value_name = "PREFIX",
-        help_heading = "Which runs are over"
-    )]
-    pub vm_prefix: Option<String>,
+    /// What names of VMs and VM configs begin with, as it was given to `run`. With `--pod-namespace` it has to be given, and be
+    /// another: a prefix that builds of other namespaces have as well costs them their VMs.
+    #[arg(long, env = "ORKA_VM_PREFIX", hide_env_values = true, value_name = "PREFIX", default_value = crate::identity::DEFAULT_PREFIX, help_heading = "Which runs are over")]
+    pub vm_prefix: String,
 
     /// A file to remember first sights in, for things whose age Orka does not tell: they go by the time since then.
     /// Without it they are left alone.

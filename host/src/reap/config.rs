@@ -15,7 +15,7 @@ use super::source::PodSource;
 use crate::cli::ReapArgs;
 use crate::config::{Environment, Problems, resolve_orka};
 use crate::failure::Failure;
-use crate::identity::{DEFAULT_PREFIX, Identity, hash_of};
+use crate::identity::{Identity, hash_of};
 use crate::ledger::record;
 use crate::lines::printable;
 use crate::mask::Masker;
@@ -79,17 +79,16 @@ impl ReapConfig {
     ) -> Result<(ClientConfig, Self), Vec<Failure>> {
         let mut problems = Problems::default();
         let orka = resolve_orka(&args.orka, environment, masker, &mut problems);
-        let prefix = args.vm_prefix.as_deref().unwrap_or(DEFAULT_PREFIX);
-        let admitted = problems.take(Identity::new(prefix, None, None).map(drop));
+        let prefix = problems.take(Identity::new(&args.vm_prefix, None, None).map(drop));
         let finished = problems.take(finished(args, environment));
         let kept = problems.take(kept(&args.ledgers, finished.as_ref()));
-        let (Some(orka), Some(()), Some(finished), Some(kept)) = (orka, admitted, finished, kept)
+        let (Some(orka), Some(()), Some(finished), Some(kept)) = (orka, prefix, finished, kept)
         else {
             return Err(problems.into_failures());
         };
         let of_runs = matches!(finished, Finished::Runs(_));
         let config = Self {
-            prefix: prefix.to_owned(),
+            prefix: args.vm_prefix.clone(),
             finished,
             grace: args.grace,
             allow_no_pods: args.allow_no_pods,

@@ -51,8 +51,7 @@ impl PodSource {
                 )));
             }
         }
-        let prefix = args.vm_prefix.as_deref().unwrap_or(DEFAULT_PREFIX);
-        if !args.pod_namespaces.is_empty() && prefix == DEFAULT_PREFIX {
+        if !args.pod_namespaces.is_empty() && args.vm_prefix == DEFAULT_PREFIX {
             return Err(refused_shared_prefix());
         }
         let place = match text {
