@@ -15,7 +15,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::artifacts::Artifacts;
 use crate::backend::{Cluster, Guests};
-use crate::bindings::orka::plugin::cluster::{Facts, SignOut};
+use crate::bindings::orka::plugin::cluster::{Facts, SignOut, VmSpec};
 use crate::bindings::orka::plugin::types::Exit;
 use crate::config::Workspace;
 use crate::console::Console;
@@ -234,6 +234,16 @@ impl RunContext {
     pub fn last_words(&self) -> Option<String> {
         let words = self.last_words.lock();
         words.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets a VM of this shape through, as [`Grants::admit_vm`].
+    ///
+    /// # Errors
+    ///
+    /// `denied`, naming the ceiling.
+    pub fn admit_vm(&self, spec: &mut VmSpec) -> Result<(), Failure> {
+        // What stores VM configs is Orka 2.
+        self.grants.admit_vm(spec, self.cluster.stores_configs())
     }
 
     /// A run that begins now.

@@ -299,8 +299,7 @@ async fn sign_out(run: &RunContext) -> Result<SignOut, Failure> {
 async fn create_config(run: &RunContext, mut spec: VmSpec) -> Result<VmConfig, Failure> {
     run.grants.require(Capability::ClusterDeploy)?;
     run.guards.config(run, &mut spec).await?;
-    run.grants
-        .admit_vm(&mut spec, run.cluster.stores_configs())?;
+    run.admit_vm(&mut spec)?;
     still_signed_in(run)?;
     let stored = run.cluster.stores_configs();
     let mut names_taken = 0;

@@ -155,8 +155,7 @@ pub(super) async fn create(
     run.grants.require(Capability::ClusterHandOver)?;
     warn_of_a_run_that_nobody_knows(run);
     run.guards.config(run, &mut spec).await?;
-    run.grants
-        .admit_vm(&mut spec, run.cluster.stores_configs())?;
+    run.admit_vm(&mut spec)?;
     still_signed_in(run)?;
     older::claim(run).await?;
     // What is in the ledger already is being deleted: an earlier pod did not come to its end.
@@ -272,8 +271,7 @@ pub(super) async fn find(run: &RunContext, channel: &str) -> Result<Option<VmCon
         ..Spec::default()
     });
     run.guards.settled_config(run, &spec).await?;
-    run.grants
-        .admit_vm(&mut spec, run.cluster.stores_configs())?;
+    run.admit_vm(&mut spec)?;
     tell_adopted(run, &name, &spec);
     Ok(Some(template(name, spec, true)))
 }
@@ -395,13 +393,11 @@ pub(super) async fn adopt(run: &RunContext, text: &str) -> Result<VmConfig, Fail
         spec.image = stored.image.unwrap_or(spec.image);
         spec.cpu_cores = stored.cpu_cores.or(spec.cpu_cores);
         spec.memory_mib = stored.memory_mib.or(spec.memory_mib);
-        run.grants
-            .admit_vm(&mut spec, run.cluster.stores_configs())?;
+        run.admit_vm(&mut spec)?;
         run.guards.settled_config(run, &spec).await?;
     } else {
         run.guards.config(run, &mut spec).await?;
-        run.grants
-            .admit_vm(&mut spec, run.cluster.stores_configs())?;
+        run.admit_vm(&mut spec)?;
         run.cluster.create_config(&name, &spec).await?;
     }
     tell_adopted(run, &name, &spec);
