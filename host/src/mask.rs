@@ -202,11 +202,7 @@ impl Masker {
             if line.len() <= TOLD_BYTES_MAX {
                 return line.to_owned();
             }
-            let end = (0..=TOLD_BYTES_MAX)
-                .rev()
-                .find(|&end| line.is_char_boundary(end))
-                .unwrap_or(0);
-            format!("{}…", &line[..end])
+            format!("{}…", &line[..line.floor_char_boundary(TOLD_BYTES_MAX)])
         });
         lines.collect::<Vec<_>>().join("\n")
     }

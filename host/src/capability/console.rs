@@ -110,10 +110,6 @@ impl HostGroup for HostState {
 /// As much of a text as fits, without secrets: one that is cut in two would no longer be known for one.
 pub(super) fn masked(masker: &Masker, text: &str, bytes_max: usize) -> String {
     let mut text = masker.mask(text);
-    let mut end = text.len().min(bytes_max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
+    text.truncate(text.floor_char_boundary(bytes_max));
     text
 }

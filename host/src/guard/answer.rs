@@ -30,11 +30,7 @@ pub(super) enum Verdict<T> {
 
 /// A text of at most so many bytes.
 pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
-    let mut end = text.len().min(bytes_max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+    &text[..text.floor_char_boundary(bytes_max)]
 }
 
 /// A guard's reason as it is told: one line, not too long, never empty.

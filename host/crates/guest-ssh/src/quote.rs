@@ -66,11 +66,7 @@ pub(crate) fn printable(name: &[u8]) -> String {
             text.push_str(&format!("\\x{byte:02x}"));
         }
         if text.len() > LONGEST {
-            let end = (0..=LONGEST)
-                .rev()
-                .find(|&end| text.is_char_boundary(end))
-                .unwrap_or(0);
-            text.truncate(end);
+            text.truncate(text.floor_char_boundary(LONGEST));
             text.push('…');
             break;
         }
