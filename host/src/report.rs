@@ -212,11 +212,8 @@ fn print_at(level: Level, console: &Console, failure: &Failure) {
 }
 
 fn print_closing(conclusion: &Conclusion, console: &Console) {
-    let script = match &conclusion.exit {
-        Some(Exit::Status(status)) => format!(", the script exited with status {status}"),
-        Some(Exit::Signal(signal)) => format!(", the script was ended by SIG{}", signal.name),
-        None => String::new(),
-    };
+    let script = conclusion.exit.as_ref().map(end_of_script);
+    let script = script.map_or_else(String::new, |end| format!(", {end}"));
     let level = if conclusion.exit_code == 0 {
         Level::Info
     } else {
@@ -261,13 +258,17 @@ fn reason(conclusion: &Conclusion) -> Option<String> {
         });
     }
     if let (Outcome::BuildFailed, Some(exit)) = (conclusion.outcome, &conclusion.exit) {
-        return Some(match exit {
-            Exit::Status(status) => format!("the script exited with status {status}"),
-            Exit::Signal(signal) => format!("the script was ended by SIG{}", signal.name),
-        });
+        return Some(end_of_script(exit));
     }
     let left = leftover_names(&conclusion.settlement.leftovers)?;
     (conclusion.outcome != Outcome::Succeeded).then(|| format!("may still exist: {left}"))
+}
+
+fn end_of_script(exit: &Exit) -> String {
+    match exit {
+        Exit::Status(status) => format!("the script exited with status {status}"),
+        Exit::Signal(signal) => format!("the script was ended by SIG{}", signal.name),
+    }
 }
 
 /// On one line, not too long, and without secrets.
@@ -277,9 +278,8 @@ fn shortened(text: &str, masker: &Masker) -> String {
     if line.len() <= REASON_BYTES_MAX {
         return line;
     }
-    let ends = 0..=REASON_BYTES_MAX - '…'.len_utf8();
-    let end = ends.rev().find(|&end| line.is_char_boundary(end));
-    format!("{}…", &line[..end.unwrap_or_default()])
+    let end = line.floor_char_boundary(REASON_BYTES_MAX - '…'.len_utf8());
+    format!("{}…", &line[..end])
 }
 
 /// Names under which something may be left, with spaces between; those that do not fit are counted.
