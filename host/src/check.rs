@@ -101,8 +101,11 @@ fn examine(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
     let fits = unfit.is_empty();
     let (granted, ungranted) = granted(grants.as_ref(), &plugin);
     let is_granted = grants.is_some().then_some(ungranted.is_none());
-    let other = another(args, &plugin.digest);
-    let failures: Vec<Failure> = other.into_iter().chain(unfit).chain(ungranted).collect();
+    let other_digest = other_digest(args, &plugin.digest);
+    let another = other_digest
+        .as_deref()
+        .map(|it| another(it, &plugin.digest));
+    let failures: Vec<Failure> = another.into_iter().chain(unfit).chain(ungranted).collect();
     let manifest = &plugin.manifest;
     let parameters = manifest.parameters.iter();
     let found = Found {
@@ -131,7 +134,7 @@ fn examine(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
         grants_checked: grants.is_some(),
         granted: is_granted,
         grants: Some(granted),
-        other_digest: other_digest(args, &plugin.digest),
+        other_digest,
         differences,
         fits,
         warnings: (unanchored(manifest).into_iter())
@@ -176,8 +179,9 @@ fn guard(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
     unfit.extend(file.code(&engine).err());
     let differences = differences(&file.bytes, &mut unfit);
     let fits = unfit.is_empty();
-    let other = another(args, &file.digest);
-    let failures: Vec<Failure> = other.into_iter().chain(unfit).collect();
+    let other_digest = other_digest(args, &file.digest);
+    let another = other_digest.as_deref().map(|it| another(it, &file.digest));
+    let failures: Vec<Failure> = another.into_iter().chain(unfit).collect();
     let found = Found {
         kind: "guard",
         name: file.name.clone(),
@@ -186,7 +190,7 @@ fn guard(args: &CheckArgs) -> Result<(Found, Vec<Failure>), Failure> {
         digest: file.digest.clone(),
         bytes: file.bytes.len(),
         imports: imports(&file.bytes),
-        other_digest: other_digest(args, &file.digest),
+        other_digest,
         differences,
         fits,
         problems: failures
@@ -221,13 +225,11 @@ fn other_digest(args: &CheckArgs, digest: &str) -> Option<String> {
         .cloned()
 }
 
-fn another(args: &CheckArgs, digest: &str) -> Option<Failure> {
-    other_digest(args, digest).map(|wanted| {
-        Failure::plugin_rejected(
-            "plugin.digest",
-            format!("the digest is {digest}, and {wanted} was asked for"),
-        )
-    })
+fn another(wanted: &str, digest: &str) -> Failure {
+    Failure::plugin_rejected(
+        "plugin.digest",
+        format!("the digest is {digest}, and {wanted} was asked for"),
+    )
 }
 
 /// What differs from the contract. That it cannot be told is a failure, unless it did not fit before.

@@ -17,6 +17,7 @@ use super::check::{Check, Checks, Stage, Subject};
 use super::guards::Judges;
 use super::parts::{Part, resolve};
 use crate::aot::{self, Bounds, Origin};
+use crate::backend::orka::CPU_CORES_DEFAULT;
 use crate::bindings::orka::plugin::cluster::VmSpec;
 use crate::cli::{DoctorArgs, RunArgs};
 use crate::config::{self, Config, Environment, SshConfig, Workspace};
@@ -30,9 +31,6 @@ use crate::limits::Limits;
 use crate::parameters::{check_ignore_files, check_parameters, given_parameters};
 use crate::plugin::{Plugin, is_bundled_name};
 use crate::stop::Stop;
-
-/// Cores of a VM where nothing else is said: Orka 3's own default, and the fewest that Orka 2 takes.
-const CPU_CORES_DEFAULT: u32 = 3;
 
 /// How long to look for files `.orkaignore` that an upload could not use; more than a run takes.
 const IGNORE_FILES_TIME: Duration = Duration::from_secs(30);

@@ -22,7 +22,7 @@ pub(super) async fn bench(
     let engine = engine::engine()?;
     let compile = || file.compile(&engine, &Bounds::default());
     let key = CacheKey::random();
-    let sealed = aot::sealed(aot::code(&compile()?)?, &file.digest, &key);
+    let sealed = aot::sealed(file.code(&engine)?, &file.digest, &key);
     let load = || load_code(&engine, &file.digest, &sealed, &key);
     let component = load()?;
     let linked = file.link(&engine, &component)?;
