@@ -39,14 +39,18 @@ async fn stopped_and_played_again(step: Step, by: By, when: (Stream, &str)) -> E
         By::Deadline => (218, "timed-out"),
     };
     ended.assert(code, outcome);
-    let played = Step::new(&["plugin", "test"])
-        .flag("--plugin", bundled("build").to_str().unwrap())
-        .flag("--replay", file.as_str())
-        .ended()
-        .await;
     let session = std::fs::read_to_string(&file).unwrap();
+    let played = played(&session).await;
     assert_eq!(played.code, Some(0), "{played}\n{session}\n{ended}");
     ended
+}
+
+/// Plays a session of `build`.
+async fn played(session: &str) -> Ended {
+    let step = Step::new(&["plugin", "test"]);
+    let file = step.scratch_file("session.yaml", session.as_bytes());
+    let step = step.flag("--plugin", bundled("build").to_str().unwrap());
+    step.flag("--replay", file).ended().await
 }
 
 const RUNNING: (Stream, &str) = (Stream::Stdout, "running\n");
@@ -146,13 +150,7 @@ async fn what_became_of_the_token_is_said_again() {
         assert!(session.contains(recorded), "{session}");
         // The log is shown where something differs.
         let otherwise = session.replace("exit-code: 7", "exit-code: 8");
-        let step = Step::new(&["plugin", "test"]);
-        let file = step.scratch_file("otherwise.yaml", otherwise.as_bytes());
-        let played = step
-            .flag("--plugin", bundled("build").to_str().unwrap())
-            .flag("--replay", file)
-            .ended()
-            .await;
+        let played = played(&otherwise).await;
         assert_eq!(played.code, Some(1), "{played}");
         assert!(played.stdout.contains(told), "{played}");
     }
@@ -174,13 +172,7 @@ async fn a_call_that_is_not_in_the_session_of_a_run_that_timed_out_is_an_extra()
         let session = std::fs::read_to_string(&file).unwrap();
         let (changed, removed) = without(&session, "exec");
         assert!(removed > 0, "{session}");
-        let step = Step::new(&["plugin", "test"]);
-        let changed = step.scratch_file("changed.yaml", changed.as_bytes());
-        let played = step
-            .flag("--plugin", bundled("build").to_str().unwrap())
-            .flag("--replay", changed)
-            .ended()
-            .await;
+        let played = played(&changed).await;
         assert_eq!(played.code, Some(1), "{played}\n{session}");
         assert!(played.stdout.contains("+ exec "), "{played}");
     }
